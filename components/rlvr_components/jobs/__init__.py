@@ -1,0 +1,96 @@
+"""Training jobs: what is to run, and one protocol for the places where it can.
+
+A backend's `render` is pure, and what it gives is what `submit` sends: a preview is the real thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any, Literal, Protocol
+
+from rlvr_trainer.events import EVENTS_VARIABLE
+from rlvr_trainer.recipe import Recipe
+
+ALLOWED_ENVIRONMENT = (
+    "HF_HUB_OFFLINE",
+    "OMP_NUM_THREADS",
+    "PYTHONHASHSEED",
+    "TOKENIZERS_PARALLELISM",
+)
+ALLOWED_ENVIRONMENT_PREFIXES = ("CUDA_", "FI_", "NCCL_", "PYTORCH_", "RLVR_", "TORCH_")
+"""What a job takes over from the environment that it is launched from; never a credential."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a job asks for."""
+
+    num_nodes: int = 1
+    gpus_per_node: int = 0
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """A training job, wherever it runs."""
+
+    run_name: str
+    recipe_hash: str
+    command: tuple[str, ...]
+    run_dir: str
+    """The run directory: recipe, data, checkpoints, metrics."""
+    attempt: int = 1
+    env: Mapping[str, str] = field(default_factory=dict)
+    resources: Resources = Resources()
+
+    @property
+    def name(self) -> str:
+        """The same for the same run, recipe and attempt, so that a retry finds the job."""
+        return f"rlvr-{self.run_name}-{self.recipe_hash}-{self.attempt}"
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """Where a job stands."""
+
+    phase: Literal["pending", "running", "succeeded", "failed"]
+    exit_code: int | None = None
+    """DESIGN's exit code, once it has ended."""
+    cause: str = ""
+    """Why it failed: the first real cause, for people."""
+
+
+class Backend(Protocol):
+    """A place where a training job can run."""
+
+    def render(self, spec: JobSpec) -> Any:
+        """What `submit` would send. Pure."""
+
+    def submit(self, rendered: Any) -> str:
+        """Start it; returns the job's id. Raises PlatformError, ConfigError."""
+
+    def status(self, job: str) -> JobStatus:
+        """Where the job stands now."""
+
+    def logs(self, job: str) -> Iterator[str]:
+        """The job's lines, without their ends, until it has ended."""
+
+    def stop(self, job: str) -> None:
+        """Ask the job to stop; training commits a checkpoint first. Returns at once."""
+
+
+def training_job(recipe: Recipe, run_dir: PurePath, environment: Mapping[str, str]) -> JobSpec:
+    """The job that trains the recipe in `run_dir`, launched from `environment`."""
+    allowed = {
+        name: value
+        for name, value in sorted(environment.items())
+        if name in ALLOWED_ENVIRONMENT or name.startswith(ALLOWED_ENVIRONMENT_PREFIXES)
+    }
+    return JobSpec(
+        run_name=recipe.name,
+        recipe_hash=recipe.hash,
+        command=("python", "-m", "rlvr_trainer", "train", "--run", str(run_dir)),
+        run_dir=str(run_dir),
+        env={**allowed, EVENTS_VARIABLE: str(run_dir / "metrics.jsonl")},
+    )

@@ -1,0 +1,79 @@
+"""What surrounds the body of every component: the recipe in, the cause of a failure out.
+
+A component's process has no other way to say why it failed than its exit code and its log, and
+kfp.local keeps neither. So the cause is also written to the file that RLVR_FAILURE names.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rlvr_trainer.errors import PlatformError, RLVRError
+from rlvr_trainer.recipe import Recipe
+from rlvr_trainer.recipe_file import parse_recipe
+from rlvr_trainer.storage import DISK_ERRNOS
+
+FAILURE_VARIABLE = "RLVR_FAILURE"
+"""Environment variable that names the file for the cause of a failed step."""
+
+STARTED = "started step "
+"""Begins the line after which a step's own output stands in the log."""
+
+
+@contextmanager
+def step(phase: str, recipe: str) -> Iterator[Recipe]:
+    """Parse the recipe (JSON); end the process with the code of an error that the body raises."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    print(f"{STARTED}{phase}", flush=True)
+    try:
+        yield parse_recipe(json.loads(recipe))
+    except Exception as error:
+        cause = _as_rlvr_error(error)
+        if cause is not error:
+            traceback.print_exc()
+        print(f"error: {cause}", file=sys.stderr, flush=True)
+        _record(phase, cause)
+        raise SystemExit(cause.exit_code) from None
+
+
+def log_metrics(metrics: Any, values: Mapping[str, object]) -> None:
+    """Log the numbers among `values` to a Metrics artifact, and write them to its file.
+
+    kfp.local reuses a step's outputs only if each of them exists as a file.
+    """
+    numbers = {
+        name: float(value) for name, value in values.items() if isinstance(value, int | float)
+    }
+    for name, value in numbers.items():
+        metrics.log_metric(name, value)
+    Path(metrics.path).write_text(json.dumps(numbers), encoding="utf-8")
+
+
+def _as_rlvr_error(error: Exception) -> RLVRError:
+    if isinstance(error, RLVRError):
+        return error
+    if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
+        return PlatformError(
+            f"{error.filename or 'a file'} cannot be written ({error.strerror}); free some space "
+            "and run the same command again"
+        )
+    return RLVRError(f"unexpected {type(error).__name__}: {error}; the log has its traceback")
+
+
+def _record(phase: str, cause: RLVRError) -> None:
+    path = os.environ.get(FAILURE_VARIABLE)
+    if not path:
+        return
+    failure = {"phase": phase, "message": str(cause), "exit_code": cause.exit_code}
+    try:
+        Path(path).write_text(json.dumps(failure), encoding="utf-8")
+    except OSError as error:  # a full disk, as a rule; the log has the cause too
+        print(f"{path} cannot be written ({error.strerror})", file=sys.stderr)

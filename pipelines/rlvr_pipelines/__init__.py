@@ -1,0 +1,1 @@
+"""The pipeline, its plan, the local runner and the command line."""

@@ -1,0 +1,28 @@
+"""The command line. Only click is imported before a command runs, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import click
+
+from rlvr_pipelines.cli.compile import compile_command
+from rlvr_pipelines.cli.errors import ErrorGroup
+from rlvr_pipelines.cli.evaluate import evaluate
+from rlvr_pipelines.cli.plan import plan_command
+from rlvr_pipelines.cli.publish import publish
+from rlvr_pipelines.cli.recipes import recipes
+from rlvr_pipelines.cli.report import report
+from rlvr_pipelines.cli.run import run
+from rlvr_trainer import __version__
+
+
+@click.group(cls=ErrorGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="rlvr")
+def main() -> None:
+    """Reinforcement learning with verifiable rewards, from a laptop to a cluster.
+
+    A recipe says what is trained; `rlvr recipes` lists those that are shipped.
+    """
+
+
+for command in (recipes, plan_command, run, evaluate, report, publish, compile_command):
+    main.add_command(command)

@@ -1,0 +1,85 @@
+"""`rlvr evaluate`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from rlvr_pipelines.cli.options import (
+    debug_option,
+    load,
+    output_option,
+    print_json,
+    recipe_options,
+)
+
+
+@click.command()
+@recipe_options
+@click.option(
+    "--run-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Where data and samples go.  [default: runs/NAME-evaluate]",
+)
+@click.option(
+    "--adapter",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="A trained adapter; without one, the base model is evaluated.",
+)
+@output_option
+@debug_option
+def evaluate(
+    recipe: str,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    run_dir: Path | None,
+    adapter: Path | None,
+    output: str,
+) -> None:
+    """Evaluate RECIPE's model, or an adapter, on the test rows."""
+    from rlvr_pipelines.extras import TRAIN, require
+
+    loaded = load(recipe, overrides, seed)
+    require(TRAIN, "an evaluation")
+    from rlvr_pipelines.display import LineDisplay
+    from rlvr_pipelines.follow import following
+    from rlvr_pipelines.progress import Event, Progress
+    from rlvr_pipelines.run_dir import claim
+    from rlvr_trainer import steps
+    from rlvr_trainer.evaluation import count, percent, read_samples, summarise
+    from rlvr_trainer.events import EVENTS_VARIABLE
+
+    label: Literal["before", "after"] = "after" if adapter else "before"
+    progress = Progress(["prepare", "evaluate-trained" if adapter else "evaluate-base"])
+    # Lines, on a terminal too: what the libraries say of their own would break a live table.
+    display = LineDisplay(sys.stderr, progress, f"{loaded.name}  recipe {loaded.hash}")
+
+    def show(event: Event) -> None:
+        progress.update(event)
+        display.show(event)
+
+    with claim(run_dir or Path("runs", f"{loaded.name}-evaluate"), loaded) as claimed:
+        found = claimed.run_dir
+        os.environ[EVENTS_VARIABLE] = str(found.events)
+        with display, following(found.events, show):
+            steps.prepare(loaded, found.data)
+            steps.evaluate(loaded, found.data, found.path / label, label=label, adapter_dir=adapter)
+        samples_file = found.path / label / "samples.jsonl"
+    shots = summarise(read_samples(samples_file))
+    if output == "json":
+        print_json({"model": label, "shots": shots, "samples": str(samples_file)})
+        return
+    for number, summary in shots.items():
+        click.echo(
+            f"{count(int(number), 'shot')}: accuracy {percent(summary['accuracy'])} "
+            f"({percent(summary['low'])} to {percent(summary['high'])}), "
+            f"format {percent(summary['format'])}, flexible {percent(summary['flexible'])}, "
+            f"{count(summary['num_samples'], 'row')}"
+        )
+    click.echo(f"Samples: {samples_file}")

@@ -1,0 +1,83 @@
+"""The options that several commands share."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from rlvr_pipelines.cli.errors import DEBUG
+
+if TYPE_CHECKING:
+    from rlvr_trainer.recipe import Recipe
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _note_debug(ctx: click.Context, option: click.Parameter, value: bool) -> None:
+    ctx.meta[DEBUG] = value
+
+
+debug_option = click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    callback=_note_debug,
+    help="Show the traceback of an error.",
+)
+output_option = click.option(
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How facts are printed.",
+)
+run_dir_option = click.option(
+    "--run-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="The run directory.  [default: runs/NAME]",
+)
+run_dir_argument = click.argument(
+    "run_dir", type=click.Path(path_type=Path, file_okay=False), metavar="RUN_DIR"
+)
+
+
+def recipe_options(command: Command) -> Command:
+    """RECIPE, --set and --seed."""
+    for decorate in (
+        click.option("--seed", type=int, help="The same as --set seed=N."),
+        click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="A.B=C",
+            help="Change a field of the recipe; may be repeated.",
+        ),
+        click.argument("recipe"),
+    ):
+        command = decorate(command)
+    return command
+
+
+def load(source: str, overrides: Iterable[str], seed: int | None) -> Recipe:
+    """The recipe with its overrides. Raises ConfigError."""
+    from rlvr_trainer.recipe_file import load_recipe, shipped_recipes
+
+    seeds = [] if seed is None else [f"seed={seed}"]
+    return load_recipe(source, [*overrides, *seeds], shipped=shipped_recipes("rlvr_pipelines"))
+
+
+def default_run_dir(recipe: Recipe) -> Path:
+    """`runs/NAME`."""
+    return Path("runs", recipe.name)
+
+
+def print_json(facts: Any) -> None:
+    """Print facts as JSON on standard output."""
+    json.dump(facts, sys.stdout, indent=2, ensure_ascii=False, default=list)
+    print()

@@ -1,0 +1,172 @@
+"""How far a run is: its events, folded into the state of each step. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Event = Mapping[str, Any]
+State = Literal["pending", "running", "done", "reused", "stopped", "failed"]
+
+TITLES = {
+    "prepare": "Prepare data",
+    "evaluate-base": "Evaluate base model",
+    "train": "Train",
+    "evaluate-trained": "Evaluate trained model",
+    "report": "Compare and report",
+}
+"""The steps in their order, by the phase that their events name."""
+
+STATES: Mapping[str, State] = {
+    "started": "running",
+    "finished": "done",
+    "failed": "failed",
+    "reused": "reused",
+}
+NUM_TIMED_STEPS = 8
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass
+class Step:
+    """A step of the pipeline."""
+
+    title: str
+    state: State = "pending"
+    started: float = 0.0
+    ended: float = 0.0
+    done: int = 0
+    """Optimizer steps or rows that are done."""
+    total: int = 0
+    numbers: dict[str, Any] = field(default_factory=dict)
+    """The newest event's."""
+    _times: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=NUM_TIMED_STEPS))
+
+    def seconds(self, now: float) -> float:
+        """How long it ran, or has been running."""
+        match self.state:
+            case "pending" | "reused":
+                return 0.0
+            case "running":
+                return max(0.0, now - self.started)
+            case _:
+                return self.ended - self.started
+
+    def seconds_left(self, now: float) -> float | None:
+        """An estimate from the last few steps; None when there is nothing to estimate from."""
+        if self.state != "running" or len(self._times) < 2:
+            return None
+        (first, since), (last, until) = self._times[0], self._times[-1]
+        if last <= first:
+            return None
+        each = (until - since) / (last - first)
+        return max(0.0, each * (self.total - last) - (now - until))
+
+    def start(self, time: float) -> None:
+        """It begins, perhaps again."""
+        self.state, self.started, self.done, self.numbers = "running", time, 0, {}
+        self._times.clear()
+        self._times.append((0, time))
+
+    def advance(self, time: float, done: int, total: int) -> None:
+        """It got this far."""
+        if not self.done and len(self._times) == 1:
+            # What came before is loading, or the steps of an earlier attempt: not a measure.
+            self._times.clear()
+        self.done, self.total = done, total
+        self._times.append((done, time))
+
+
+class Progress:
+    """The steps of a run and where each of them stands."""
+
+    def __init__(self, phases: Iterable[str] = TITLES) -> None:
+        self.steps = {phase: Step(TITLES[phase]) for phase in phases}
+
+    def update(self, event: Event) -> None:
+        """Take in one event; what is not known is passed over."""
+        kind, time = event.get("event"), float(event.get("time") or 0)
+        step = self.steps.get("train" if kind == "step" else str(event.get("phase")))
+        if step is None:
+            return
+        if kind == "phase" and event.get("state") in STATES:
+            if event["state"] == "started":
+                step.start(time)
+            else:
+                step.state, step.ended = STATES[event["state"]], time
+                if event.get("preempted"):
+                    step.state = "stopped"
+                step.numbers |= event
+        elif kind == "step":
+            step.advance(time, int(event["step"]), int(event.get("max_steps") or 0))
+            step.numbers = dict(event)
+        elif kind == "evaluation" and event["phase"] != "train":
+            step.advance(time, int(event.get("done") or 0), int(event.get("total") or 0))
+            step.numbers = dict(event)
+
+    @property
+    def running(self) -> Step | None:
+        """The step that runs now."""
+        return next((step for step in self.steps.values() if step.state == "running"), None)
+
+    def end(self, time: float, state: State = "failed") -> None:
+        """The run has ended, and with it whatever seemed to be running."""
+        for step in self.steps.values():
+            if step.state == "running":
+                step.state, step.ended = state, time
+
+    @property
+    def step_seconds(self) -> float:
+        """How long the last optimizer step took; 0 before the first."""
+        return float(self.steps["train"].numbers.get("step_time") or 0)
+
+
+def describe_numbers(numbers: Event) -> str:
+    """What a person wants to see of an event: `reward 0.61  format 0.35  …`."""
+    parts = []
+    if "step" in numbers:
+        parts += [
+            f"{label} {numbers[key]:.2f}"
+            for key, label in _rewards(numbers)
+            if isinstance(numbers.get(key), int | float)
+        ]
+        for key, text in (
+            ("completions/mean_length", "length {:.0f}"),
+            ("tokens_per_second", "{:.0f} tokens/s"),
+        ):
+            if isinstance(numbers.get(key), int | float):
+                parts.append(text.format(numbers[key]))
+    elif "accuracy" in numbers:
+        parts += [
+            f"{name} {100 * numbers[name]:.1f} %"
+            for name in ("accuracy", "format")
+            if isinstance(numbers.get(name), int | float)
+        ]
+    elif isinstance(numbers.get("counts"), Mapping):
+        counts = numbers["counts"]
+        rows = [f"{counts[name]:,} {name}" for name in SPLITS if name in counts]
+        parts += [", ".join(rows) + " rows"] if rows else []
+        if counts.get("quarantined"):
+            parts.append(f"{counts['quarantined']:,} quarantined")
+    return "  ".join(parts)
+
+
+def _rewards(numbers: Event) -> list[tuple[str, str]]:
+    named = [
+        (key, key.removeprefix("rewards/").removesuffix("/mean").replace("correctness", "correct"))
+        for key in numbers
+        if key.startswith("rewards/") and key.endswith("/mean")
+    ]
+    return [("reward", "reward"), *named]
+
+
+def clock(seconds: float) -> str:
+    """`4.1 s`, `2 min 05 s`, `1 h 12 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,252 @@
+"""`rlvr run` as a process, through kfp.local, with a fake of the trainer's steps."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FAKE_TRAINER = ROOT / "tests" / "unit" / "pipelines" / "fake_trainer"
+PACKAGES = [ROOT / "trainer", ROOT / "components", ROOT / "pipelines"]
+MAX_STEPS = 4
+WAIT_S = 60
+
+
+class Runs:
+    """`rlvr run arithmetic` in one run directory, as often as a test needs it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.started: list[subprocess.Popen[str]] = []
+
+    def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            [
+                sys.executable, "-c", "from rlvr_pipelines.cli import main; main()",
+                "run", "arithmetic", "--set", f"training.max_steps={MAX_STEPS}",
+                "--run-dir", str(self.path), *arguments,
+            ],
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(map(str, [FAKE_TRAINER, *PACKAGES])),
+                **environment,
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
+        self.started.append(process)
+        return process
+
+    def run(self, *arguments: str, **environment: str) -> tuple[int, str, str]:
+        """(exit code, standard output, standard error)."""
+        process = self.start(*arguments, **environment)
+        out, err = process.communicate(timeout=WAIT_S)
+        return process.returncode, out, err
+
+    def events(self) -> list[dict[str, Any]]:
+        path = self.path / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def states(self) -> list[str]:
+        return [f"{e['phase']} {e['state']}" for e in self.events() if e["event"] == "phase"]
+
+    def wait_for_step(self, step: int) -> None:
+        wait_until(lambda: any(event.get("step") == step for event in self.events()))
+
+    def processes(self) -> list[str]:
+        """Command lines of live processes that know this run directory, or work for it."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    status = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+                    environment = (entry / "environ").read_text(errors="replace")
+                    command = (entry / "cmdline").read_text(errors="replace")
+                except OSError:
+                    continue
+                if status not in "ZX" and f"{self.path}/metrics.jsonl" in environment:
+                    found.append(command.replace("\0", " "))
+        return found
+
+
+def wait_until(true: Any) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not true():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Iterator[Runs]:
+    # kfp.local changes "python3" wherever it stands, and does not quote
+    runs = Runs(tmp_path / "my python3 runs" / "one")
+    yield runs
+    for process in runs.started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def test_a_run_gives_all_artifacts_and_is_not_run_again_once_it_is_finished(runs: Runs) -> None:
+    code, out, err = runs.run()
+
+    assert code == 0, err
+    assert runs.states() == [
+        f"{phase} {state}"
+        for phase in ("prepare", "evaluate-base", "train", "evaluate-trained", "report")
+        for state in ("started", "finished")
+    ]
+    assert {path.name for path in runs.path.iterdir()} == {
+        ".lock", "adapter", "checkpoints", "data", "evaluation.json", "logs", "metrics.jsonl",
+        "recipe.json", "report.html", "samples.jsonl",
+    }  # fmt: skip
+    models = [json.loads(line)["model"] for line in (runs.path / "samples.jsonl").open()]
+    assert models == ["before"] * 40 + ["after"] * 40
+    assert "10.0 % (4.0–23.1)" in out
+    assert "80.0 % (65.2–89.5)" in out
+    assert "Accuracy rose from 10.0 % to 80.0 %" in out
+    assert out.rstrip().endswith(f"Report: {runs.path / 'report.html'}")
+    assert f"step {MAX_STEPS}/{MAX_STEPS}  reward 0.40" in err
+
+    events = runs.events()
+    code, out, err = runs.run("--output", "json")
+
+    assert code == 0
+    assert runs.events() == events
+    assert "is finished" in err
+    facts = json.loads(out)
+    assert facts["evaluation"]["shots"]["2"]["after"]["accuracy"] == 0.8
+    assert Path(facts["report"]).is_file()
+
+
+def test_a_failed_step_gives_its_message_and_its_exit_code(runs: Runs) -> None:
+    code, out, err = runs.run(FAKE_FAULT="evaluate-base:config")
+
+    assert code == 2
+    assert out == ""
+    assert "error: Evaluate base model failed: got 3, which is too few; take 4\n" in err
+    assert f"The whole log: {runs.path / 'logs' / 'pipeline.log'}" in err
+    assert not (runs.path / "evaluation.json").exists()
+    assert runs.processes() == []
+
+
+def test_after_a_failure_finished_steps_are_reused_and_the_rest_is_run(runs: Runs) -> None:
+    code, _, err = runs.run(FAKE_FAULT="evaluate-trained:bug")
+    assert code == 1
+    assert "Evaluate trained model failed: unexpected KeyError: 'lost'" in err
+    assert "| KeyError: 'lost'" in err
+    num_events = len(runs.events())
+
+    code, _, err = runs.run()
+
+    assert code == 0
+    assert runs.states()[-8:-2] == [
+        "prepare reused", "evaluate-base reused", "train started", "train finished",
+        "evaluate-trained started", "evaluate-trained finished",
+    ]  # fmt: skip
+    new_steps = [event for event in runs.events()[num_events:] if event["event"] == "step"]
+    assert new_steps == []  # all of them were committed
+
+
+def test_a_step_that_is_killed_is_told_from_one_that_fails(runs: Runs) -> None:
+    code, _, err = runs.run(FAKE_FAULT="evaluate-base:kill")
+
+    assert code == 138
+    assert "Evaluate base model ended without a word" in err
+
+
+def test_a_full_disk_is_worth_another_try(runs: Runs) -> None:
+    code, _, err = runs.run(FAKE_FAULT="prepare:disk")
+
+    assert code == 138
+    assert "samples.jsonl cannot be written (No space left on device)" in err
+
+
+def test_ctrl_c_commits_leaves_nothing_running_and_says_how_to_go_on(runs: Runs) -> None:
+    process = runs.start(FAKE_STEP_S="0.5")
+    runs.wait_for_step(1)
+    assert runs.processes() != []
+
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=WAIT_S)
+
+    assert process.returncode == 130
+    assert runs.processes() == []
+    assert "Stopping: training commits a checkpoint at the end of its step" in err
+    assert f"rlvr run arithmetic --set training.max_steps={MAX_STEPS} --run-dir " in err
+    committed = sorted(path.name for path in (runs.path / "checkpoints").iterdir())
+    assert committed == ["step-2"]
+
+    assert runs.run()[0] == 0
+    steps = [event["step"] for event in runs.events() if event["event"] == "step"]
+    assert steps == [1, 2, 3, 4]
+
+
+def test_sigterm_stops_any_step_and_ends_with_its_own_code(runs: Runs) -> None:
+    process = runs.start(FAKE_FAULT="evaluate-base:slow")
+    wait_until(lambda: "evaluate-base started" in runs.states())
+
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=WAIT_S)
+
+    assert process.returncode == 143
+    assert runs.processes() == []
+
+
+def test_a_second_signal_kills_what_does_not_stop(runs: Runs) -> None:
+    process = runs.start(FAKE_FAULT="evaluate-base:hang")
+    wait_until(lambda: "evaluate-base started" in runs.states())
+
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=WAIT_S)
+
+    assert process.returncode == 130
+    assert runs.processes() == []
+
+
+def test_nothing_outlives_a_run_that_is_killed(runs: Runs) -> None:
+    process = runs.start(FAKE_STEP_S="0.3")
+    runs.wait_for_step(1)
+
+    process.kill()
+    process.wait()
+
+    wait_until(lambda: runs.processes() == [])
+
+
+def test_two_runs_do_not_share_a_run_directory(runs: Runs) -> None:
+    process = runs.start(FAKE_FAULT="prepare:hang")
+    wait_until(lambda: runs.states() == ["prepare started"])
+
+    code, _, err = runs.run()
+
+    assert code == 2
+    assert f"is in use by another run (process {process.pid})" in err
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    process.wait(WAIT_S)
+
+
+def test_a_sweep_trains_once_for_each_value_and_compares(runs: Runs) -> None:
+    code, out, err = runs.run("--sweep", "prompt.num_shots=0,2")
+
+    assert code == 0, err
+    for value in (0, 2):
+        recipe = json.loads((runs.path / f"prompt.num_shots={value}" / "recipe.json").read_text())
+        assert recipe["prompt"]["num_shots"] == value
+    compared = json.loads((runs.path / "sweep.json").read_text())
+    assert [run["value"] for run in compared] == ["0", "2"]
+    assert "prompt.num_shots" in (runs.path / "report.html").read_text()
+    assert out.count("80.0 % (65.2–89.5)") == 2

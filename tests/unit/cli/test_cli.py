@@ -1,0 +1,200 @@
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from rlvr_pipelines import extras
+from rlvr_pipelines.cli import main
+from rlvr_trainer.errors import DataError
+from rlvr_trainer.recipe_file import load_recipe, shipped_recipes
+
+SMALL = ("--set", "data.num_train_rows=50", "--set", "data.num_test_rows=5")
+
+
+def rlvr(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def python(code: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(
+        command, env=environment, check=True, capture_output=True, text=True
+    ).stdout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = {"torch", "transformers", "trl", "kfp", "kubernetes", "pydantic", "rich", "yaml"}
+
+    imported = python("import sys, rlvr_pipelines.cli; print(*sys.modules)")
+
+    assert heavy.isdisjoint(imported.split())
+
+
+def test_help_takes_less_than_0_4_s_of_this_machine() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    text = python(
+        "import sys; sys.argv[1:] = ['--help']; from rlvr_pipelines.cli import main; main()"
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+
+    assert "recipes" in text
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.4
+
+
+def test_the_commands_stand_in_the_order_of_a_run() -> None:
+    assert list(main.list_commands(None)) == [  # type: ignore[arg-type]
+        "recipes", "plan", "run", "evaluate", "report", "publish", "compile",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "command", ["recipes", "plan", "run", "evaluate", "report", "publish", "compile"]
+)
+def test_every_command_explains_itself(command: str) -> None:
+    result = rlvr(command, "--help")
+
+    assert result.exit_code == 0
+    assert "--debug" in result.output
+
+
+def test_recipes_lists_what_is_shipped() -> None:
+    text, facts = rlvr("recipes"), json.loads(rlvr("recipes", "--output", "json").stdout)
+
+    assert {"arithmetic", "gsm8k", "gsm8k-one-shot", "gsm8k-smollm2"} <= {
+        each["name"] for each in facts
+    }
+    for each in facts:
+        assert f"{each['name']} " in text.stdout
+        assert each["description"] in text.stdout
+
+
+def test_plan_shows_the_resolved_recipe_and_what_it_amounts_to() -> None:
+    text = rlvr("plan", "arithmetic", *SMALL, "--seed", "7").stdout
+
+    assert "seed: 7\n" in text
+    assert "rows    38 train, 4 validation, 5 test, 8 exemplars" in text
+    assert "train   20 steps of 64 completions (8 questions)" in text
+    assert "into    runs/arithmetic\n" in text
+    assert "rlvr_trainer train --run " in text
+
+
+def test_plan_gives_the_same_facts_as_json() -> None:
+    facts = json.loads(rlvr("plan", "arithmetic", *SMALL, "--output", "json").stdout)
+
+    assert facts["recipe"]["data"]["num_test_rows"] == 5
+    assert facts["sizes"]["num_rows"]["test"] == 5
+    assert facts["job"]["argv"][1:4] == ["-m", "rlvr_trainer", "train"]
+
+
+def test_an_unknown_recipe_and_an_unknown_field_are_answered_with_the_nearest() -> None:
+    recipe, field = (
+        rlvr("plan", "arithmetik"),
+        rlvr("plan", "arithmetic", "--set", "prompt.num_shot=2"),
+    )
+
+    assert (recipe.exit_code, field.exit_code) == (2, 2)
+    assert "did you mean 'arithmetic'?" in recipe.stderr
+    assert "prompt.num_shot: unknown field (did you mean 'num_shots'?)" in field.stderr
+    assert recipe.stdout == field.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("walk",), ("run",), ("plan", "arithmetic", "--no-such-option"), ("run", "x", "--on", "mars")],
+)
+def test_wrong_usage_ends_with_2(arguments: tuple[str, ...]) -> None:
+    assert rlvr(*arguments).exit_code == 2
+
+
+def test_an_error_is_one_message_without_a_traceback(tmp_path: Path) -> None:
+    result = rlvr("report", str(tmp_path))
+
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {tmp_path} is not a run directory")
+    assert "Traceback" not in result.stderr
+
+
+def test_debug_lets_the_traceback_through(tmp_path: Path) -> None:
+    result = rlvr("report", str(tmp_path), "--debug")
+
+    assert type(result.exception).__name__ == "ConfigError"
+
+
+def test_an_error_ends_with_its_own_code(tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text(
+        json.dumps({"name": "x", "model": {"name": "embedded:smollm2-135m-instruct"}})
+    )
+
+    result = rlvr("report", str(tmp_path))  # no samples
+
+    assert result.exit_code == DataError.exit_code
+    assert "samples cannot be read" in result.stderr
+
+
+def test_an_unexpected_error_says_how_to_see_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("rlvr_pipelines.plan.plan", fail)
+    result = rlvr("plan", "arithmetic")
+
+    assert result.exit_code == 1
+    assert "unexpected ZeroDivisionError" in result.stderr
+    assert "--debug" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("run", "arithmetic"), "pip install 'rlvr[local]'"),
+        (("evaluate", "arithmetic"), "pip install 'rlvr[train]'"),
+        (("compile", "arithmetic", "-o", "x.yaml"), "pip install 'rlvr[pipelines]'"),
+        (("publish", "runs/x", "-o", "y"), "pip install 'rlvr[train]'"),
+    ],
+)
+def test_what_is_not_installed_is_answered_with_its_install_line(
+    arguments: tuple[str, ...], line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+
+    result = rlvr(*arguments)
+
+    assert result.exit_code == 2
+    assert line in result.stderr
+
+
+def test_compile_writes_yaml(tmp_path: Path) -> None:
+    target = tmp_path / "out" / "pipeline.yaml"
+
+    assert rlvr("compile", "arithmetic", "--seed", "3", "-o", str(target)).exit_code == 0
+
+    recipe = yaml.safe_load(target.read_text())["root"]["inputDefinitions"]["parameters"]["recipe"]
+    assert json.loads(recipe["defaultValue"])["seed"] == 3
+
+
+def test_a_run_directory_of_another_recipe_is_refused(tmp_path: Path) -> None:
+    recipe = load_recipe("arithmetic", ["seed=1"], shipped=shipped_recipes("rlvr_pipelines"))
+    (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
+
+    result = rlvr("run", "arithmetic", "--run-dir", str(tmp_path))
+
+    assert result.exit_code == 2
+    assert "seed: 1 there, 42 here" in result.stderr
+
+
+def test_a_sweep_is_checked_before_anything_runs(tmp_path: Path) -> None:
+    result = rlvr(
+        "run", "arithmetic", "--run-dir", str(tmp_path), "--sweep", "prompt.num_shots=2,99"
+    )
+
+    assert result.exit_code == 2
+    assert "99 shots, but data.num_exemplars" in result.stderr
+    assert list(tmp_path.iterdir()) == []

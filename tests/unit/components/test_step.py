@@ -1,0 +1,88 @@
+import errno
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from rlvr_components.step import FAILURE_VARIABLE, log_metrics, step
+from rlvr_trainer.errors import DataError
+from rlvr_trainer.recipe_file import parse_recipe
+
+RECIPE = parse_recipe(
+    {"name": "tiny", "model": {"name": "embedded:smollm2-135m-instruct"}}
+).model_dump_json()
+
+
+@pytest.fixture
+def failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "failure.json"
+    monkeypatch.setenv(FAILURE_VARIABLE, str(path))
+    return path
+
+
+def test_a_step_gets_the_parsed_recipe(failure: Path) -> None:
+    with step("train", RECIPE) as recipe:
+        assert recipe.name == "tiny"
+
+    assert not failure.exists()
+
+
+def test_an_error_ends_the_process_with_its_code_and_leaves_its_message(failure: Path) -> None:
+    with pytest.raises(SystemExit) as ended, step("prepare", RECIPE):
+        raise DataError("row 5,000 is broken")
+
+    assert ended.value.code == 3
+    assert json.loads(failure.read_text()) == {
+        "phase": "prepare",
+        "message": "row 5,000 is broken",
+        "exit_code": 3,
+    }
+
+
+def test_an_invalid_recipe_is_a_configuration_error(failure: Path) -> None:
+    with pytest.raises(SystemExit) as ended, step("train", '{"name": "tiny"}'):
+        pytest.fail("the body must not run")
+
+    assert ended.value.code == 2
+    assert "model: missing" in json.loads(failure.read_text())["message"]
+
+
+def test_an_unexpected_error_has_its_traceback_in_the_log(
+    failure: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended, step("train", RECIPE):
+        raise KeyError("lost")
+
+    assert ended.value.code == 1
+    assert "unexpected KeyError: 'lost'" in json.loads(failure.read_text())["message"]
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_full_disk_may_be_tried_again(failure: Path) -> None:
+    with pytest.raises(SystemExit) as ended, step("train", RECIPE):
+        raise OSError(errno.ENOSPC, "No space left on device", "/runs/x")
+
+    assert ended.value.code == 138
+    assert json.loads(failure.read_text())["message"].startswith("/runs/x cannot be written")
+
+
+def test_a_failure_is_told_even_where_it_cannot_be_recorded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(FAILURE_VARIABLE, "/no/such/folder/failure.json")
+
+    with pytest.raises(SystemExit), step("train", RECIPE):
+        raise DataError("row 5,000 is broken")
+
+    assert "error: row 5,000 is broken" in capsys.readouterr().err
+
+
+def test_metrics_are_logged_and_exist_as_a_file(tmp_path: Path) -> None:
+    logged: dict[str, float] = {}
+    metrics = SimpleNamespace(path=str(tmp_path / "metrics"), log_metric=logged.__setitem__)
+
+    log_metrics(metrics, {"accuracy": 0.5, "rows": 3, "name": "no number"})
+
+    assert logged == {"accuracy": 0.5, "rows": 3.0}
+    assert json.loads((tmp_path / "metrics").read_text()) == logged

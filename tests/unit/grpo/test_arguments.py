@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rlvr_trainer.errors import ConfigError
+from rlvr_trainer.grpo.arguments import grpo_config, lora_config
+from rlvr_trainer.grpo.zero import zero_config
+from rlvr_trainer.recipe_file import load_recipe, shipped_recipes
+
+SHIPPED = shipped_recipes("rlvr_pipelines")
+
+
+def test_the_published_recipe_reaches_trl_unchanged(tmp_path: Path) -> None:
+    recipe = load_recipe("gsm8k", ["model.dtype=fp32"], shipped=SHIPPED)
+    config = grpo_config(recipe, tmp_path)
+    assert (config.beta, config.loss_type, config.temperature) == (0.04, "bnpo", 1.0)
+    assert (config.learning_rate, config.num_train_epochs) == (1.84e-4, 2)
+    assert config.get_warmup_steps(100) == 10
+    assert config.generation_batch_size == 32
+    assert config.max_completion_length == 256
+    assert config.reward_weights == [1.0, 1.0]
+    lora = lora_config(recipe.lora)
+    assert (lora.r, lora.lora_alpha, lora.task_type) == (16, 16, "CAUSAL_LM")
+
+
+def test_any_other_option_of_trl_passes_through(tmp_path: Path) -> None:
+    recipe = load_recipe(
+        "arithmetic",
+        ["grpo.entropy_coef=0.01", "grpo.importance_sampling_level=sequence"],
+        shipped=SHIPPED,
+    )
+    config = grpo_config(recipe, tmp_path)
+    assert config.entropy_coef == 0.01
+    assert config.importance_sampling_level == "sequence"
+
+
+def test_what_trl_refuses_is_a_configuration_error(tmp_path: Path) -> None:
+    recipe = load_recipe("arithmetic", ["grpo.scale_rewards=sideways"], shipped=SHIPPED)
+    with pytest.raises(ConfigError, match="TRL refuses the recipe"):
+        grpo_config(recipe, tmp_path)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_zero_is_configured_from_the_recipe(stage: int) -> None:
+    config = zero_config(stage, bf16=True)
+    assert config["zero_optimization"]["stage"] == stage
+    assert config["bf16"]["enabled"]
+    assert ("stage3_gather_16bit_weights_on_model_save" in config["zero_optimization"]) == (
+        stage == 3
+    )

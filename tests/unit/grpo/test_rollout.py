@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from rlvr_trainer.generation import Completion, _cut
+from rlvr_trainer.grpo.rollout import to_trl
+
+EOS = 2
+
+
+@pytest.fixture(scope="module")
+def tokenizer(smollm2_dir: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(smollm2_dir)
+
+
+def test_a_run_on_is_cut_before_the_next_question(tokenizer: PreTrainedTokenizerBase) -> None:
+    answer = " 2 + 2 = 4.\n#### The final answer is 4"
+    ids = tokenizer(text=answer + "\n\nQuestion: What")["input_ids"]
+    completion = _cut(ids, tokenizer, "Question:", {EOS})
+    assert completion.finished
+    assert completion.text.rstrip() == answer
+    assert tokenizer.decode(completion.token_ids).rstrip() == answer
+    assert ids[: len(completion.token_ids)] == completion.token_ids
+
+
+def test_a_question_within_a_line_does_not_end_a_completion(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    ids = tokenizer(text=" The Question: is open")["input_ids"]
+    assert _cut(ids, tokenizer, "Question:", {EOS}).token_ids == ids
+    assert not _cut(ids, tokenizer, "Question:", {EOS}).finished
+
+
+def test_the_models_own_end_stays(tokenizer: PreTrainedTokenizerBase) -> None:
+    ids = [*tokenizer(text=" 4")["input_ids"], EOS]
+    completion = _cut(ids, tokenizer, "Question:", {EOS})
+    assert completion == Completion(ids, " 4", finished=True)
+
+
+def test_an_end_that_the_policy_did_not_sample_is_masked_out_of_the_loss() -> None:
+    completions = [
+        Completion([5, 6], "cut at the stop marker", finished=True),
+        Completion([5, EOS], "ended by the model", finished=True),
+        Completion([5, 6, 7], "ran into the limit", finished=False),
+        Completion([], "nothing before the stop marker", finished=True),
+    ]
+    rollout = to_trl([[1]] * 4, completions, EOS)
+    assert rollout["completion_ids"] == [[5, 6, EOS], [5, EOS], [5, 6, 7], [EOS]]
+    assert rollout["env_mask"] == [[1, 1, 0], [1, 1], [1, 1, 1], [0]]
+    assert rollout["prompt_ids"] == [[1]] * 4

@@ -1,0 +1,107 @@
+import io
+from typing import Any
+
+from rlvr_pipelines.display import LineDisplay, LiveDisplay, open_display
+from rlvr_pipelines.progress import Progress
+
+NUMBERS = {"reward": 0.61, "rewards/format/mean": 0.35, "tokens_per_second": 212.0}
+EVENTS: list[dict[str, Any]] = [
+    {"event": "phase", "phase": "prepare", "state": "reused", "time": 100},
+    {"event": "phase", "phase": "evaluate-base", "state": "started", "time": 100},
+    {"event": "phase", "phase": "evaluate-base", "state": "finished", "time": 131,
+     "accuracy": 0.045, "format": 0.1},
+    {"event": "phase", "phase": "train", "state": "started", "time": 131},
+    {"event": "step", "step": 6, "max_steps": 20, "time": 150, **NUMBERS},
+    {"event": "step", "step": 7, "max_steps": 20, "time": 160, **NUMBERS},
+    {"event": "checkpoint", "step": 7, "time": 160, "path": "/run/checkpoints/step-7"},
+    {"event": "evaluation", "phase": "train", "step": 7, "time": 161, "done": 8, "total": 8,
+     "accuracy": 0.5, "format": 1.0},
+]  # fmt: skip
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def written(events: list[dict[str, Any]]) -> str:
+    stream, progress = io.StringIO(), Progress()
+    with open_display(stream, progress, "the run") as display:
+        for event in events:
+            progress.update(event)
+            display.show(event)
+    return stream.getvalue()
+
+
+def test_lines_where_there_is_no_terminal() -> None:
+    lines = [line[10:] if line[2:3] == ":" else line for line in written(EVENTS).splitlines()]
+
+    assert lines == [
+        "the run",
+        "Prepare data            reused from the earlier attempt",
+        "Evaluate base model     started",
+        "Evaluate base model     finished after 31 s  accuracy 4.5 %  format 10.0 %",
+        "Train                   started",
+        "Train                   step 6/20  reward 0.61  format 0.35  212 tokens/s",
+        "Train                   step 7/20  reward 0.61  format 0.35  212 tokens/s  "
+        "2 min 10 s left",
+        "Train                   checkpoint of step 7 committed",
+        "Train                   validation at step 7: 8/8 rows  accuracy 50.0 %  format 100.0 %",
+    ]
+
+
+def test_a_long_evaluation_takes_a_few_lines() -> None:
+    batches = [
+        {"event": "evaluation", "phase": "evaluate-base", "time": i, "done": i, "total": 1000}
+        for i in range(0, 1001, 10)
+    ]
+
+    assert 5 <= written(batches).count("rows") <= 7
+
+
+def test_a_terminal_gets_a_live_table() -> None:
+    assert isinstance(open_display(Terminal(), Progress(), ""), LiveDisplay)
+    assert isinstance(open_display(io.StringIO(), Progress(), ""), LineDisplay)
+
+
+def test_the_live_table_shows_every_step_and_where_training_is() -> None:
+    from rich.console import Console
+
+    progress = Progress()
+    for event in EVENTS:
+        progress.update(event)
+    display = LiveDisplay(Terminal(), progress, "the run", now=lambda: 165.0)
+    console = Console(file=io.StringIO(), width=100, record=True)
+    console.print(display.render())
+
+    lines = [line.rstrip() for line in console.export_text().splitlines()]
+    assert lines[0] == "the run"
+    assert lines[1] == "✓ Prepare data                 reused"
+    assert lines[2].startswith(
+        "✓ Evaluate base model            31 s accuracy 4.5 %  format 10.0 %"
+    )
+    assert lines[3].startswith("● Train                          34 s ━━━")
+    assert lines[3].endswith("7/20, 2 min 05 s left")
+    assert lines[4].strip() == "reward 0.61  format 0.35  212 tokens/s"
+    assert lines[5:] == ["○ Evaluate trained model", "○ Compare and report"]
+
+
+def test_the_live_table_fits_a_narrow_terminal() -> None:
+    from rich.console import Console
+
+    progress = Progress()
+    for event in EVENTS:
+        progress.update(event)
+    display = LiveDisplay(Terminal(), progress, "the run", now=lambda: 165.0)
+    console = Console(file=io.StringIO(), width=60, record=True)
+    console.print(display.render())
+
+    assert max(map(len, console.export_text().splitlines())) <= 60
+
+
+def test_messages_appear_on_a_terminal() -> None:
+    stream = Terminal()
+    with open_display(stream, Progress(), "the run") as display:
+        display.say("Stopping: [1/2]")
+
+    assert "Stopping: [1/2]" in stream.getvalue()

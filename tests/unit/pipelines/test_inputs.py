@@ -1,0 +1,40 @@
+import os
+from pathlib import Path
+
+from rlvr_pipelines.inputs import fingerprint
+from rlvr_trainer.recipe import Recipe
+from rlvr_trainer.recipe_file import parse_recipe
+
+
+def recipe(**fields: object) -> Recipe:
+    return parse_recipe(
+        {"name": "tiny", "model": {"name": "embedded:smollm2-135m-instruct"}, **fields}
+    )
+
+
+def test_the_same_files_give_the_same_fingerprint(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("{}\n")
+    of_rows = recipe(data={"train": str(rows)})
+
+    assert fingerprint(of_rows) == fingerprint(of_rows)
+    assert fingerprint(of_rows) != fingerprint(recipe())
+
+
+def test_changed_rows_or_code_change_the_fingerprint(tmp_path: Path) -> None:
+    for field in ("train", "task", "reward"):
+        file = tmp_path / f"{field}.py"
+        file.write_text("1")
+        named = {
+            "train": {"data": {"train": str(file)}},
+            "task": {"task": f"{file}:Mine"},
+            "reward": {"rewards": {"mine": {"function": f"{file}:mine"}}},
+        }[field]
+        before = fingerprint(recipe(**named))
+        os.utime(file, ns=(0, 0))
+
+        assert fingerprint(recipe(**named)) != before, field
+
+
+def test_what_is_not_on_this_machine_has_no_state() -> None:
+    assert fingerprint(recipe(data={"train": "s3://bucket/rows.jsonl"})) == fingerprint(recipe())

@@ -1,0 +1,67 @@
+from pathlib import Path
+
+from rlvr_components.jobs.local import LocalBackend
+from rlvr_pipelines.plan import measure, plan
+from rlvr_trainer.recipe import Recipe
+from rlvr_trainer.recipe_file import load_recipe, shipped_recipes
+
+
+def shipped(*overrides: str) -> Recipe:
+    return load_recipe("arithmetic", overrides, shipped=shipped_recipes("rlvr_pipelines"))
+
+
+def test_the_rows_are_counted_and_the_lengths_estimated() -> None:
+    sizes = measure(
+        shipped(
+            "data.num_train_rows=100",
+            "data.num_test_rows=20",
+            "sampling.num_generations=4",
+            "training.per_device_batch_size=8",
+            "training.gradient_accumulation_steps=2",
+        )
+    )
+
+    assert sizes.num_rows["test"] == 20
+    assert (sizes.completions_per_step, sizes.questions_per_step) == (16, 4)
+    assert sizes.num_steps == 20
+    assert sizes.num_evaluated == 20
+    assert 10 < sizes.question_tokens < 60
+
+
+def test_without_max_steps_the_epochs_decide() -> None:
+    sizes = measure(
+        shipped(
+            "data.num_train_rows=108",
+            "training.max_steps=null",
+            "training.num_epochs=2",
+            "training.per_device_batch_size=16",
+            "training.gradient_accumulation_steps=1",
+        )
+    )
+
+    assert sizes.num_rows["train"] == 90
+    assert sizes.num_steps == 2 * (90 // 2)
+
+
+def test_a_shared_header_counts_once() -> None:
+    small = ("data.num_train_rows=50", "data.num_test_rows=5")
+    shared = measure(shipped(*small, "shared_prefix='on'"))
+    plain = measure(shipped(*small, "shared_prefix='off'"))
+
+    per_completion = plain.header_tokens + plain.question_tokens
+    assert plain.tokens_per_step == plain.completions_per_step * (per_completion + 40)
+    assert shared.tokens_per_step < plain.tokens_per_step
+
+
+def test_rows_elsewhere_are_not_fetched_for_a_plan() -> None:
+    planned = plan(shipped("data.train=s3://bucket/rows.jsonl"), Path("runs/x"))
+
+    assert planned.sizes is None
+    assert planned.facts()["sizes"] is None
+
+
+def test_what_is_planned_is_what_is_submitted() -> None:
+    planned = plan(shipped("data.num_train_rows=50", "data.num_test_rows=5"), Path("runs/x"))
+
+    assert planned.process == LocalBackend().render(planned.job)
+    assert planned.job.command[-1] == str(Path("runs/x").resolve())

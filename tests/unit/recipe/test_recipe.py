@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from rlvr_trainer.errors import ConfigError
+from rlvr_trainer.recipe import OWNED_GRPO_FIELDS, grpo_fields
+from rlvr_trainer.recipe_file import load_recipe, parse_recipe, shipped_recipes
+
+SHIPPED = shipped_recipes("rlvr_pipelines")
+
+
+def load(source: str, *overrides: str):
+    return load_recipe(source, overrides, shipped=SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_recipe_is_valid_and_named_as_its_file(name: str) -> None:
+    recipe = load(name)
+    assert recipe.name == name
+    assert recipe.description
+
+
+def test_gsm8k_is_the_published_recipe() -> None:
+    recipe = load("gsm8k")
+    assert (recipe.model.name, len(recipe.model.revision)) == ("Qwen/Qwen2.5-0.5B", 40)
+    assert recipe.model.context_length == 2048
+    training = recipe.training
+    assert (training.learning_rate, training.num_epochs) == (1.84e-4, 2)
+    assert (training.per_device_batch_size, training.gradient_accumulation_steps) == (16, 2)
+    assert (training.warmup_ratio, training.lr_scheduler) == (0.1, "cosine")
+    assert training.zero_stage == 3
+    assert recipe.lora is not None
+    assert (recipe.lora.r, recipe.lora.alpha) == (16, 16)
+    assert set(recipe.lora.target_modules) == {
+        *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    }
+    assert recipe.quantization is not None
+    assert recipe.quantization.model_dump() == {
+        "type": "nf4",
+        "double": True,
+        "compute_dtype": "bf16",
+        "storage_dtype": "bf16",
+    }
+    assert recipe.prompt.num_shots == 8
+    assert recipe.sampling.model_dump() == {
+        "num_generations": 8,
+        "max_completion_tokens": 256,
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "top_k": 0,
+    }
+    assert (recipe.grpo["beta"], recipe.grpo["loss_type"]) == (0.04, "bnpo")
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("prompt.num_shotz=3", "unknown field (did you mean 'num_shots'?)"),
+        ("trainings.max_steps=3", "unknown field (did you mean 'training'?)"),
+        ("sampling.num_generations=7", "not divisible by sampling.num_generations = 7"),
+        ("sampling.num_generations=1", "greater than or equal to 2"),
+        ("prompt.num_shots=12", "data.num_exemplars sets only 8 rows aside"),
+        ("evaluation.shots=[16]", "16 shots"),
+        ("grpo.betta=0.1", "not a field of TRL's GRPOConfig (did you mean 'beta'?)"),
+        ("grpo.temperature=0.7", "set sampling.temperature instead"),
+        ("rewards.corectness.weight=1", "(did you mean 'correctness'?)"),
+        ("rewards={}", "nothing to learn"),
+        ("model.revision=", "hub id without a revision"),
+        ("model.context_length=200", "leaves no room for a prompt"),
+        ("lora=null", "4-bit weights cannot be trained"),
+        ("data.repeat_to_batch=true", "without rows to repeat"),
+        ("training.learning_rate=fast", "got 'fast'"),
+        ("training.learning_rate=-1", "greater than 0"),
+        ("name=My Run", "got 'My Run'"),
+        ("name=a-name-that-is-far-too-long-for-a-service", "String should match pattern"),
+        ("evaluation.pass_at_k={num_samples: 4, k: [8]}", "pass@8 needs at least 8 samples"),
+        ("prompt.question_template=What?", "does not hold {question}"),
+        ("prompt.stop=' '", "must be one line"),
+    ],
+)
+def test_what_would_fail_later_fails_at_once(override: str, complaint: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load("gsm8k", override)
+    assert complaint in str(error.value)
+    assert "Traceback" not in str(error.value)
+
+
+def test_a_wrong_recipe_name_is_answered_with_the_right_one() -> None:
+    with pytest.raises(ConfigError, match=r"did you mean 'arithmetic'\?"):
+        load("aritmetic")
+
+
+@pytest.mark.parametrize("override", ["novalue", "=3"])
+def test_an_override_without_a_value_says_how_it_is_written(override: str) -> None:
+    with pytest.raises(ConfigError, match="section.field=value"):
+        load("arithmetic", override)
+
+
+def test_a_number_in_scientific_notation_is_a_number() -> None:
+    assert load("arithmetic", "training.learning_rate=3e-4").training.learning_rate == 3e-4
+    assert load("arithmetic", "grpo.epsilon=2e-1").grpo["epsilon"] == 0.2
+
+
+def test_a_recipe_extends_another_and_paths_are_relative_to_its_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "extends: arithmetic\nname: mine\ntask: question-answer\ndata: {train: ./rows.jsonl}\n"
+        "rewards: {brevity: {function: ./mine.py:brevity}}\n"
+    )
+    recipe = load(str(tmp_path / "mine.yaml"))
+    assert recipe.data.train == str(tmp_path / "rows.jsonl")
+    assert recipe.rewards["brevity"].function == f"{tmp_path}/mine.py:brevity"
+    assert list(recipe.rewards) == ["brevity"]
+    assert recipe.model == load("arithmetic").model
+
+
+def test_extending_itself_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "loop.yaml"
+    path.write_text(f"extends: {path}\nname: loop\n")
+    with pytest.raises(ConfigError, match="extends itself"):
+        load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [("- a\n- b\n", "a recipe is a mapping"), ("a: [1\n", "is not YAML"), ("", "is a mapping")],
+)
+def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str, complaint: str) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=complaint):
+        load(str(tmp_path / "bad.yaml"))
+
+
+def test_the_hash_is_of_what_decides_the_outcome() -> None:
+    recipe = load("arithmetic")
+    assert load("arithmetic", "description=other words").hash == recipe.hash
+    assert load("arithmetic", "seed=7").hash != recipe.hash
+    assert parse_recipe(recipe.model_dump(mode="json")).hash == recipe.hash
+
+
+def test_the_known_grpo_fields_are_those_of_the_installed_trl() -> None:
+    from trl import GRPOConfig
+
+    assert set(grpo_fields()) == {field.name for field in dataclasses.fields(GRPOConfig)}
+    assert set(OWNED_GRPO_FIELDS) <= set(grpo_fields())
+
+
+def test_reading_a_recipe_does_not_import_torch() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from rlvr_trainer.recipe_file import *;"
+        "load_recipe('gsm8k', shipped=shipped_recipes('rlvr_pipelines'));"
+        "assert not {'torch', 'transformers', 'trl'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

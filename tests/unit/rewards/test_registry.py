@@ -1,0 +1,111 @@
+"""The rewards of a recipe, ours and the user's."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlvr_trainer.errors import ConfigError
+from rlvr_trainer.recipe import Recipe
+from rlvr_trainer.recipe_file import parse_recipe
+from rlvr_trainer.rewards import build_rewards, score
+
+RIGHT = "Working.\n#### The final answer is 42"
+ROW = {"id": "train-0", "question": "6 * 7?", "answer": "42", "topic": "products"}
+
+
+def recipe(**changes: Any) -> Recipe:
+    return parse_recipe({"name": "test", "model": {"name": "embedded:x"}, **changes})
+
+
+def user_rewards(folder: Path, source: str, name: str = "mine") -> Recipe:
+    file = folder / "my_rewards.py"
+    file.write_text(source, "utf-8")
+    return recipe(rewards={name: {"function": f"{file}:{name}"}})
+
+
+def test_a_recipe_has_format_and_correctness() -> None:
+    verifiers = build_rewards(recipe())
+    assert list(verifiers) == ["format", "correctness"]
+    assert score(verifiers, RIGHT, ROW) == {"format": 0.5, "correctness": 1.0}
+    assert score(verifiers, "42", ROW) == {"format": 0.0, "correctness": 0.0}
+
+
+def test_rewards_are_bound_to_the_recipes_marker_and_stop() -> None:
+    prompt = {"answer_marker": "A:", "stop": "Q:", "solution_template": " A: {answer}"}
+    verifiers = build_rewards(recipe(prompt=prompt))
+    assert score(verifiers, "A: 42\nQ: next\nA: 7", ROW) == {"format": 0.5, "correctness": 1.0}
+    assert score(verifiers, RIGHT, ROW) == {"format": 0.0, "correctness": 0.0}
+
+
+@pytest.mark.parametrize("row", [{}, {"answer": "unknown"}, {"answer": None}, {"answer": 42}])
+def test_a_row_without_a_gold_number_is_scored_by_no_reward(row: dict[str, Any]) -> None:
+    assert score(build_rewards(recipe()), RIGHT, row) is None
+
+
+def test_a_users_function_sees_the_completion_and_the_rows_columns(tmp_path: Path) -> None:
+    mine = user_rewards(tmp_path, "def mine(completion, row): return row['topic'] in completion")
+    verifiers = build_rewards(mine)
+    assert score(verifiers, "on products", ROW) == {"mine": 1.0}
+    assert score(verifiers, "on sums", ROW) == {"mine": 0.0}
+
+
+def test_a_users_function_can_come_from_a_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_reward_module.py").write_text("def one(completion, row): return 1", "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    verifiers = build_rewards(recipe(rewards={"one": {"function": "my_reward_module:one"}}))
+    assert score(verifiers, "", ROW) == {"one": 1.0}
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["raise KeyError('topic')", "return float('nan')", "return float('inf')", "return 'high'",
+     "return [1]", "import sys; sys.exit(3)", "return mine(completion, row)"],
+)  # fmt: skip
+def test_a_users_failing_function_gives_none_and_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, body: str
+) -> None:
+    verify = build_rewards(user_rewards(tmp_path, f"def mine(completion, row): {body}"))["mine"]
+    with caplog.at_level(logging.WARNING):
+        assert [verify(RIGHT, ROW) for _ in range(3)] == [None] * 3
+    assert len(caplog.records) == 1
+    assert "my_rewards.py:mine" in caplog.text
+
+
+def test_a_failure_of_one_reward_takes_the_completion_from_all(tmp_path: Path) -> None:
+    file = tmp_path / "failing.py"
+    file.write_text("def fails(completion, row): raise RuntimeError", "utf-8")
+    verifiers = build_rewards(
+        recipe(rewards={"format": {}, "fails": {"function": f"{file}:fails"}})
+    )
+    assert score(verifiers, RIGHT, ROW) is None
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("{folder}/absent.py:mine", "there is no file"),
+        ("{folder}/good.py:mine", r"has no 'mine' \(did you mean 'mind'\?\)"),
+        ("{folder}/good.py:number", "is a int, not a function"),
+        ("{folder}/broken.py:mine", "raises SyntaxError"),
+        ("{folder}/raises.py:mine", "raises ZeroDivisionError"),
+        ("no_such_package.rewards:mine", "module 'no_such_package' is not installed"),
+        ("json:mine", "json has no 'mine'"),
+        ("just_a_name", "names no code"),
+    ],
+)
+def test_a_function_that_cannot_be_loaded_is_a_configuration_error(
+    tmp_path: Path, function: str, message: str
+) -> None:
+    (tmp_path / "good.py").write_text("def mind(completion, row): return 1\nnumber = 1", "utf-8")
+    (tmp_path / "broken.py").write_text("def mine(", "utf-8")
+    (tmp_path / "raises.py").write_text("1 / 0", "utf-8")
+    mine = recipe(rewards={"mine": {"function": function.format(folder=tmp_path)}})
+    with pytest.raises(ConfigError, match=message) as caught:
+        build_rewards(mine)
+    assert "rewards.mine.function" in str(caught.value)

@@ -1,0 +1,295 @@
+"""One interface over local folders and S3.
+
+S3 is played by moto's server, a fake: it speaks S3's protocol over HTTP on this machine, but checks
+no permissions; what a real server refuses is injected as its answer.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+from moto.server import ThreadedMotoServer
+
+from rlvr_trainer.data import load_rows, prepare
+from rlvr_trainer.errors import ConfigError, DataError, PlatformError
+from rlvr_trainer.recipe_file import parse_recipe
+from rlvr_trainer.storage import Storage, open_storage, safe_key
+
+BUCKET = "fake-bucket"
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URI of a fresh prefix in the fake."""
+    for name, value in {
+        "AWS_ENDPOINT_URL_S3": endpoint,
+        "AWS_ACCESS_KEY_ID": "fake",
+        "AWS_SECRET_ACCESS_KEY": "fake",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "NO_PROXY": "127.0.0.1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    boto3.client("s3").create_bucket(Bucket=BUCKET)
+    return f"s3://{BUCKET}/{uuid4().hex}"
+
+
+@pytest.fixture(params=["local", "s3"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    uri = request.getfixturevalue("s3") if request.param == "s3" else tmp_path / "root"
+    return open_storage(uri)
+
+
+def test_what_is_written_is_read_back(storage: Storage) -> None:
+    assert not storage.exists("a/b.txt")
+    storage.write_bytes("a/b.txt", b"one")
+    storage.write_bytes("a/b.txt", b"two")
+    assert storage.exists("a/b.txt")
+    assert storage.read_bytes("a/b.txt") == b"two"
+
+
+def test_a_key_that_is_not_there_is_a_file_not_found(storage: Storage) -> None:
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes("absent")
+    with pytest.raises(FileNotFoundError):
+        storage.download_dir("absent", Path("unused"))
+
+
+def test_keys_are_listed_by_folder(storage: Storage) -> None:
+    for key in ("step-1/a", "step-1/b/c", "step-10/a", "top"):
+        storage.write_bytes(key, b"")
+    assert storage.list() == ["step-1/a", "step-1/b/c", "step-10/a", "top"]
+    assert storage.list("step-1") == storage.list("step-1/") == ["step-1/a", "step-1/b/c"]
+    assert storage.list("absent") == []
+
+
+def test_a_folder_goes_up_and_comes_down(storage: Storage, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "deep").mkdir(parents=True)
+    (source / "deep" / "weights").write_bytes(b"\0" * 100_000)
+    (source / "config.json").write_bytes(b"{}")
+    storage.upload_dir(source, "step-1")
+    storage.upload_dir(source, "")
+    assert storage.list("step-1") == ["step-1/config.json", "step-1/deep/weights"]
+    storage.download_dir("step-1", tmp_path / "target")
+    assert (tmp_path / "target" / "deep" / "weights").read_bytes() == b"\0" * 100_000
+    assert (tmp_path / "target" / "config.json").read_bytes() == b"{}"
+
+
+def test_only_the_first_writer_creates_a_key(storage: Storage) -> None:
+    assert storage.put_if_absent("lock", b"first")
+    assert not storage.put_if_absent("lock", b"second")
+    assert not storage.put_if_absent("lock", b"first")
+    assert storage.read_bytes("lock") == b"first"
+
+
+def test_of_many_writers_at_once_one_wins(tmp_path: Path) -> None:
+    storage = open_storage(tmp_path)
+    contents = [str(index).encode() for index in range(16)]
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda content: storage.put_if_absent("lock", content), contents))
+    assert won.count(True) == 1
+    assert storage.read_bytes("lock") == contents[won.index(True)]
+    assert storage.list() == ["lock"]
+
+
+def test_a_file_system_without_hard_links_has_one_winner_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    storage = open_storage(tmp_path)
+    assert storage.put_if_absent("lock", b"first")
+    assert not storage.put_if_absent("lock", b"second")
+    assert storage.read_bytes("lock") == b"first"
+
+
+@pytest.mark.parametrize("key", ["", "/", "..", "../a", "a/../b", "/etc/passwd", "a\\b", "a\0b"])
+def test_a_key_cannot_leave_its_folder(storage: Storage, key: str) -> None:
+    with pytest.raises(ConfigError, match="is no key below a folder"):
+        storage.read_bytes(key)
+    with pytest.raises(ConfigError):
+        storage.write_bytes(key, b"")
+
+
+def test_keys_are_normalised() -> None:
+    assert safe_key("a//b/./c/") == "a/b/c"
+    assert safe_key("a..b") == "a..b"
+
+
+def test_other_schemes_are_refused() -> None:
+    with pytest.raises(ConfigError, match="neither a folder nor s3://"):
+        open_storage("gs://bucket/prefix")
+    with pytest.raises(ConfigError, match="names no bucket"):
+        open_storage("s3://")
+
+
+def test_without_boto3_the_error_prints_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    with pytest.raises(ConfigError, match=r"pip install 'rlvr\[s3\]'"):
+        open_storage("s3://bucket/prefix")
+
+
+def test_a_full_disk_leaves_the_old_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = open_storage(tmp_path)
+    storage.write_bytes("a", b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(PlatformError, match="No space left on device"):
+        storage.write_bytes("a", b"new")
+    assert storage.read_bytes("a") == b"old"
+    assert storage.list() == ["a"]
+
+
+def test_a_folder_that_cannot_be_written_is_a_configuration_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        open_storage(tmp_path / "file").write_bytes("a", b"")
+
+
+# --- what S3 refuses
+
+
+def test_a_bucket_that_does_not_exist_is_named(s3: str) -> None:
+    storage = open_storage("s3://no-such-bucket/prefix")
+    for act in (lambda: storage.write_bytes("a", b""), lambda: storage.list(),
+                lambda: storage.read_bytes("a")):  # fmt: skip
+        with pytest.raises(ConfigError, match="there is no bucket 'no-such-bucket'"):
+            act()
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "message"),
+    [
+        ("AccessDenied", ConfigError, "access is denied; grant this identity s3:GetObject"),
+        ("403", ConfigError, "access is denied"),
+        ("ExpiredToken", ConfigError, "credentials are not valid"),
+        ("SlowDown", PlatformError, "try again later"),
+        ("InternalError", PlatformError, "try again later"),
+    ],
+)
+def test_a_refusal_says_what_to_do(
+    s3: str, monkeypatch: pytest.MonkeyPatch, code: str, error: type[Exception], message: str
+) -> None:
+    storage: Any = open_storage(s3)
+
+    def refuse(**kwargs: Any) -> None:
+        raise ClientError({"Error": {"Code": code, "Message": "injected"}}, "PutObject")
+
+    monkeypatch.setattr(storage._client, "put_object", refuse)
+    for act in (storage.write_bytes, storage.put_if_absent):
+        with pytest.raises(error, match=message):
+            act("a", b"")
+
+
+def test_a_creation_whose_answer_was_lost_is_still_a_creation(
+    s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage: Any = open_storage(s3)
+    storage.write_bytes("lock", b"mine")
+
+    def refuse(**kwargs: Any) -> None:
+        response = {
+            "Error": {"Code": "PreconditionFailed"},
+            "ResponseMetadata": {"RetryAttempts": 1},
+        }
+        raise ClientError(response, "PutObject")
+
+    monkeypatch.setattr(storage._client, "put_object", refuse)
+    assert storage.put_if_absent("lock", b"mine")
+    assert not storage.put_if_absent("lock", b"other")
+
+
+def test_a_creation_in_conflict_with_another_is_tried_again(
+    s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage: Any = open_storage(s3)
+    put, conflicts = storage._client.put_object, iter(["ConditionalRequestConflict"] * 2)
+
+    def sometimes(**kwargs: Any) -> None:
+        if code := next(conflicts, None):
+            raise ClientError({"Error": {"Code": code}}, "PutObject")
+        put(**kwargs)
+
+    monkeypatch.setattr(storage._client, "put_object", sometimes)
+    assert storage.put_if_absent("lock", b"mine")
+    assert storage.read_bytes("lock") == b"mine"
+
+
+def test_a_server_that_cannot_be_reached_is_a_platform_error(
+    s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{unused.getsockname()[1]}")
+    monkeypatch.setattr("rlvr_trainer.storage.MAX_ATTEMPTS", 1)
+    with pytest.raises(PlatformError, match="cannot be reached"):
+        open_storage(s3).read_bytes("a")
+
+
+def test_missing_credentials_are_a_configuration_error(
+    s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "absent"))
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    with pytest.raises(ConfigError, match="there are no credentials"):
+        open_storage(s3).read_bytes("a")
+
+
+def test_s3_is_tried_ten_times_with_growing_pauses(s3: str) -> None:
+    storage: Any = open_storage(s3)
+    assert storage._client.meta.config.retries == {"mode": "standard", "total_max_attempts": 10}
+
+
+# --- data from S3
+
+
+def test_rows_can_come_from_s3(s3: str, tmp_path: Path) -> None:
+    lines = [f'{{"question": "{i} + 1?", "answer": {i + 1}}}\n' for i in range(40)]
+    open_storage(s3).write_bytes("rows.jsonl", "".join(lines).encode())
+
+    def run(source: str) -> dict[str, Any]:
+        recipe = parse_recipe(
+            {
+                "name": "test",
+                "task": "question-answer",
+                "model": {"name": "embedded:x"},
+                "data": {"train": source},
+            }
+        )
+        return prepare(recipe, tmp_path / "d", count_tokens=len)
+
+    assert run(f"{s3}/rows.jsonl")["read"] == {"train": 40}
+    assert load_rows(tmp_path / "d", "train")
+    with pytest.raises(DataError, match=r"absent\.jsonl cannot be read"):
+        run(f"{s3}/absent.jsonl")

@@ -1,0 +1,327 @@
+"""Preparation: read, quarantine, split, write. The same recipe gives the same bytes."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import cycle, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlvr_trainer.data.files import VERSION, json_lines, row_lines, sha256, write_data
+from rlvr_trainer.data.quarantine import Quarantine
+from rlvr_trainer.data.sources import Record, read_source
+from rlvr_trainer.errors import ConfigError, DataError
+from rlvr_trainer.prompt import PromptLayout
+from rlvr_trainer.rewards import correctness_reward
+from rlvr_trainer.suggest import did_you_mean
+from rlvr_trainer.tasks import Row, Split, Task, UnusableRow, load_task
+
+if TYPE_CHECKING:
+    from rlvr_trainer.recipe import Recipe
+
+TOKEN_MARGIN = 16
+"""Header and question, counted apart, differ from their sum by less: tokens meet at one seam."""
+
+
+def prepare(
+    recipe: Recipe, data_dir: Path, *, count_tokens: Callable[[str], int]
+) -> dict[str, Any]:
+    """Write the splits, the exemplars and the quarantined rows to `data_dir`; give the manifest.
+
+    - `train.jsonl`, `validation.jsonl`, `test.jsonl`, `exemplars.jsonl`: rows, for `load_rows`
+    - `quarantined.jsonl`: location, reason, detail and an excerpt of each unusable row
+    - `manifest.json`: counts, hashes, seed, sources, exemplar ids, header tokens by shots
+
+    A row is over-long when its prompt and the longest completion exceed the context: for training
+    rows at the trained shots, for test rows at the most shots that are evaluated.
+
+    Raises ConfigError (templates, a header longer than the context, an unwritable folder),
+    DataError (unreadable or empty sources, too many unusable rows, unknown ids) and PlatformError
+    (a full disk).
+    """
+    task, read = load_task(recipe.task), Quarantine()
+    carved = bool(recipe.data.train) and not recipe.data.test
+    train = _unique(_read(task, recipe, "train", read), read)
+    test = [] if carved else _unique(_read(task, recipe, "test", read), read)
+    read.check(recipe)
+
+    select = recipe.data.select
+    if carved:
+        train, test = _part(train, recipe.data.test_fraction, f"test-{recipe.seed}", spare=select)
+    elif test:
+        train = _without_test_questions(train, test, read)
+    train = _at_most(train, recipe.data.num_train_rows, f"train-{recipe.seed}", spare=select)
+    test = _at_most(test, recipe.data.num_test_rows, f"test-{recipe.seed}")
+    _check_selection(select, train, read)
+
+    exemplars = _choose_exemplars(recipe, train)
+    layout = PromptLayout(recipe.prompt, exemplars)
+    header_tokens = _count_headers(recipe, layout, count_tokens)
+    fits = _LengthLimit(recipe, layout, header_tokens, count_tokens)
+    shown = {row.id for row in exemplars}
+    train = [row for row in train if row.id not in shown and fits.training(row, read)]
+    test = [row for row in test if fits.evaluation(row, read)]
+    read.check(recipe)
+    _check_selection(select, train, read)
+
+    train, validation = _part(
+        train, recipe.data.validation_fraction, f"validation-{recipe.seed}", spare=select
+    )
+    if select:
+        by_id = {row.id: row for row in train}
+        train = [by_id[id] for id in select]
+    for split, rows in (("train", train), ("test", test)):
+        if not rows:
+            raise DataError(f"no row is left for the {split} split of {read.describe()}; add rows")
+    if recipe.data.repeat_to_batch:
+        batch = recipe.device_generation_batch_size // recipe.sampling.num_generations
+        train = repeat_rows(train, batch)
+
+    splits = {"train": train, "validation": validation, "test": test, "exemplars": exemplars}
+    files = {f"{name}.jsonl": row_lines(rows) for name, rows in splits.items()}
+    files["quarantined.jsonl"] = json_lines(read.quarantined)
+    manifest = {
+        "version": VERSION,
+        "task": recipe.task,
+        "seed": recipe.seed,
+        "source": read.sources,
+        "read": dict(read.num_read),
+        "counts": {
+            **{name: len(rows) for name, rows in splits.items()},
+            "quarantined": len(read.quarantined),
+        },
+        "quarantined": dict(Counter(each["reason"] for each in read.quarantined)),
+        "exemplar_ids": [row.id for row in exemplars],
+        "header_tokens": {str(shots): tokens for shots, tokens in header_tokens.items()},
+        "max_prompt_tokens": fits.max_prompt_tokens,
+        "files": {
+            name: {"sha256": sha256(content), "bytes": len(content)}
+            for name, content in files.items()
+        },
+    }
+    write_data(data_dir, files, manifest)
+    return manifest
+
+
+def repeat_rows(rows: Sequence[Row], num_rows: int) -> list[Row]:
+    """The rows in turn until there are at least `num_rows`: a batch can then be filled."""
+    return list(islice(cycle(rows), max(num_rows, len(rows))))
+
+
+def _read(task: Task, recipe: Recipe, split: Split, read: Quarantine) -> list[Row]:
+    source = getattr(recipe.data, split)
+    read.sources[split] = source or f"task {recipe.task}"
+    records = read_source(source, split) if source else _own_records(task, recipe, split)
+    rows = []
+    for index, record in enumerate(records):
+        id = f"{split}-{index}"
+        read.found(id, split, record.location)
+        try:
+            rows.append(_parse(task, record, id))
+        except UnusableRow as error:
+            read.add(id, error.reason, error.detail, record.text or str(record.raw))
+    if not read.num_read[split]:
+        raise DataError(f"data.{split}: {read.sources[split]} holds no rows; name one that does")
+    return rows
+
+
+def _own_records(task: Task, recipe: Recipe, split: Split) -> Iterator[Record]:
+    for index, raw in enumerate(task.default_rows(split, recipe)):
+        yield Record(f"{recipe.task} {split}[{index}]", raw)
+
+
+def _parse(task: Task, record: Record, id: str) -> Row:
+    if record.raw is None:
+        raise UnusableRow("malformed", record.problem)
+    try:
+        return task.parse(record.raw, id)
+    except UnusableRow:
+        raise
+    except Exception as error:  # of a user's task: the row is at fault until too many are
+        raise UnusableRow("malformed", f"{type(error).__name__}: {error}") from error
+
+
+def _question_key(row: Row) -> str:
+    return " ".join(row.question.split()).casefold()
+
+
+def _unique(rows: Sequence[Row], read: Quarantine) -> list[Row]:
+    first: dict[str, Row] = {}
+    for row in rows:
+        same = first.setdefault(_question_key(row), row)
+        if same is not row:
+            detail = f"the question of {read.locations[same.id][1]}"
+            read.add(row.id, "duplicate", detail, row.question)
+    return list(first.values())
+
+
+def _without_test_questions(
+    train: Sequence[Row], test: Sequence[Row], read: Quarantine
+) -> list[Row]:
+    tested = {_question_key(row): row for row in test}
+    rows = []
+    for row in train:
+        same = tested.get(_question_key(row))
+        if same is None:
+            rows.append(row)
+        else:
+            detail = f"the test question of {read.locations[same.id][1]}"
+            read.add(row.id, "duplicate", detail, row.question)
+    return rows
+
+
+def _part(
+    rows: Sequence[Row], fraction: float, seed: str, *, spare: Sequence[str] = ()
+) -> tuple[list[Row], list[Row]]:
+    """(the others, a random `fraction` of the rows), both in their order; `spare` is not taken."""
+    candidates = [row.id for row in rows if row.id not in set(spare)]
+    taken = set(random.Random(seed).sample(candidates, round(fraction * len(candidates))))
+    return [row for row in rows if row.id not in taken], [row for row in rows if row.id in taken]
+
+
+def _at_most(
+    rows: list[Row], num_rows: int | None, seed: str, *, spare: Sequence[str] = ()
+) -> list[Row]:
+    """A random choice of `num_rows` rows in their order, with those of `spare` among them."""
+    if num_rows is None or num_rows >= len(rows):
+        return rows
+    spared = set(spare)
+    candidates = [row.id for row in rows if row.id not in spared]
+    num_others = min(len(candidates), max(0, num_rows - (len(rows) - len(candidates))))
+    kept = spared.union(random.Random(seed).sample(candidates, num_others))
+    return [row for row in rows if row.id in kept]
+
+
+def _check_selection(select: Sequence[str], train: Sequence[Row], read: Quarantine) -> None:
+    known = {row.id for row in train}
+    for id in select:
+        if id in known:
+            continue
+        if id in read.reasons:
+            location = read.locations[id][1]
+            raise DataError(
+                f"data.select: row {id!r} ({location}) is unusable: {read.reasons[id]}; "
+                "select another"
+            )
+        raise DataError(
+            f"data.select: there is no training row {id!r}{did_you_mean(id, known)}; ids go from "
+            f"train-0 to train-{read.num_read['train'] - 1}"
+        )
+
+
+def _choose_exemplars(recipe: Recipe, train: Sequence[Row]) -> list[Row]:
+    """The first `num_exemplars` training rows in the seed's order that can be shown.
+
+    Rows longer than the median are not: every prompt pays for the header, and a context of 2048
+    would hardly hold eight of the longest.
+    """
+    num_exemplars = recipe.data.num_exemplars
+    if not num_exemplars:
+        return []
+    shuffled = list(train)
+    random.Random(f"exemplars-{recipe.seed}").shuffle(shuffled)
+    candidates = [row for row in shuffled if row.id not in set(recipe.data.select)]
+    if any(not reward.function for reward in recipe.rewards.values()):
+        candidates = _rewarded(recipe, candidates)
+    if len(candidates) < num_exemplars:
+        raise DataError(
+            f"data.num_exemplars = {num_exemplars}, but only {len(candidates)} training rows can "
+            "be exemplars; add rows or lower it"
+        )
+    median = statistics.median(_num_characters(row) for row in candidates)
+    short = [row for row in candidates if _num_characters(row) <= median]
+    return (short if len(short) >= num_exemplars else candidates)[:num_exemplars]
+
+
+def _num_characters(row: Row) -> int:
+    return len(row.question) + len(row.solution)
+
+
+def _rewarded(recipe: Recipe, rows: Sequence[Row]) -> list[Row]:
+    """The rows whose gold completion is read as their gold answer: no other may be shown.
+
+    Raises ConfigError when not even a completion without worked text is: then the template and
+    the marker disagree, and a model would be shown what is never rewarded.
+    """
+    prompt, layout = recipe.prompt, PromptLayout(recipe.prompt, ())
+
+    def rewarded(row: Row) -> bool:
+        text, marker, stop = layout.completion(row), prompt.answer_marker, prompt.stop
+        return bool(correctness_reward(text, row.answer, marker=marker, stop=stop))
+
+    for row in rows[:1]:
+        plain = replace(row, solution="")
+        if not rewarded(plain):
+            raise ConfigError(
+                f"prompt.solution_template gives {layout.completion(plain)!r}, in which no line is "
+                f"prompt.answer_marker {prompt.answer_marker!r} and the answer {row.answer}, so "
+                "that no completion like it is rewarded; make them agree"
+            )
+    return [row for row in rows if rewarded(row)]
+
+
+def _count_headers(
+    recipe: Recipe, layout: PromptLayout, count_tokens: Callable[[str], int]
+) -> dict[int, int]:
+    """Tokens of the header by shots. Raises ConfigError when one leaves no room."""
+    trained, evaluated = recipe.prompt.num_shots, recipe.evaluated_shots
+    tokens_by_shots = {}
+    for shots in sorted({trained, *evaluated}):
+        tokens = tokens_by_shots[shots] = count_tokens(layout.header(shots)) if shots else 0
+        completion = max(
+            recipe.sampling.max_completion_tokens if shots == trained else 0,
+            recipe.evaluation_max_completion_tokens if shots in evaluated else 0,
+        )
+        if tokens + completion >= recipe.model.context_length:
+            raise ConfigError(
+                f"the header of {shots} shots has {tokens} tokens; with a completion of "
+                f"{completion} it leaves no room for a question in model.context_length = "
+                f"{recipe.model.context_length}; take fewer shots or shorter completions"
+            )
+    return tokens_by_shots
+
+
+class _LengthLimit:
+    """Quarantines rows whose prompt and longest completion exceed the context."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        layout: PromptLayout,
+        header_tokens: dict[int, int],
+        count_tokens: Callable[[str], int],
+    ) -> None:
+        self._recipe = recipe
+        self._layout = layout
+        self._header_tokens = header_tokens
+        self._count_tokens = count_tokens
+        self.max_prompt_tokens = 0
+        """Of the rows that fit, to within TOKEN_MARGIN."""
+
+    def training(self, row: Row, read: Quarantine) -> bool:
+        completion = self._recipe.sampling.max_completion_tokens
+        return self._fits(row, self._recipe.prompt.num_shots, completion, read)
+
+    def evaluation(self, row: Row, read: Quarantine) -> bool:
+        completion = self._recipe.evaluation_max_completion_tokens
+        return self._fits(row, max(self._recipe.evaluated_shots), completion, read)
+
+    def _fits(self, row: Row, shots: int, completion: int, read: Quarantine) -> bool:
+        limit = self._recipe.model.context_length - completion
+        # The header is long and always the same: only a row near the limit is counted with it.
+        prompt = self._header_tokens[shots] + self._count_tokens(self._layout.question(row))
+        if abs(prompt - limit) <= TOKEN_MARGIN:
+            prompt = self._count_tokens(self._layout.prompt(row, shots))
+        if prompt > limit:
+            detail = (
+                f"{prompt} tokens at {shots} shots and a completion of {completion} exceed "
+                f"model.context_length = {self._recipe.model.context_length}"
+            )
+            read.add(row.id, "over-long", detail, row.question)
+            return False
+        self.max_prompt_tokens = max(self.max_prompt_tokens, prompt)
+        return True

@@ -1,0 +1,147 @@
+"""Completions of prompts, cut where the answer ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from rlvr_trainer import shared_prefix
+from rlvr_trainer.rewards import cut_at_stop
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn; `temperature` 0 is greedy, `top_k` 0 and `top_p` 1 leave all tokens."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One completion without its stop marker."""
+
+    token_ids: list[int]
+    text: str
+    finished: bool
+    """The model ended it, by a stop marker or its end-of-sequence token, within the limit."""
+
+
+def complete(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt_ids: Sequence[list[int]],
+    *,
+    sampling: Sampling,
+    stop: str,
+    share_prefix: bool,
+) -> list[Completion]:
+    """One completion for each prompt, generated in one batch.
+
+    `stop` ends a completion where a line starts with it; it and what follows are left out. With
+    `share_prefix` what the prompts have in common is computed once (the same tokens when greedy).
+    """
+    generate = _generate_shared if share_prefix else _generate_plain
+    eos_token_ids = end_tokens(model, tokenizer)
+    drawn = generate(model, tokenizer, prompt_ids, sampling, f"\n{stop}", eos_token_ids)
+    return [_cut(ids, tokenizer, stop, eos_token_ids) for ids in drawn]
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Every token that ends a completion: the tokenizer's and those that the model declares."""
+    declared = model.generation_config.eos_token_id if model.generation_config else None
+    ids = [declared] if isinstance(declared, int) else list(declared or [])
+    return {*ids, tokenizer.eos_token_id}
+
+
+def _generate_shared(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt_ids: Sequence[list[int]],
+    sampling: Sampling,
+    stop_text: str,
+    eos_token_ids: set[int],
+) -> list[list[int]]:
+    return shared_prefix.generate(
+        model,
+        list(prompt_ids),
+        tokenizer=tokenizer,
+        max_new_tokens=sampling.max_new_tokens,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        stop_strings=(stop_text,),
+        eos_token_ids=eos_token_ids,
+    )
+
+
+@torch.no_grad()
+def _generate_plain(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt_ids: Sequence[list[int]],
+    sampling: Sampling,
+    stop_text: str,
+    eos_token_ids: set[int],
+) -> list[list[int]]:
+    batch = tokenizer.pad({"input_ids": list(prompt_ids)}, padding_side="left", return_tensors="pt")
+    batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+    if sampling.temperature:
+        draw = {
+            "do_sample": True,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+        }
+    else:
+        draw = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    was_training = model.training
+    model.eval()
+    try:
+        sequences = model.generate(
+            **batch,
+            **draw,
+            max_new_tokens=sampling.max_new_tokens,
+            stop_strings=[stop_text],
+            tokenizer=tokenizer,
+            eos_token_id=sorted(eos_token_ids),
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    finally:
+        model.train(was_training)
+    return [
+        _until_end(row, eos_token_ids)
+        for row in sequences[:, batch["input_ids"].shape[1] :].tolist()
+    ]
+
+
+def _until_end(ids: list[int], eos_token_ids: set[int]) -> list[int]:
+    for position, token in enumerate(ids):
+        if token in eos_token_ids:
+            return ids[: position + 1]
+    return ids
+
+
+def _cut(
+    ids: list[int], tokenizer: PreTrainedTokenizerBase, stop: str, eos_token_ids: set[int]
+) -> Completion:
+    decode: Callable[[list[int]], str] = lambda tokens: tokenizer.decode(  # noqa: E731
+        tokens, skip_special_tokens=True
+    )
+    ended = bool(ids) and ids[-1] in eos_token_ids
+    text = decode(ids)
+    kept = cut_at_stop(text, stop=stop)
+    if kept == text:
+        return Completion(ids, text, finished=ended)
+    length = len(ids)
+    while length and len(decode(ids[:length])) > len(kept):
+        length -= 1
+    return Completion(ids[:length], kept, finished=True)

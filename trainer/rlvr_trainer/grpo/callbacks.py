@@ -1,0 +1,129 @@
+"""What happens beside the optimisation: events, greedy validation, stopping."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from rlvr_trainer.errors import Diverged
+from rlvr_trainer.events import emit
+
+MAX_NOT_FINITE_STEPS = 3
+
+
+class StepEvents(TrainerCallback):
+    """Writes an event for each optimizer step, with TRL's own names and numbers."""
+
+    def __init__(self) -> None:
+        self._last_tokens = 0.0
+        self._last_time = time.monotonic()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._last_time = time.monotonic()
+        self._last_tokens = float(state.num_input_tokens_seen)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        if not state.is_world_process_zero or not logs or "reward" not in logs:
+            return  # the summary at the end of training has no reward
+        numbers = {key: value for key, value in logs.items() if isinstance(value, int | float)}
+        now, tokens = time.monotonic(), float(logs.get("num_tokens", 0))
+        elapsed = now - self._last_time
+        numbers["tokens_per_second"] = (tokens - self._last_tokens) / elapsed if elapsed else 0.0
+        numbers["step_time"] = elapsed
+        self._last_time, self._last_tokens = now, tokens
+        emit("step", step=state.global_step, max_steps=state.max_steps, **_json_numbers(numbers))
+
+
+class Validation(TrainerCallback):
+    """Evaluates the validation rows greedily, every so many steps and after the last one."""
+
+    def __init__(self, evaluate: Callable[[int], None], every_steps: int | None) -> None:
+        self.evaluate = evaluate
+        self.every_steps = every_steps
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        last = state.global_step >= state.max_steps
+        if last or (self.every_steps and state.global_step % self.every_steps == 0):
+            self.evaluate(state.global_step)
+
+
+class StopOnDivergence(TrainerCallback):
+    """Ends the run, without saving, when loss or gradient stay not finite for several steps."""
+
+    def __init__(self) -> None:
+        self.num_not_finite = 0
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        watched = [value for key, value in (logs or {}).items() if key in {"loss", "grad_norm"}]
+        if not watched:
+            return
+        finite = all(math.isfinite(float(value)) for value in watched)
+        self.num_not_finite = 0 if finite else self.num_not_finite + 1
+        if self.num_not_finite >= MAX_NOT_FINITE_STEPS:
+            raise Diverged(
+                f"loss or gradient was not finite for {MAX_NOT_FINITE_STEPS} steps up to step "
+                f"{state.global_step}; the last checkpoint is kept: lower training.learning_rate "
+                "or training.max_grad_norm"
+            )
+
+
+class StopOnSignal(TrainerCallback):
+    """On SIGTERM or SIGINT to any rank, all ranks commit the same step and stop."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.stopped = False
+
+    def install(self) -> None:
+        """Take the signals of this process; call from its main thread."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._request)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if self._any_rank_requested() and state.global_step < state.max_steps:
+            self.stopped = True
+            control.should_save = True
+            control.should_training_stop = True
+
+    def _any_rank_requested(self) -> bool:
+        if not torch.distributed.is_initialized():
+            return self.requested
+        device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+        flag = torch.tensor(int(self.requested), device=device)
+        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+        return bool(flag.item())
+
+
+def _json_numbers(numbers: dict[str, float]) -> dict[str, float | None]:
+    """JSON knows no NaN: what is not finite becomes null."""
+    return {key: value if math.isfinite(value) else None for key, value in numbers.items()}

@@ -1,0 +1,80 @@
+"""Our verifiers as TRL's reward functions.
+
+TRL calls each reward function on its own, and a row leaves its group's baseline only when every
+one of them returns None. A verifier's own failure must therefore be None everywhere: the first
+call scores the batch with all verifiers, and the others read their column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rlvr_trainer.errors import RewardError
+from rlvr_trainer.rewards import Verifier, score
+
+RewardFunction = Callable[..., list[float | None]]
+
+NOT_COLUMNS = {
+    "prompts",
+    "completions",
+    "completion_ids",
+    "trainer_state",
+    "log_extra",
+    "log_metric",
+}
+MIN_COMPLETIONS_TO_JUDGE = 64
+
+
+class BatchScorer:
+    """Scores a batch of completions once, and counts what could not be verified."""
+
+    def __init__(self, verifiers: Mapping[str, Verifier], max_failures: float) -> None:
+        self.verifiers = verifiers
+        self.max_failures = max_failures
+        self.num_scored = 0
+        self.num_failed = 0
+        self._completions: list[str] | None = None
+        self._scores: list[dict[str, float] | None] = []
+
+    def reward_functions(self) -> list[RewardFunction]:
+        """One function for each verifier, named as TRL's metrics will name it."""
+        return [self._column(name) for name in self.verifiers]
+
+    def _column(self, name: str) -> RewardFunction:
+        def reward(completions: list[str], **batch: Any) -> list[float | None]:
+            return [
+                None if scores is None else scores[name]
+                for scores in self._score(completions, batch)
+            ]
+
+        reward.__name__ = name
+        return reward
+
+    def _score(
+        self, completions: list[str], batch: Mapping[str, Any]
+    ) -> list[dict[str, float] | None]:
+        if completions is not self._completions:
+            columns = [key for key in batch if key not in NOT_COLUMNS]
+            rows = [
+                {key: batch[key][index] for key in columns} for index in range(len(completions))
+            ]
+            self._scores = [
+                score(self.verifiers, completion, row)
+                for completion, row in zip(completions, rows, strict=True)
+            ]
+            self._completions = completions
+            self._count()
+        return self._scores
+
+    def _count(self) -> None:
+        self.num_scored += len(self._scores)
+        self.num_failed += sum(scores is None for scores in self._scores)
+        if self.num_scored < MIN_COMPLETIONS_TO_JUDGE:
+            return
+        if self.num_failed > self.max_failures * self.num_scored:
+            raise RewardError(
+                f"{self.num_failed} of {self.num_scored} completions could not be verified, over "
+                f"training.max_verifier_failures = {self.max_failures}; the log has the verifier's "
+                "first error"
+            )

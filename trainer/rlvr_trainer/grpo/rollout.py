@@ -1,0 +1,77 @@
+"""The rollout: TRL asks for completions, and gets them cut where the answer ends.
+
+A base model seldom emits its end-of-sequence token; it runs on into a next question. Each
+completion that reached the stop marker is cut there and given an end token, so that TRL does not
+take it for truncated. The policy did not sample that token: it is masked out of the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from trl.models import unwrap_model_for_generation
+
+from rlvr_trainer.generation import Completion, Sampling, complete
+from rlvr_trainer.recipe import Recipe
+
+if TYPE_CHECKING:
+    from trl import GRPOTrainer
+
+
+class Rollout:
+    """TRL's `rollout_func`: prompts to completions of the current policy."""
+
+    def __init__(self, recipe: Recipe, *, share_prefix: bool) -> None:
+        self.stop = recipe.prompt.stop
+        self.share_prefix = share_prefix
+        self.sampling = Sampling(
+            max_new_tokens=recipe.sampling.max_completion_tokens,
+            temperature=recipe.sampling.temperature,
+            top_p=recipe.sampling.top_p,
+            top_k=recipe.sampling.top_k,
+        )
+
+    def __call__(self, prompts: list[str], trainer: GRPOTrainer) -> dict[str, Any]:
+        tokenizer = trainer.processing_class
+        prompt_ids: list[list[int]] = tokenizer(text=prompts)["input_ids"]
+        with unwrap_model_for_generation(
+            trainer.model_wrapped,
+            trainer.accelerator,
+            gather_deepspeed3_params=trainer.args.ds3_gather_for_generation,
+            gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
+        ) as model:
+            completions = complete(
+                model,
+                tokenizer,
+                prompt_ids,
+                sampling=self.sampling,
+                stop=self.stop,
+                share_prefix=self.share_prefix,
+            )
+        return to_trl(prompt_ids, completions, tokenizer.eos_token_id)
+
+
+def to_trl(
+    prompt_ids: Sequence[list[int]], completions: Sequence[Completion], eos_token_id: int
+) -> dict[str, Any]:
+    """What TRL expects of a rollout; `env_mask` is 1 where the policy sampled the token."""
+    ends = [_needs_end(completion, eos_token_id) for completion in completions]
+    return {
+        "prompt_ids": list(prompt_ids),
+        "completion_ids": [
+            completion.token_ids + [eos_token_id] * end
+            for completion, end in zip(completions, ends, strict=True)
+        ],
+        "env_mask": [
+            [1] * len(completion.token_ids) + [0] * end
+            for completion, end in zip(completions, ends, strict=True)
+        ],
+        "logprobs": None,
+    }
+
+
+def _needs_end(completion: Completion, eos_token_id: int) -> bool:
+    if not completion.token_ids:
+        return True  # TRL cannot handle an empty one
+    return completion.finished and completion.token_ids[-1] != eos_token_id

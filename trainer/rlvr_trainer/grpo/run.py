@@ -1,0 +1,168 @@
+"""The training of a run directory, from its recipe and data to a committed adapter.
+
+It reads top to bottom: rows become prompts, TRL's GRPOTrainer trains on them from the newest
+committed checkpoint (or the start), and the adapter is saved once it is shown to have changed.
+Where it differs from plain TRL: completions end at the stop marker (`rollout`), verifiers that fail
+leave their row out (`rewards`), what prompts share is computed once (`shared_prefix`), checkpoints
+are committed (`trainer`), validation is greedy (`callbacks`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from datasets import Dataset
+from safetensors import safe_open
+from trl.models import unwrap_model_for_generation
+
+from rlvr_trainer import checkpoint
+from rlvr_trainer.data import load_exemplars, load_rows, repeat_rows
+from rlvr_trainer.errors import RLVRError
+from rlvr_trainer.evaluate import Evaluator
+from rlvr_trainer.events import emit
+from rlvr_trainer.grpo.arguments import grpo_config, lora_config, world_size
+from rlvr_trainer.grpo.callbacks import StepEvents, StopOnDivergence, StopOnSignal, Validation
+from rlvr_trainer.grpo.rewards import BatchScorer
+from rlvr_trainer.grpo.rollout import Rollout
+from rlvr_trainer.grpo.trainer import RLVRTrainer
+from rlvr_trainer.models import load_model, load_tokenizer
+from rlvr_trainer.prompt import PromptLayout
+from rlvr_trainer.recipe import Recipe
+from rlvr_trainer.rewards import build_rewards
+from rlvr_trainer.tasks import Row
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+logger = logging.getLogger(__name__)
+
+# The rollout is an experimental interface of TRL's, which says so at every start.
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+
+
+def train(recipe: Recipe, run_dir: Path, data_dir: Path) -> bool:
+    """Train the recipe's model and write `run_dir`/adapter; continue from the newest checkpoint.
+
+    Returns False when a signal stopped it after a commit, from which another call continues.
+    Raises DataError, CheckpointError, RewardError, Diverged, PlatformError.
+    """
+    checkpoints = run_dir / "checkpoints"
+    resume = checkpoint.newest(checkpoints, recipe_hash=recipe.hash)
+    stop = StopOnSignal()
+    stop.install()
+    trainer = _trainer(recipe, checkpoints, data_dir)
+    trainer.add_callback(stop)
+    if resume:
+        logger.info("continuing from step %s", resume.step)
+    trainer.train(resume_from_checkpoint=str(resume.path) if resume else None)
+    if stop.stopped:
+        return False
+    _save_adapter(trainer, run_dir)
+    return True
+
+
+def _trainer(recipe: Recipe, checkpoints: Path, data_dir: Path) -> RLVRTrainer:
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    staging = checkpoint.staging_dir(checkpoints) if is_main else checkpoints / checkpoint.STAGING
+    arguments = grpo_config(recipe, staging)
+    _join_process_group(arguments.use_cpu)
+    layout = PromptLayout(recipe.prompt, load_exemplars(data_dir))
+    tokenizer = load_tokenizer(recipe.model)
+    rows = load_rows(data_dir, "train")
+    if recipe.data.repeat_to_batch:  # the batch of all ranks, which the data step cannot know
+        rows = repeat_rows(rows, arguments.generation_batch_size // arguments.num_generations)
+    scorer = BatchScorer(build_rewards(recipe), recipe.training.max_verifier_failures)
+    trainer = RLVRTrainer(
+        recipe=recipe,
+        checkpoints=checkpoints,
+        model=load_model(recipe.model, recipe.quantization),
+        processing_class=tokenizer,
+        args=arguments,
+        reward_funcs=scorer.reward_functions(),
+        train_dataset=_dataset(rows, layout),
+        peft_config=lora_config(recipe.lora) if recipe.lora else None,
+        rollout_func=Rollout(recipe, share_prefix=recipe.shared_prefix == "on"),
+        callbacks=[StepEvents(), StopOnDivergence()],
+    )
+    validated = load_rows(data_dir, "validation")[: recipe.training.num_validation_rows]
+    if validated:
+        trainer.add_callback(
+            Validation(
+                lambda step: _validate(trainer, layout, validated, step),
+                recipe.training.validation_steps,
+            )
+        )
+    return trainer
+
+
+def _join_process_group(use_cpu: bool) -> None:
+    """On CPUs DeepSpeed picks a backend that it may not have; gloo is chosen before it asks."""
+    if use_cpu and world_size() > 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")
+
+
+def _dataset(rows: Sequence[Row], layout: PromptLayout) -> Dataset:
+    """One record a row: its columns, for the rewards, and its prompt."""
+    return Dataset.from_list([{**row.columns, "prompt": layout.prompt(row)} for row in rows])
+
+
+def _validate(trainer: RLVRTrainer, layout: PromptLayout, rows: Sequence[Row], step: int) -> None:
+    """Greedy accuracy of the policy on the validation rows, each rank taking its share."""
+    recipe, accelerator = trainer.recipe, trainer.accelerator
+    share = rows[accelerator.process_index :: accelerator.num_processes]
+    with unwrap_model_for_generation(
+        trainer.model_wrapped,
+        accelerator,
+        gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
+    ) as model:
+        evaluator = Evaluator(recipe, model, trainer.processing_class, layout, "after")
+        samples = list(evaluator.greedy(share, recipe.prompt.num_shots))
+    counts = torch.tensor(
+        [len(samples), sum(s.correct for s in samples), sum(s.format for s in samples)],
+        device=accelerator.device,
+    )
+    total, correct, formatted = accelerator.reduce(counts).tolist()
+    if accelerator.is_main_process:
+        emit(
+            "evaluation",
+            phase="train",
+            step=step,
+            done=total,
+            total=total,
+            accuracy=correct / total,
+            format=formatted / total,
+        )
+
+
+def _save_adapter(trainer: RLVRTrainer, run_dir: Path) -> None:
+    """Write the trained weights and the tokenizer aside, check them, and put them in place."""
+    aside, target = run_dir / ".adapter", run_dir / "adapter"
+    if trainer.accelerator.is_main_process:
+        shutil.rmtree(aside, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+    trainer.save_model(str(aside))
+    if trainer.accelerator.is_main_process:
+        if trainer.recipe.lora:
+            assert_adapter_learned(aside)
+        for name in ("training_args.bin", "README.md"):  # a pickle, and a card that says nothing
+            (aside / name).unlink(missing_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+        aside.rename(target)
+    trainer.accelerator.wait_for_everyone()
+
+
+def assert_adapter_learned(adapter_dir: Path) -> None:
+    """Raise when the adapter is as it was at its start: LoRA's B matrices begin at zero."""
+    with safe_open(adapter_dir / "adapter_model.safetensors", framework="pt") as file:
+        started_at_zero = [name for name in file.keys() if "lora_B" in name]  # noqa: SIM118
+        moved: Any = any(file.get_tensor(name).any() for name in started_at_zero)
+    if not moved:
+        raise RLVRError(
+            "the adapter did not change in training: every reward group had equal rewards, or the "
+            "learning rate is too small; look at frac_reward_zero_std and reward in metrics.jsonl"
+        )

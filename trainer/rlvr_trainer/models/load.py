@@ -1,0 +1,88 @@
+"""Loading the model, its tokenizer and an adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+from rlvr_trainer.errors import ConfigError
+from rlvr_trainer.models.locate import locate_model
+from rlvr_trainer.recipe import ModelSection, QuantizationSection
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "uint8": torch.uint8}
+
+
+def load_tokenizer(model: ModelSection) -> PreTrainedTokenizerBase:
+    """The tokenizer, padding on the left as generation needs it, with a padding token."""
+    tokenizer = _from_pretrained(AutoTokenizer, model)
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer  # type: ignore[no-any-return]
+
+
+def load_model(
+    model: ModelSection, quantization: QuantizationSection | None = None
+) -> PreTrainedModel:
+    """The causal language model in its recipe's type, on the first GPU of this process or the CPU.
+
+    Raises ConfigError when there is no such model.
+    """
+    options: dict[str, Any] = {"dtype": DTYPES[model.dtype]}
+    if quantization:
+        options["quantization_config"] = _bits_and_bytes(quantization)
+    if torch.cuda.is_available() and quantization:
+        options["device_map"] = {"": torch.cuda.current_device()}
+    loaded: PreTrainedModel = _from_pretrained(AutoModelForCausalLM, model, **options)
+    _disable_cpu_packing(loaded)
+    loaded.config.use_cache = True
+    return loaded
+
+
+def load_adapter(model: PreTrainedModel, adapter_dir: Path) -> PreTrainedModel:
+    """`model` with the adapter on top, for evaluation."""
+    from peft import PeftModel
+
+    if not (adapter_dir / "adapter_config.json").is_file():
+        raise ConfigError(f"{adapter_dir} holds no adapter (adapter_config.json); train first")
+    return PeftModel.from_pretrained(model, str(adapter_dir), is_trainable=False)  # type: ignore[no-any-return]
+
+
+def _from_pretrained(factory: Any, model: ModelSection, **options: Any) -> Any:
+    location = locate_model(model)
+    revision = {"revision": model.revision} if model.is_hub_id else {"local_files_only": True}
+    try:
+        return factory.from_pretrained(location, **revision, **options)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"model {model.name!r} cannot be loaded ({reason}); check model.name and "
+            "model.revision, or download it and name the directory"
+        ) from error
+
+
+def _bits_and_bytes(quantization: QuantizationSection) -> BitsAndBytesConfig:
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=quantization.type,
+        bnb_4bit_use_double_quant=quantization.double,
+        bnb_4bit_compute_dtype=DTYPES[quantization.compute_dtype],
+        bnb_4bit_quant_storage=DTYPES[quantization.storage_dtype],
+    )
+
+
+def _disable_cpu_packing(model: torch.nn.Module) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights on a CPU.
+
+    Its Linear4bit repacks them on a forward without gradient in evaluation mode, for a kernel that
+    has no backward: after one evaluation the adapters would get no gradient, and no error.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False

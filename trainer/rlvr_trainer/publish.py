@@ -1,0 +1,99 @@
+"""Publishing a trained adapter: as it is, or merged into the model that it was trained on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rlvr_trainer.errors import ConfigError, PlatformError
+from rlvr_trainer.models import load_adapter, load_model, load_tokenizer
+from rlvr_trainer.recipe import Recipe
+from rlvr_trainer.recipe_file import parse_recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def publish(run_dir: Path, output_dir: Path, *, merge: bool) -> Path:
+    """Write the adapter of `run_dir`, or the merged model, with its card to `output_dir`.
+
+    It is written aside and renamed when whole. Raises ConfigError, PlatformError.
+    """
+    recipe, adapter_dir = _read_recipe(run_dir), run_dir / "adapter"
+    if not (adapter_dir / "adapter_config.json").is_file():
+        raise ConfigError(f"{run_dir} has no trained adapter yet; `rlvr run` makes one")
+    if output_dir.exists() and any(output_dir.iterdir()):
+        raise ConfigError(f"{output_dir} is not empty; name another directory")
+    try:
+        output_dir.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=".publish-") as aside:
+            if merge:
+                merged_model(recipe, adapter_dir).save_pretrained(aside)
+                load_tokenizer(recipe.model).save_pretrained(aside)
+            else:
+                shutil.copytree(adapter_dir, aside, dirs_exist_ok=True)
+            Path(aside, "README.md").write_text(_card(recipe, run_dir, merge=merge), "utf-8")
+            shutil.copyfile(run_dir / "recipe.json", Path(aside, "recipe.json"))
+            shutil.copytree(aside, output_dir, dirs_exist_ok=True)
+    except OSError as error:
+        raise PlatformError(
+            f"{output_dir} cannot be written ({error.strerror}); free some space or name another "
+            "directory"
+        ) from error
+    return output_dir
+
+
+def merged_model(recipe: Recipe, adapter_dir: Path) -> PreTrainedModel:
+    """The model with the adapter's update added to its weights, in the recipe's type.
+
+    A quantised model is unpacked first, as it was while training: the update is right for those
+    weights, not for the original ones. Logits equal the adapter model's up to the rounding of the
+    sum to the recipe's type (1e-4 in fp32).
+    """
+    model = load_model(recipe.model, recipe.quantization)
+    if recipe.quantization:
+        model = model.dequantize()
+    model = load_adapter(model.to(torch.float32), adapter_dir)
+    merged: PreTrainedModel = model.merge_and_unload(safe_merge=True)  # type: ignore[operator]
+    return merged.to(torch.bfloat16 if recipe.model.dtype == "bf16" else torch.float32)
+
+
+def _read_recipe(run_dir: Path) -> Recipe:
+    try:
+        return parse_recipe(json.loads((run_dir / "recipe.json").read_text("utf-8")))
+    except (OSError, ValueError):
+        raise ConfigError(f"{run_dir} is not a run directory (no readable recipe.json)") from None
+
+
+def _card(recipe: Recipe, run_dir: Path, *, merge: bool) -> str:
+    base = recipe.model.name
+    hub = f"base_model: {base}\n" if recipe.model.is_hub_id else ""
+    kind = "The merged model" if merge else "A LoRA adapter"
+    library = "transformers" if merge else "peft"
+    return (
+        f"---\n{hub}library_name: {library}\ntags: [grpo, rlvr]\n---\n\n"
+        f"# {recipe.name}\n\n{recipe.description}\n\n"
+        f"{kind} of `{base}`{f' at `{recipe.model.revision}`' if recipe.model.revision else ''}, "
+        f"trained by GRPO with verifiable rewards ({', '.join(recipe.rewards)}).\n"
+        f"Recipe `{recipe.hash}` lies beside this card.\n\n{_results(run_dir)}"
+    )
+
+
+def _results(run_dir: Path) -> str:
+    try:
+        evaluation: dict[str, Any] = json.loads((run_dir / "evaluation.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return "It has not been evaluated.\n"
+    lines = ["| shots | before | after | 95 % interval | McNemar p |", "|---|---|---|---|---|"]
+    for shots, found in evaluation["shots"].items():
+        before, after = found["before"], found["after"]
+        lines.append(
+            f"| {shots} | {before['accuracy']:.1%} | {after['accuracy']:.1%} "
+            f"| {after['low']:.1%} to {after['high']:.1%} | {found['mcnemar_p']:.2g} |"
+        )
+    return f"{evaluation['verdict']}\n\n" + "\n".join(lines) + "\n"

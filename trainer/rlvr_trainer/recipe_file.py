@@ -1,0 +1,164 @@
+"""Reading a recipe: YAML, `extends`, `--set a.b=c`, and errors that say what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from rlvr_trainer.errors import ConfigError
+from rlvr_trainer.recipe import Recipe
+from rlvr_trainer.suggest import did_you_mean
+
+LOCATION_FIELDS = (("data", "train"), ("data", "test"), ("model", "name"), ("task",))
+"""Fields that may hold a path; one that begins with ./ or ../ is relative to the recipe's file."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads `3e-4` as a string; everyone who types it means the number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def load_recipe(
+    source: str | Path, overrides: Iterable[str] = (), *, shipped: Mapping[str, Path] | None = None
+) -> Recipe:
+    """The recipe in a YAML or JSON file, or of that name among `shipped`.
+
+    `overrides` are `a.b=c` with YAML values. Raises ConfigError.
+    """
+    path = _find(str(source), shipped or {})
+    tree = _read(path, shipped or {}, extended_by=())
+    for override in overrides:
+        _override(tree, override)
+    return parse_recipe(tree, origin=str(source))
+
+
+def parse_recipe(tree: Mapping[str, Any], *, origin: str = "recipe") -> Recipe:
+    """The validated recipe of a plain tree. Raises ConfigError with one line for each fault."""
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        faults = "\n".join(f"  {_explain(fault)}" for fault in error.errors())
+        raise ConfigError(f"{origin} is not a valid recipe:\n{faults}") from None
+
+
+def _find(source: str, shipped: Mapping[str, Path]) -> Path:
+    if source in shipped:
+        return shipped[source]
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path
+    names = ", ".join(sorted(shipped)) or "none"
+    raise ConfigError(
+        f"{source!r} is neither a file nor a shipped recipe ({names})"
+        f"{did_you_mean(source, shipped)}; `rlvr recipes` lists them"
+    )
+
+
+def _read(
+    path: Path, shipped: Mapping[str, Path], extended_by: tuple[Path, ...]
+) -> dict[str, Any]:
+    if path in extended_by:
+        raise ConfigError(f"{path} extends itself; let it extend another recipe")
+    try:
+        tree = yaml.load(path.read_text("utf-8"), _Loader)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); check the path") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} holds {type(tree).__name__}, a recipe is a mapping of fields")
+    _resolve_locations(tree, path.parent)
+    if "extends" not in tree:
+        return tree
+    base = _find(_beside(str(tree.pop("extends")), path.parent), shipped)
+    return _merge(_read(base, shipped, (*extended_by, path)), tree)
+
+
+def _resolve_locations(tree: dict[str, Any], folder: Path) -> None:
+    rewards = tree.get("rewards")
+    functions = (
+        [("rewards", name, "function") for name in rewards] if isinstance(rewards, dict) else []
+    )
+    for *parents, last in [*LOCATION_FIELDS, *functions]:
+        section: Any = tree
+        for parent in parents:
+            section = section.get(parent) if isinstance(section, dict) else None
+        value = section.get(last) if isinstance(section, dict) else None
+        if isinstance(value, str):
+            section[last] = _beside(value, folder)
+
+
+def _beside(location: str, folder: Path) -> str:
+    relative = location.startswith(("./", "../"))
+    return str((folder / location).resolve()) if relative else location
+
+
+def _merge(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict) and key != "rewards"
+        merged[key] = _merge(old, value) if both and isinstance(old, dict) else value
+    return merged
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"--set {override!r} has no value; write it as section.field=value")
+    try:
+        value = yaml.load(text, _Loader) if text else ""
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override!r}: {text!r} is not a YAML value; quote it") from None
+    *parents, last = path.split(".")
+    section = tree
+    for parent in parents:
+        child = section.get(parent)
+        if not isinstance(child, dict):
+            child = section[parent] = {}
+        section = child
+    section[last] = value
+
+
+def _explain(fault: Any) -> str:
+    where = ".".join(str(part) for part in fault["loc"]) or "recipe"
+    match fault["type"]:
+        case "extra_forbidden":
+            *parents, last = fault["loc"]
+            return f"{where}: unknown field{did_you_mean(str(last), _fields_at(parents))}"
+        case "missing":
+            return f"{where}: missing; set it"
+        case "value_error":
+            return f"{where}: {fault['ctx']['error']}"
+        case _:
+            return f"{where}: got {fault['input']!r}; {fault['msg']}"
+
+
+def _fields_at(path: Iterable[Any]) -> Iterable[str]:
+    model: type[BaseModel] = Recipe
+    for part in path:
+        field = model.model_fields.get(str(part))
+        if field is None:
+            return ()
+        for option in (field.annotation, *get_args(field.annotation)):
+            if isinstance(option, type) and issubclass(option, BaseModel):
+                model = option
+    return model.model_fields
+
+
+def shipped_recipes(package: str) -> dict[str, Path]:
+    """Name to file of the recipes that a package ships in its folder `recipes`."""
+    folder = Path(str(files(package))) / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}

@@ -1,0 +1,39 @@
+"""Verifiable rewards: pure functions of a completion and its row.
+
+    >>> format_reward("6 x 7 = 42.\\n#### The final answer is 42")
+    0.5
+    >>> correctness_reward("6 x 7 = 42.\\n#### The final answer is 42", "42")
+    1.0
+
+Only the standard library is imported here, so that a verifier can be used alone.
+"""
+
+from rlvr_trainer.rewards.answer import (
+    ANSWER_MARKER,
+    STOP,
+    correctness_reward,
+    cut_at_stop,
+    extract_answer,
+    format_reward,
+    is_correct_number,
+    last_number,
+)
+from rlvr_trainer.rewards.number import normalise_answer, parse_number
+from rlvr_trainer.rewards.registry import REWARDS, Verifier, build_rewards, score
+
+__all__ = [
+    "ANSWER_MARKER",
+    "REWARDS",
+    "STOP",
+    "Verifier",
+    "build_rewards",
+    "correctness_reward",
+    "cut_at_stop",
+    "extract_answer",
+    "format_reward",
+    "is_correct_number",
+    "last_number",
+    "normalise_answer",
+    "parse_number",
+    "score",
+]

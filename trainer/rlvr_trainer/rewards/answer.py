@@ -1,0 +1,133 @@
+"""What a completion answers, read strictly by its marker line or flexibly by its last number.
+
+The strict reading, by which completions are rewarded:
+
+1. The completion ends before the first line that starts with the stop marker; what a model
+   writes when it runs on into a next question is never read.
+2. The answer stands on a line of its own: the answer marker to the letter, then a number under
+   `rewards.number`'s grammar, then nothing. Blanks around the line do not matter.
+3. There is exactly one such line. A second line that opens with the marker, even with the same
+   answer, makes the whole completion worth nothing: no credit for trying several answers.
+
+Every function takes time linear in the completion's length and raises nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Context, Decimal
+from functools import lru_cache
+
+from rlvr_trainer.rewards.number import BLANKS, parse_number
+
+ANSWER_MARKER = "#### The final answer is"
+STOP = "Question:"
+TOLERANCE = Decimal("1e-3")
+
+MAX_CHARACTERS = 100_000
+"""A completion that goes on for longer before its stop marker is worth nothing."""
+
+FORMAT = 0.5
+CORRECT = 1.0
+
+# Twice the digits of a number, so that a difference is never rounded; own, so that no caller's
+# context can make it raise.
+_EXACT = Context(prec=64)
+# One class after one character: there is nothing to backtrack into.
+_DIGITS = re.compile(r"[0-9][0-9,.]*")
+
+
+def format_reward(
+    completion: str, *, marker: str = ANSWER_MARKER, stop: str = STOP
+) -> float | None:
+    """0.5 for exactly one well-formed answer line, else 0; None for what is no text."""
+    if not isinstance(completion, str):
+        return None
+    return 0.0 if _answer(completion, marker, stop) is None else FORMAT
+
+
+def correctness_reward(
+    completion: str,
+    answer: str,
+    *,
+    marker: str = ANSWER_MARKER,
+    stop: str = STOP,
+    tolerance: Decimal = TOLERANCE,
+) -> float | None:
+    """1 for exactly one well-formed answer line within `tolerance` of the gold answer, else 0.
+
+    None when the gold answer is not a number: that is no fault of the completion.
+    """
+    gold = _gold(answer) if isinstance(answer, str) else None
+    if gold is None or not isinstance(completion, str):
+        return None
+    value = _answer(completion, marker, stop)
+    return CORRECT if value is not None and _near(value, gold, tolerance) else 0.0
+
+
+def extract_answer(completion: str, *, marker: str = ANSWER_MARKER, stop: str = STOP) -> str | None:
+    """The number that the strict reading found, in plain digits (`$1,234` as `1234`)."""
+    value = _answer(completion, marker, stop)
+    return None if value is None else f"{value:f}"
+
+
+def cut_at_stop(completion: str, stop: str = STOP) -> str:
+    """The completion up to the first line that starts with `stop`, without that line's break."""
+    if completion.startswith(stop):
+        return ""
+    end = completion.find("\n" + stop)
+    return completion if end < 0 else completion[:end]
+
+
+def last_number(completion: str, *, stop: str = STOP) -> Decimal | None:
+    """The last number anywhere in the completion, for the flexible evaluation."""
+    text = cut_at_stop(completion[: MAX_CHARACTERS + 1], stop)
+    for match in reversed(list(_DIGITS.finditer(text))):
+        digits = match.group().rstrip(".,")
+        # `3,4,5` and `1.2.3` are lists, of which the last item counts.
+        for candidate in (digits, digits.rpartition(",")[2], digits.rpartition(".")[2]):
+            number = parse_number(candidate)
+            if number is not None:
+                signed = candidate == digits and _follows_minus(text, match.start())
+                return number.copy_negate() if signed else number
+    return None
+
+
+def is_correct_number(
+    number: Decimal | None, answer: str, *, tolerance: Decimal = TOLERANCE
+) -> bool:
+    """Whether a number is within `tolerance` of the gold answer."""
+    gold = _gold(answer)
+    return number is not None and gold is not None and _near(number, gold, tolerance)
+
+
+def _answer(completion: str, marker: str, stop: str) -> Decimal | None:
+    text = cut_at_stop(completion[: MAX_CHARACTERS + 1], stop)
+    if marker not in text or len(text) > MAX_CHARACTERS:
+        return None
+    marked = [
+        line
+        for line in (line.strip(BLANKS) for line in text.split("\n"))
+        if line.startswith(marker)
+    ]
+    if len(marked) != 1:
+        return None
+    value = marked[0][len(marker) :]
+    if marker[-1:].isalnum() and value[:1] not in BLANKS:
+        return None  # the marker's last word goes on: `… is42`, `… isn't`
+    return parse_number(value)
+
+
+@lru_cache(maxsize=4096)
+def _gold(answer: str) -> Decimal | None:
+    return parse_number(answer)
+
+
+def _near(value: Decimal, gold: Decimal, tolerance: Decimal) -> bool:
+    return _EXACT.abs(_EXACT.subtract(value, gold)) <= tolerance
+
+
+def _follows_minus(text: str, start: int) -> bool:
+    """Whether the number at `start` has a minus that is a sign, not a subtraction."""
+    before = text[max(0, start - 3) : start].rstrip("$€£")
+    return before.endswith("-") and not before[-2:-1].isalnum()

@@ -1,0 +1,30 @@
+"""Compute a prefix that many sequences share once: in the training passes and in generation.
+
+Names load on first use: `SharedPrefixGRPOTrainer` brings TRL with it, which the other two can do without.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rlvr_trainer.shared_prefix.generation import generate
+    from rlvr_trainer.shared_prefix.log_probs import token_log_probs
+    from rlvr_trainer.shared_prefix.registration import unsupported_reason
+    from rlvr_trainer.shared_prefix.trainer import SharedPrefixGRPOTrainer, SharedPrefixMismatch
+
+__all__ = ["SharedPrefixGRPOTrainer", "SharedPrefixMismatch", "generate", "token_log_probs", "unsupported_reason"]
+
+_MODULES = {
+    "SharedPrefixGRPOTrainer": "trainer",
+    "SharedPrefixMismatch": "trainer",
+    "generate": "generation",
+    "token_log_probs": "log_probs",
+    "unsupported_reason": "registration",
+}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,0 +1,83 @@
+"""Attention of some queries to some of their keys, with the log-sum-exp that lets parts be merged.
+
+The backward of a part takes the *merged* output and log-sum-exp: the probabilities exp(score - lse) and the row term
+sum(grad · out) are then those of the whole attention, so each part's gradient needs nothing from the others.
+"""
+
+import torch
+from torch import Tensor
+
+_aten = torch.ops.aten
+_flash_forward = _aten._scaled_dot_product_flash_attention_for_cpu
+_flash_backward = _aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype a part is computed in.
+
+    Without AMX the CPU kernel is many times slower in bfloat16 than in float32, and a float32 copy of queries, keys
+    and values is small beside the activations (the scores are never materialised).
+    """
+    return torch.float32 if x.device.type == "cpu" and x.dtype != torch.float64 else x.dtype
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    *,
+    causal: bool = False,
+    mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Attention of q (B, H, T, D) to k, v (B, H, S, D); `mask` is additive and broadcasts to (B, H, T, S).
+
+    Returns the output (B, H, T, D) and the log-sum-exp of its scores (B, H, T) in float32.
+    """
+    if q.device.type == "cpu":
+        out, lse = _flash_forward(q, k, v, 0.0, causal, attn_mask=mask, scale=scale)
+        return out, lse
+    scores = _scores(q, k, scale, causal, mask)
+    lse = torch.logsumexp(scores, -1)
+    return torch.exp(scores - lse[..., None]).to(v.dtype) @ v, lse
+
+
+def attend_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+    *,
+    causal: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v for one part of an attention whose merged output and log-sum-exp are `out` and `lse`."""
+    if q.device.type == "cpu":
+        dq, dk, dv = _flash_backward(grad, q, k, v, out, lse, 0.0, causal, scale=scale)
+        return dq, dk, dv
+    probs = torch.exp(_scores(q, k, scale, causal, None) - lse[..., None])
+    row_term = (grad.float() * out.float()).sum(-1, keepdim=True)
+    d_scores = (probs * ((grad @ v.transpose(-1, -2)).float() - row_term) * scale).to(q.dtype)
+    return (
+        d_scores @ k,
+        d_scores.transpose(-1, -2) @ q,
+        probs.to(grad.dtype).transpose(-1, -2) @ grad,
+    )
+
+
+def merge_(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tensor) -> None:
+    """Fold the attention to other keys into `out` (…, T, D) and `lse` (…, T), in place."""
+    total = torch.logaddexp(lse, other_lse)
+    out.mul_(torch.exp(lse - total)[..., None].to(out.dtype))
+    out.addcmul_(other_out, torch.exp(other_lse - total)[..., None].to(out.dtype))
+    lse.copy_(total)
+
+
+def _scores(q: Tensor, k: Tensor, scale: float, causal: bool, mask: Tensor | None) -> Tensor:
+    scores = (q @ k.transpose(-1, -2)).float() * scale
+    if causal:
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+        scores = scores.masked_fill(future, float("-inf"))
+    return scores if mask is None else scores + mask

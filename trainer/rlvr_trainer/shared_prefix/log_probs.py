@@ -1,0 +1,117 @@
+"""Log-probabilities of completions, as TRL computes them, from one packed forward."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlvr_trainer.shared_prefix.layout import PackedBatch, pack
+from rlvr_trainer.shared_prefix.registration import enable, packed_mask
+from rlvr_trainer.shared_prefix.token_scores import token_scores
+from rlvr_trainer.shared_prefix.tree_attention import PackedAttention
+
+
+def token_log_probs(
+    model: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    num_completion_tokens: int,
+    *,
+    rows: Tensor | None = None,
+    compute_entropy: bool = False,
+    temperature: float = 1.0,
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probability, and entropy if asked, of every completion token.
+
+    The numbers are those of `GRPOTrainer._get_per_token_logps_and_entropies` (TRL 1.16): log-softmax of the logits
+    divided by `temperature`, in float32, and zero where `attention_mask` is zero. The model is called exactly once.
+
+    Args:
+        model: a causal language model, bare or wrapped (PEFT, DeepSpeed, accelerate).
+        input_ids: (B, P + C) left-padded prompts and right-padded completions, in any order of rows.
+        attention_mask: (B, P + C).
+        num_completion_tokens: C.
+        rows: (B,) bool, the rows to compute; the others get zeros. At least one is computed in any case.
+
+    Returns log-probabilities (B, C) and entropies (B, C) or None.
+    Raises ValueError for a mask with holes or a row without a prompt.
+    """
+    shape = (input_ids.shape[0], num_completion_tokens)
+    batch = pack_rows(input_ids, attention_mask, num_completion_tokens, rows)
+    device = input_ids.device
+    predictors, targets, row, column = (
+        torch.tensor(x, device=device) for x in (batch.predictors, batch.targets, batch.rows, batch.columns)
+    )
+    bare = base_model(model)
+    enable(bare)
+    with _scores_instead_of_logits(bare.get_output_embeddings(), targets, temperature):
+        scores = model(
+            input_ids=torch.tensor([batch.input_ids], device=device),
+            attention_mask=packed_mask(device),
+            position_ids=torch.tensor([batch.position_ids], device=device),
+            use_cache=False,
+            logits_to_keep=predictors,
+            shared_prefix=PackedAttention(batch.layout),
+        ).logits[0]  # (T, 2)
+    spread = scores.new_zeros(*shape, 2).index_put((row, column), scores)
+    return spread[..., 0], spread[..., 1] if compute_entropy else None
+
+
+def pack_rows(
+    input_ids: Tensor, attention_mask: Tensor, num_completion_tokens: int, rows: Tensor | None = None
+) -> PackedBatch:
+    """Pack the chosen rows; a chosen row without completion tokens costs nothing.
+
+    If none of the chosen rows has any, the first row's first completion token is scored instead, masked or not, so
+    that the model is called and every parameter keeps its place in the graph.
+    """
+    num_prompt_tokens = input_ids.shape[1] - num_completion_tokens
+    ids, mask = input_ids.tolist(), attention_mask.tolist()
+    chosen = [True] * len(ids) if rows is None else rows.tolist()
+    prompts, completions = [], []
+    for i, (row, seen) in enumerate(zip(ids, mask, strict=True)):
+        prompt_length, length = sum(seen[:num_prompt_tokens]), sum(seen[num_prompt_tokens:])
+        start, stop = num_prompt_tokens - prompt_length, num_prompt_tokens + length
+        if not prompt_length or not all(seen[start:stop]):
+            raise ValueError(
+                f"row {i} has an attention mask with {prompt_length} prompt and {length} completion tokens that is "
+                "not left-padded prompt, right-padded completion; pad it so or use the plain forward"
+            )
+        prompts.append(row[start:num_prompt_tokens])
+        completions.append(row[num_prompt_tokens:stop] if chosen[i] else [])
+    if not any(completions):
+        completions[0] = ids[0][num_prompt_tokens : num_prompt_tokens + 1]
+    return pack(prompts, completions)
+
+
+def base_model(model: Any) -> Any:
+    """The transformers model inside DDP, DeepSpeed, torch.compile and PEFT wrappers."""
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        elif hasattr(model, "get_base_model"):
+            model = model.get_base_model()
+        elif not hasattr(model, "get_output_embeddings") and isinstance(getattr(model, "module", None), nn.Module):
+            model = model.module
+        else:
+            return model
+
+
+@contextmanager
+def _scores_instead_of_logits(lm_head: nn.Module, targets: Tensor, temperature: float) -> Iterator[None]:
+    """Let the model return (1, T, 2) log-probabilities and entropies in place of logits (1, T, V).
+
+    A hook on the head works inside every wrapper, and keeps mixed-precision wrappers, which cast a model's outputs
+    to float32, away from a tensor as large as the logits.
+    """
+
+    def replace(_module: nn.Module, _args: Any, logits: Tensor) -> Tensor:
+        return token_scores(logits[0], targets, temperature)[None]
+
+    handle = lm_head.register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()

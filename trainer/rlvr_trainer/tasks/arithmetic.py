@@ -1,0 +1,101 @@
+"""Generated one-step word problems: small enough for a small model to learn in minutes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rlvr_trainer.errors import ConfigError
+from rlvr_trainer.tasks.base import Split
+from rlvr_trainer.tasks.question_answer import QuestionAnswer
+
+if TYPE_CHECKING:
+    from rlvr_trainer.recipe import Recipe
+
+NUM_TRAIN_ROWS = 2000
+NUM_TEST_ROWS = 200
+
+SUM_RANGE = (2, 50)
+"""Both numbers of an addition or a subtraction."""
+PRODUCT_RANGE = (2, 12)
+"""Both numbers of a multiplication."""
+
+NAMES = ("Tom", "Mia", "Sam", "Ava", "Leo", "Zoe", "Max", "Eva", "Ben", "Amy", "Dan", "Ida")
+THINGS = (
+    "apples", "books", "coins", "pens", "cards", "eggs", "shells", "stamps", "balls", "cups",
+    "stones", "toys",
+)  # fmt: skip
+
+ADDITIONS = (
+    "{name} has {a} {things} and buys {b} more. How many {things} does {name} have now?",
+    "{name} has {a} {things} and finds {b} more. How many {things} does {name} have now?",
+)
+SUBTRACTIONS = (
+    "{name} has {a} {things} and gives away {b}. How many {things} are left?",
+    "{name} has {a} {things} and loses {b}. How many {things} are left?",
+)
+MULTIPLICATIONS = (
+    "{name} has {a} boxes with {b} {things} in each. How many {things} does {name} have?",
+    "{name} has {a} bags with {b} {things} in each. How many {things} does {name} have?",
+)
+
+ATTEMPTS_PER_ROW = 100
+
+
+class Arithmetic(QuestionAnswer):
+    """Additions and subtractions to 100, products to 144; no question occurs twice.
+
+    The test rows are drawn first, so they do not depend on how many rows train.
+    """
+
+    name: ClassVar[str] = "arithmetic"
+
+    def default_rows(self, split: Split, recipe: Recipe) -> Iterator[Mapping[str, Any]]:
+        """`num_train_rows` or `num_test_rows` problems; the same for the same seed.
+
+        Raises ConfigError when there are not that many different ones.
+        """
+        num_test_rows = recipe.data.num_test_rows or NUM_TEST_ROWS
+        asked: set[str] = set()
+        test = list(_problems(num_test_rows, f"arithmetic-test-{recipe.seed}", asked))
+        if split == "test":
+            yield from test
+            return
+        num_train_rows = recipe.data.num_train_rows or NUM_TRAIN_ROWS
+        yield from _problems(num_train_rows, f"arithmetic-train-{recipe.seed}", asked)
+
+
+def _problems(num_rows: int, seed: str, asked: set[str]) -> Iterator[dict[str, Any]]:
+    """Problems whose questions are not in `asked`, to which they are added."""
+    draw = random.Random(seed)  # seeded by its text, the same on every platform
+    for _ in range(num_rows):
+        for _ in range(ATTEMPTS_PER_ROW):
+            problem = _problem(draw)
+            if problem["question"] not in asked:
+                break
+        else:
+            raise ConfigError(
+                f"task arithmetic has too few different problems for {num_rows} rows; "
+                "lower data.num_train_rows or data.num_test_rows"
+            )
+        asked.add(problem["question"])
+        yield problem
+
+
+def _problem(draw: random.Random) -> dict[str, Any]:
+    name, things, left = draw.choice(NAMES), draw.choice(THINGS), ""
+    match draw.choice("+-*"):
+        case "+":
+            a, b = draw.randint(*SUM_RANGE), draw.randint(*SUM_RANGE)
+            form, worked, answer = draw.choice(ADDITIONS), f"{a} + {b}", a + b
+        case "-":
+            b, a = sorted((draw.randint(*SUM_RANGE), draw.randint(*SUM_RANGE)))
+            form, worked, answer = draw.choice(SUBTRACTIONS), f"{a} - {b}", a - b
+            left = " left"
+        case _:
+            a, b = draw.randint(*PRODUCT_RANGE), draw.randint(*PRODUCT_RANGE)
+            form, worked, answer = draw.choice(MULTIPLICATIONS), f"{a} * {b}", a * b
+    question = form.format(name=name, things=things, a=a, b=b)
+    solution = f"{name} has {worked} = {answer} {things}{left}."
+    return {"question": question, "answer": answer, "solution": solution}

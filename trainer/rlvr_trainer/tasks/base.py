@@ -1,0 +1,61 @@
+"""A row, and what every task knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from rlvr_trainer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rlvr_trainer.recipe import Recipe
+
+Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A question with an answer that can be verified."""
+
+    id: str
+    """Where it came from: `train-12` is the row of index 12 of the training source."""
+    question: str
+    answer: str
+    """The gold answer as a verifier reads it: `1234`, not `$1,234`."""
+    solution: str = ""
+    """Worked text without the line that gives the answer; may be empty."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """The other columns that the source has."""
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """All columns by name, as templates and rewards see them."""
+        own = {"id": self.id, "question": self.question}
+        return {**self.extra, **own, "answer": self.answer, "solution": self.solution}
+
+
+class UnusableRow(Exception):
+    """A row that cannot be trained on; it is quarantined under `reason`."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+
+class Task:
+    """What a task knows: its own rows, if it has any, and how a raw row becomes a Row."""
+
+    name: ClassVar[str] = ""
+
+    def default_rows(self, split: Split, recipe: Recipe) -> Iterator[Mapping[str, Any]]:
+        """Raw rows when the recipe names no data. Raises ConfigError when the task has none."""
+        raise ConfigError(
+            f"task {recipe.task!r} has no rows of its own; "
+            f"set data.{split} to a JSONL or Parquet file"
+        )
+
+    def parse(self, raw: Mapping[str, Any], id: str) -> Row:
+        """The row of one raw record. Raises UnusableRow."""
+        raise NotImplementedError
