@@ -9,7 +9,7 @@ from pathlib import Path
 from rlvr_components.jobs import training_job
 from rlvr_components.jobs.launch import launch
 from rlvr_components.jobs.local import LocalBackend
-from rlvr_trainer.checkpoint import write_durably
+from rlvr_trainer.evaluation import write_text
 from rlvr_trainer.events import read_events
 from rlvr_trainer.recipe import Recipe
 
@@ -22,7 +22,7 @@ def run_training(recipe: Recipe, run_dir: Path, data_dir: Path) -> None:
     Raises JobFailed.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    write_durably(run_dir / "recipe.json", recipe.model_dump_json(indent=2))
+    write_text(run_dir / "recipe.json", recipe.model_dump_json(indent=2) + "\n")
     replace_folder(data_dir, run_dir / "data")
     launch(LocalBackend(), training_job(recipe, run_dir, os.environ))
 

@@ -176,7 +176,7 @@ class LiveDisplay:
         table = Table.grid(padding=(0, 1))
         table.add_column(width=1)
         table.add_column(min_width=max(map(len, TITLES.values())), no_wrap=True)
-        table.add_column(min_width=12, justify="right", no_wrap=True)
+        table.add_column(min_width=11, justify="right", no_wrap=True)
         table.add_column(ratio=1)
         now = self._now()
         for step in self._progress.steps.values():
@@ -192,6 +192,8 @@ class LiveDisplay:
             if step.state == "running" and step.total:
                 facts.append(_bar(step.done, step.total, step.seconds_left(now)))
             numbers = describe_numbers(step.numbers)
+            if step.state in ("stopped", "failed") and step.total:
+                numbers = f"{step.done:,}/{step.total:,}  {numbers}"
             if numbers:
                 facts.append(Text(numbers, style="" if step.state == "running" else "dim"))
             table.add_row(

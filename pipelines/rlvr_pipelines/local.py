@@ -28,8 +28,8 @@ from rlvr_pipelines.local_child import INPUTS_VARIABLE
 from rlvr_pipelines.process_group import ProcessGroup
 from rlvr_pipelines.progress import TITLES, Progress, clock
 from rlvr_pipelines.run_dir import Claim, RunDir, claim
-from rlvr_trainer.checkpoint import write_durably
 from rlvr_trainer.errors import JobFailed, PlatformError, RLVRError
+from rlvr_trainer.evaluation import write_text
 from rlvr_trainer.events import EVENTS_VARIABLE
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.storage import disk_error
@@ -79,7 +79,7 @@ def collect(run_dir: RunDir) -> None:
             ("report", run_dir.report),
             ("evaluation", run_dir.evaluation),
         ):
-            write_durably(target, outputs[name].read_text("utf-8"))
+            write_text(target, outputs[name].read_text("utf-8"))
     except OSError as error:
         raise disk_error(run_dir.path, error) from error
     shutil.rmtree(run_dir.pipeline, ignore_errors=True)
@@ -87,10 +87,16 @@ def collect(run_dir: RunDir) -> None:
 
 def _run_child(recipe: Recipe, claimed: Claim, progress: Progress, display: Display) -> None:
     run_dir = claimed.run_dir
-    run_dir.failure.unlink(missing_ok=True)
-    run_dir.outputs.unlink(missing_ok=True)
+    try:
+        run_dir.failure.unlink(missing_ok=True)
+        run_dir.outputs.unlink(missing_ok=True)
+        temporary = _empty_folder(run_dir.pipeline / "tmp")
+        run_dir.log.touch()
+        _end_last_line(run_dir.events)
+    except OSError as error:
+        raise disk_error(run_dir.path, error) from error
+    log_start = run_dir.log.stat().st_size
     events = EventFollower(run_dir.events)
-    log_start = run_dir.log.stat().st_size if run_dir.log.exists() else 0
 
     def update() -> None:
         for event in events.new_events():
@@ -100,7 +106,7 @@ def _run_child(recipe: Recipe, claimed: Claim, progress: Progress, display: Disp
     with _signals() as received, run_dir.log.open("ab") as log:
         group = ProcessGroup(
             [sys.executable, "-m", "rlvr_pipelines.local_child", str(run_dir.path.resolve())],
-            env=_environment(recipe, run_dir),
+            env=_environment(recipe, run_dir, temporary),
             output=log,
             keep_open=[claimed.lock.fileno()],  # locked until the last of this run is gone
         )
@@ -165,17 +171,28 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _environment(recipe: Recipe, run_dir: RunDir) -> dict[str, str]:
-    temporary = run_dir.pipeline.resolve() / "tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+def _end_last_line(path: Path) -> None:
+    """A process that was killed may have left half a line, which the next one would continue."""
+    content = path.read_bytes() if path.exists() else b""
+    if content and not content.endswith(b"\n"):
+        with path.open("ab") as file:
+            file.write(b"\n")
+
+
+def _empty_folder(path: Path) -> Path:
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    return path
+
+
+def _environment(recipe: Recipe, run_dir: RunDir, temporary: Path) -> dict[str, str]:
     return {
         **os.environ,
         EVENTS_VARIABLE: str(run_dir.events.resolve()),
         FAILURE_VARIABLE: str(run_dir.failure.resolve()),
         INPUTS_VARIABLE: fingerprint(recipe),
         "PYTHONUNBUFFERED": "1",  # the log is read while it is written
-        "TMPDIR": str(temporary),  # kfp.local leaves a folder there for each step
+        "TMPDIR": str(temporary.resolve()),  # kfp.local leaves a folder there for each step
     }
 
 

@@ -15,21 +15,28 @@ import signal
 import stat
 import sys
 import threading
+import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 from rlvr_pipelines.run_dir import RunDir, read_recipe
-from rlvr_trainer.checkpoint import write_durably
+from rlvr_trainer.evaluation import write_text
 from rlvr_trainer.events import emit
 
 INPUTS_VARIABLE = "RLVR_INPUTS"
 """Names the state of the files that the recipe names; outputs are reused for the same one only."""
+
+ORPHAN_STOP_S = 120
+"""How long steps may take to stop when whoever started the run is gone."""
 
 CACHE_HIT = re.compile(r"Task (\S+) cache hit")
 
 
 def main(run_dir: RunDir) -> int:
     """Run the pipeline on the run directory's recipe, and say where its outputs are."""
+    if os.getpgrp() != os.getpid():
+        os.setpgid(0, 0)  # started by hand: the group is to be this run's alone
     _watch_lifeline()
     # Stopping is for the steps: this process stays to read what they still have to say. (A
     # function, since an ignored signal would be ignored by the steps too.)
@@ -62,7 +69,7 @@ def main(run_dir: RunDir) -> int:
         print(error, flush=True)
         return 1
     outputs = {name: artifact.path for name, artifact in task.outputs.items()}
-    write_durably(run_dir.outputs, json.dumps(outputs))
+    write_text(run_dir.outputs, json.dumps(outputs))
     return 0
 
 
@@ -102,8 +109,12 @@ def _watch_lifeline() -> None:
     def wait() -> None:
         while os.read(lifeline, 1):
             pass
-        print("the process that started this run is gone; stopping", flush=True)
-        os.killpg(os.getpgrp(), signal.SIGTERM)
+        with suppress(OSError):  # of a full disk
+            print("the process that started this run is gone; stopping", flush=True)
+        for _ in range(ORPHAN_STOP_S):
+            os.killpg(os.getpgrp(), signal.SIGTERM)  # again: a step may have begun just then
+            time.sleep(1)
+        os.killpg(os.getpgrp(), signal.SIGKILL)
 
     threading.Thread(target=wait, daemon=True).start()
 

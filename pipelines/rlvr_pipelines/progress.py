@@ -134,7 +134,7 @@ def describe_numbers(numbers: Event) -> str:
         ]
         for key, text in (
             ("completions/mean_length", "length {:.0f}"),
-            ("tokens_per_second", "{:.0f} tokens/s"),
+            ("tokens_per_second", "{:.0f} tok/s"),
         ):
             if isinstance(numbers.get(key), int | float):
                 parts.append(text.format(numbers[key]))

@@ -32,7 +32,7 @@ def evaluation_table(evaluation: Mapping[str, Any]) -> Table:
         ]
         for shots, entry in evaluation["shots"].items()
     ]
-    heads = ["shots", "accuracy before (95 %)", "after (95 %)", "format", "flexible", "McNemar p"]
+    heads = ["shots", "accuracy before", "accuracy after", "format", "flexible", "McNemar p"]
     return _table(heads, rows)
 
 
@@ -53,7 +53,7 @@ def print_sweep(
             ]
         )
     _print(
-        _table([field, "accuracy before (95 %)", "after (95 %)", "format", "McNemar p"], rows),
+        _table([field, "accuracy before", "accuracy after", "format", "McNemar p"], rows),
         stream,
     )
 
@@ -70,7 +70,12 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        caption="In brackets: 95 % intervals.",
+        caption_justify="left",
+    )
     for head in heads:
         table.add_column(head, justify="right")
     for row in rows:

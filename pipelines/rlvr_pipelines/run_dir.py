@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from rlvr_trainer.checkpoint import write_durably
 from rlvr_trainer.errors import ConfigError
+from rlvr_trainer.evaluation import write_text
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.recipe_file import parse_recipe
 from rlvr_trainer.storage import disk_error
@@ -94,7 +94,8 @@ class Claim:
 def claim(path: Path, recipe: Recipe) -> Iterator[Claim]:
     """Make the directory this recipe's, and keep others out of it.
 
-    Raises ConfigError when it cannot be written, is in use, or is another recipe's.
+    Raises ConfigError when it cannot be written, is in use, or is another recipe's, and
+    PlatformError for a full disk.
     """
     run_dir = RunDir(path)
     lock_file = path / ".lock"
@@ -106,10 +107,7 @@ def claim(path: Path, recipe: Recipe) -> Iterator[Claim]:
     with lock:
         _lock(lock, path)
         _check_same_recipe(run_dir, recipe)
-        try:
-            write_durably(run_dir.recipe, recipe.model_dump_json(indent=2) + "\n")
-        except OSError as error:
-            raise disk_error(run_dir.recipe, error) from None
+        write_text(run_dir.recipe, recipe.model_dump_json(indent=2) + "\n")
         yield Claim(run_dir, lock)
 
 
@@ -121,6 +119,8 @@ def read_recipe(run_dir: RunDir) -> Recipe:
 def _lock(lock: IO[str], path: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.truncate(lock.fileno(), 0)
+        os.write(lock.fileno(), str(os.getpid()).encode())
     except BlockingIOError:
         lock.seek(0)
         holder = lock.read().strip()
@@ -130,9 +130,6 @@ def _lock(lock: IO[str], path: Path) -> None:
         ) from None
     except OSError as error:
         raise disk_error(path, error) from None
-    lock.truncate(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
 
 
 def _check_same_recipe(run_dir: RunDir, recipe: Recipe) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FAKE_TRAINER = ROOT / "tests" / "unit" / "pipelines" / "fake_trainer"
+TINY = ROOT / "tests" / "unit" / "pipelines" / "tiny.yaml"
 PACKAGES = [ROOT / "trainer", ROOT / "components", ROOT / "pipelines"]
 MAX_STEPS = 4
-WAIT_S = 60
+WAIT_S = 240  # a machine whose cores are busy takes its time
 
 
 class Runs:
-    """`rlvr run arithmetic` in one run directory, as often as a test needs it."""
+    """`rlvr run` in one run directory, as often as a test needs it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -30,7 +32,7 @@ class Runs:
         process = subprocess.Popen(
             [
                 sys.executable, "-c", "from rlvr_pipelines.cli import main; main()",
-                "run", "arithmetic", "--set", f"training.max_steps={MAX_STEPS}",
+                "run", str(TINY), "--set", f"training.max_steps={MAX_STEPS}",
                 "--run-dir", str(self.path), *arguments,
             ],
             env={
@@ -53,7 +55,7 @@ class Runs:
 
     def events(self) -> list[dict[str, Any]]:
         path = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return list(_parse(path.read_text().splitlines())) if path.exists() else []
 
     def states(self) -> list[str]:
         return [f"{e['phase']} {e['state']}" for e in self.events() if e["event"] == "phase"]
@@ -75,6 +77,12 @@ class Runs:
                 if status not in "ZX" and f"{self.path}/metrics.jsonl" in environment:
                     found.append(command.replace("\0", " "))
         return found
+
+
+def _parse(lines: list[str]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        with suppress(ValueError):
+            yield json.loads(line)
 
 
 def wait_until(true: Any) -> None:
@@ -138,36 +146,11 @@ def test_a_failed_step_gives_its_message_and_its_exit_code(runs: Runs) -> None:
     assert runs.processes() == []
 
 
-def test_after_a_failure_finished_steps_are_reused_and_the_rest_is_run(runs: Runs) -> None:
-    code, _, err = runs.run(FAKE_FAULT="evaluate-trained:bug")
-    assert code == 1
-    assert "Evaluate trained model failed: unexpected KeyError: 'lost'" in err
-    assert "| KeyError: 'lost'" in err
-    num_events = len(runs.events())
-
-    code, _, err = runs.run()
-
-    assert code == 0
-    assert runs.states()[-8:-2] == [
-        "prepare reused", "evaluate-base reused", "train started", "train finished",
-        "evaluate-trained started", "evaluate-trained finished",
-    ]  # fmt: skip
-    new_steps = [event for event in runs.events()[num_events:] if event["event"] == "step"]
-    assert new_steps == []  # all of them were committed
-
-
 def test_a_step_that_is_killed_is_told_from_one_that_fails(runs: Runs) -> None:
     code, _, err = runs.run(FAKE_FAULT="evaluate-base:kill")
 
     assert code == 138
     assert "Evaluate base model ended without a word" in err
-
-
-def test_a_full_disk_is_worth_another_try(runs: Runs) -> None:
-    code, _, err = runs.run(FAKE_FAULT="prepare:disk")
-
-    assert code == 138
-    assert "samples.jsonl cannot be written (No space left on device)" in err
 
 
 def test_ctrl_c_commits_leaves_nothing_running_and_says_how_to_go_on(runs: Runs) -> None:
@@ -181,13 +164,23 @@ def test_ctrl_c_commits_leaves_nothing_running_and_says_how_to_go_on(runs: Runs)
     assert process.returncode == 130
     assert runs.processes() == []
     assert "Stopping: training commits a checkpoint at the end of its step" in err
-    assert f"rlvr run arithmetic --set training.max_steps={MAX_STEPS} --run-dir " in err
-    committed = sorted(path.name for path in (runs.path / "checkpoints").iterdir())
-    assert committed == ["step-2"]
+    assert f"rlvr run {TINY} --set training.max_steps={MAX_STEPS} --run-dir " in err
+    assert [path.name for path in (runs.path / "checkpoints").iterdir()] == ["step-2"]
 
-    assert runs.run()[0] == 0
-    steps = [event["step"] for event in runs.events() if event["event"] == "step"]
-    assert steps == [1, 2, 3, 4]
+    # The same command goes on: what was finished is reused, training begins after its checkpoint,
+    # and half a line of events does no harm.
+    with (runs.path / "metrics.jsonl").open("a") as file:
+        file.write('{"event": "st')
+    code, _, err = runs.run(FAKE_FAULT="evaluate-trained:bug")
+
+    assert runs.states()[-6:] == [
+        "prepare reused", "evaluate-base reused", "train started", "train finished",
+        "evaluate-trained started", "evaluate-trained failed",
+    ]  # fmt: skip
+    assert [event["step"] for event in runs.events() if event["event"] == "step"] == [1, 2, 3, 4]
+    assert code == 1
+    assert "Evaluate trained model failed: unexpected KeyError: 'lost'" in err
+    assert "| KeyError: 'lost'" in err
 
 
 def test_sigterm_stops_any_step_and_ends_with_its_own_code(runs: Runs) -> None:
@@ -237,16 +230,3 @@ def test_two_runs_do_not_share_a_run_directory(runs: Runs) -> None:
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     process.wait(WAIT_S)
-
-
-def test_a_sweep_trains_once_for_each_value_and_compares(runs: Runs) -> None:
-    code, out, err = runs.run("--sweep", "prompt.num_shots=0,2")
-
-    assert code == 0, err
-    for value in (0, 2):
-        recipe = json.loads((runs.path / f"prompt.num_shots={value}" / "recipe.json").read_text())
-        assert recipe["prompt"]["num_shots"] == value
-    compared = json.loads((runs.path / "sweep.json").read_text())
-    assert [run["value"] for run in compared] == ["0", "2"]
-    assert "prompt.num_shots" in (runs.path / "report.html").read_text()
-    assert out.count("80.0 % (65.2–89.5)") == 2

@@ -19,7 +19,7 @@ ALLOWED_ENVIRONMENT = (
     "PYTHONHASHSEED",
     "TOKENIZERS_PARALLELISM",
 )
-ALLOWED_ENVIRONMENT_PREFIXES = ("CUDA_", "FI_", "NCCL_", "PYTORCH_", "RLVR_", "TORCH_")
+ALLOWED_ENVIRONMENT_PREFIXES = ("CUDA_", "FI_", "NCCL_", "PYTORCH_", "TORCH_")
 """What a job takes over from the environment that it is launched from; never a credential."""
 
 

@@ -27,8 +27,8 @@ def publish(run_dir: Path, merge: bool, output_dir: Path) -> None:
 
     require(TRAIN, "publishing")
     from rlvr_pipelines.run_dir import RunDir, read_recipe
-    from rlvr_trainer import publish as trainer
+    from rlvr_trainer.publish import publish as publish_run
 
     read_recipe(RunDir(run_dir))  # so that a mistyped path is told before anything is loaded
-    trainer.publish(run_dir, output_dir, merge=merge)
+    publish_run(run_dir, output_dir, merge=merge)
     click.echo(f"Model: {output_dir}")

@@ -1,6 +1,7 @@
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,14 @@ from click.testing import CliRunner, Result
 
 from rlvr_pipelines import extras
 from rlvr_pipelines.cli import main
+from rlvr_pipelines.local import Interrupted
+from rlvr_pipelines.run_dir import RunDir
 from rlvr_trainer.errors import DataError
-from rlvr_trainer.recipe_file import load_recipe, shipped_recipes
+from rlvr_trainer.evaluation import compare, write_json
+from rlvr_trainer.recipe import Recipe
+from rlvr_trainer.recipe_file import load_recipe
 
-SMALL = ("--set", "data.num_train_rows=50", "--set", "data.num_test_rows=5")
+TINY = str(Path(__file__).parents[1] / "pipelines" / "tiny.yaml")
 
 
 def rlvr(*arguments: str) -> Result:
@@ -77,17 +82,17 @@ def test_recipes_lists_what_is_shipped() -> None:
 
 
 def test_plan_shows_the_resolved_recipe_and_what_it_amounts_to() -> None:
-    text = rlvr("plan", "arithmetic", *SMALL, "--seed", "7").stdout
+    text = rlvr("plan", TINY, "--seed", "7").stdout
 
     assert "seed: 7\n" in text
     assert "rows    38 train, 4 validation, 5 test, 8 exemplars" in text
     assert "train   20 steps of 64 completions (8 questions)" in text
-    assert "into    runs/arithmetic\n" in text
+    assert "into    runs/tiny\n" in text
     assert "rlvr_trainer train --run " in text
 
 
 def test_plan_gives_the_same_facts_as_json() -> None:
-    facts = json.loads(rlvr("plan", "arithmetic", *SMALL, "--output", "json").stdout)
+    facts = json.loads(rlvr("plan", TINY, "--output", "json").stdout)
 
     assert facts["recipe"]["data"]["num_test_rows"] == 5
     assert facts["sizes"]["num_rows"]["test"] == 5
@@ -144,7 +149,7 @@ def test_an_unexpected_error_says_how_to_see_more(monkeypatch: pytest.MonkeyPatc
         raise ZeroDivisionError("division by zero")
 
     monkeypatch.setattr("rlvr_pipelines.plan.plan", fail)
-    result = rlvr("plan", "arithmetic")
+    result = rlvr("plan", TINY)
 
     assert result.exit_code == 1
     assert "unexpected ZeroDivisionError" in result.stderr
@@ -181,20 +186,68 @@ def test_compile_writes_yaml(tmp_path: Path) -> None:
 
 
 def test_a_run_directory_of_another_recipe_is_refused(tmp_path: Path) -> None:
-    recipe = load_recipe("arithmetic", ["seed=1"], shipped=shipped_recipes("rlvr_pipelines"))
+    recipe = load_recipe(TINY, ["seed=1"])
     (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
 
-    result = rlvr("run", "arithmetic", "--run-dir", str(tmp_path))
+    result = rlvr("run", TINY, "--run-dir", str(tmp_path))
 
     assert result.exit_code == 2
     assert "seed: 1 there, 42 here" in result.stderr
 
 
 def test_a_sweep_is_checked_before_anything_runs(tmp_path: Path) -> None:
-    result = rlvr(
-        "run", "arithmetic", "--run-dir", str(tmp_path), "--sweep", "prompt.num_shots=2,99"
-    )
+    result = rlvr("run", TINY, "--run-dir", str(tmp_path), "--sweep", "prompt.num_shots=2,99")
 
     assert result.exit_code == 2
     assert "99 shots, but data.num_exemplars" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_trains_once_for_each_value_and_compares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_pipeline(recipe: Recipe, path: Path) -> RunDir:  # a fake of the local runner
+        run_dir = RunDir(path)
+        write_json(run_dir.evaluation, evaluation_at(recipe.prompt.num_shots))
+        return run_dir
+
+    monkeypatch.setattr("rlvr_pipelines.local.run_pipeline", run_pipeline)
+    sweep = ("run", TINY, "--run-dir", str(tmp_path), "--sweep", "prompt.num_shots=0,2")
+
+    text, facts = rlvr(*sweep), json.loads(rlvr(*sweep, "--output", "json").stdout)
+
+    assert text.exit_code == 0, text.stderr
+    assert "prompt.num_shots" in text.stdout
+    assert [run["value"] for run in facts["runs"]] == ["0", "2"]
+    assert [run["evaluation"]["headline_shots"] for run in facts["runs"]] == [0, 2]
+    assert json.loads((tmp_path / "sweep.json").read_text()) == facts["runs"]
+    assert "prompt.num_shots" in Path(facts["report"]).read_text()
+
+
+def test_an_interrupted_run_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_pipeline(recipe: Recipe, path: Path) -> RunDir:
+        raise Interrupted(signal.SIGINT)
+
+    monkeypatch.setattr("rlvr_pipelines.local.run_pipeline", run_pipeline)
+    again = ("run", "arithmetic", "--set", "prompt.stop=Next problem", "--seed", "3")
+
+    result = rlvr(*again, "--run-dir", str(tmp_path / "a b"))
+
+    assert result.exit_code == 130
+    assert result.stderr.rstrip().endswith(
+        "To go on: rlvr run arithmetic --set 'prompt.stop=Next problem' --seed 3 "
+        f"--run-dir '{tmp_path}/a b'"
+    )
+
+
+def evaluation_at(shots: int) -> dict[str, Any]:
+    def samples(num_correct: int) -> list[dict[str, Any]]:
+        return [
+            {"shots": shots, "id": str(row), "correct": row < num_correct, "format": True,
+             "flexible": True, "num_tokens": 7, "greedy": True}
+            for row in range(10)
+        ]  # fmt: skip
+
+    return compare(samples(1), samples(8))

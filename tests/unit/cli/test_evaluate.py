@@ -11,6 +11,8 @@ from rlvr_pipelines.cli import main
 from rlvr_trainer import steps
 from rlvr_trainer.evaluation import write_samples
 
+TINY = str(Path(__file__).parents[1] / "pipelines" / "tiny.yaml")
+
 
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
@@ -41,7 +43,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 def test_the_base_model_is_evaluated_without_an_adapter(
     called: list[tuple[Any, ...]], tmp_path: Path
 ) -> None:
-    result = CliRunner().invoke(main, ["evaluate", "arithmetic", "--run-dir", str(tmp_path)])
+    result = CliRunner().invoke(main, ["evaluate", TINY, "--run-dir", str(tmp_path)])
 
     assert result.exit_code == 0, result.stderr
     assert called == [
@@ -58,7 +60,7 @@ def test_an_adapter_is_evaluated_as_after(called: list[tuple[Any, ...]], tmp_pat
 
     result = CliRunner().invoke(
         main,
-        ["evaluate", "arithmetic", "--run-dir", str(tmp_path), "--adapter", str(adapter),
+        ["evaluate", TINY, "--run-dir", str(tmp_path), "--adapter", str(adapter),
          "--output", "json"],
     )  # fmt: skip
 
@@ -70,6 +72,6 @@ def test_an_adapter_is_evaluated_as_after(called: list[tuple[Any, ...]], tmp_pat
 
 
 def test_an_adapter_that_is_not_there_is_wrong_usage(tmp_path: Path) -> None:
-    result = CliRunner().invoke(main, ["evaluate", "arithmetic", "--adapter", str(tmp_path / "x")])
+    result = CliRunner().invoke(main, ["evaluate", TINY, "--adapter", str(tmp_path / "x")])
 
     assert result.exit_code == 2

@@ -34,7 +34,7 @@ def test_a_job_takes_over_what_is_allowed_and_no_credential() -> None:
         "HOME": "/home/me",
         "NCCL_DEBUG": "INFO",
         "OMP_NUM_THREADS": "2",
-        "RLVR_EVENTS": "/elsewhere",
+        "RLVR_FAILURE": "/here/only",
     }
 
     env = training_job(RECIPE, Path("/runs/tiny"), around).env
@@ -77,7 +77,7 @@ def test_a_failed_job_raises_its_own_message_and_code() -> None:
 
 
 def test_a_job_that_crashes_gives_what_it_raised() -> None:
-    with pytest.raises(JobFailed, match="^unexpected ZeroDivisionError: division by zero$"):
+    with pytest.raises(JobFailed, match=r"^unexpected ZeroDivisionError: division by zero$"):
         launch(LocalBackend(), job("1 / 0"))
 
 

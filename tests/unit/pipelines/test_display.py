@@ -42,9 +42,8 @@ def test_lines_where_there_is_no_terminal() -> None:
         "Evaluate base model     started",
         "Evaluate base model     finished after 31 s  accuracy 4.5 %  format 10.0 %",
         "Train                   started",
-        "Train                   step 6/20  reward 0.61  format 0.35  212 tokens/s",
-        "Train                   step 7/20  reward 0.61  format 0.35  212 tokens/s  "
-        "2 min 10 s left",
+        "Train                   step 6/20  reward 0.61  format 0.35  212 tok/s",
+        "Train                   step 7/20  reward 0.61  format 0.35  212 tok/s  2 min 10 s left",
         "Train                   checkpoint of step 7 committed",
         "Train                   validation at step 7: 8/8 rows  accuracy 50.0 %  format 100.0 %",
     ]
@@ -74,16 +73,19 @@ def test_the_live_table_shows_every_step_and_where_training_is() -> None:
     console = Console(file=io.StringIO(), width=100, record=True)
     console.print(display.render())
 
-    lines = [line.rstrip() for line in console.export_text().splitlines()]
-    assert lines[0] == "the run"
-    assert lines[1] == "✓ Prepare data                 reused"
-    assert lines[2].startswith(
-        "✓ Evaluate base model            31 s accuracy 4.5 %  format 10.0 %"
-    )
-    assert lines[3].startswith("● Train                          34 s ━━━")
-    assert lines[3].endswith("7/20, 2 min 05 s left")
-    assert lines[4].strip() == "reward 0.61  format 0.35  212 tokens/s"
-    assert lines[5:] == ["○ Evaluate trained model", "○ Compare and report"]
+    lines = [" ".join(line.split()) for line in console.export_text().splitlines()]
+    bar = lines[3]
+    assert lines == [
+        "the run",
+        "✓ Prepare data reused",
+        "✓ Evaluate base model 31 s accuracy 4.5 % format 10.0 %",
+        bar,
+        "reward 0.61 format 0.35 212 tok/s",
+        "○ Evaluate trained model",
+        "○ Compare and report",
+    ]
+    assert bar.startswith("● Train 34 s ━━━")
+    assert bar.endswith("7/20, 2 min 05 s left")
 
 
 def test_the_live_table_fits_a_narrow_terminal() -> None:

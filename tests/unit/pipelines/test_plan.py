@@ -3,16 +3,16 @@ from pathlib import Path
 from rlvr_components.jobs.local import LocalBackend
 from rlvr_pipelines.plan import measure, plan
 from rlvr_trainer.recipe import Recipe
-from rlvr_trainer.recipe_file import load_recipe, shipped_recipes
+from rlvr_trainer.recipe_file import load_recipe
 
 
-def shipped(*overrides: str) -> Recipe:
-    return load_recipe("arithmetic", overrides, shipped=shipped_recipes("rlvr_pipelines"))
+def tiny(*overrides: str) -> Recipe:
+    return load_recipe(Path(__file__).with_name("tiny.yaml"), overrides)
 
 
 def test_the_rows_are_counted_and_the_lengths_estimated() -> None:
     sizes = measure(
-        shipped(
+        tiny(
             "data.num_train_rows=100",
             "data.num_test_rows=20",
             "sampling.num_generations=4",
@@ -30,7 +30,7 @@ def test_the_rows_are_counted_and_the_lengths_estimated() -> None:
 
 def test_without_max_steps_the_epochs_decide() -> None:
     sizes = measure(
-        shipped(
+        tiny(
             "data.num_train_rows=108",
             "training.max_steps=null",
             "training.num_epochs=2",
@@ -44,9 +44,8 @@ def test_without_max_steps_the_epochs_decide() -> None:
 
 
 def test_a_shared_header_counts_once() -> None:
-    small = ("data.num_train_rows=50", "data.num_test_rows=5")
-    shared = measure(shipped(*small, "shared_prefix='on'"))
-    plain = measure(shipped(*small, "shared_prefix='off'"))
+    shared = measure(tiny("shared_prefix='on'"))
+    plain = measure(tiny("shared_prefix='off'"))
 
     per_completion = plain.header_tokens + plain.question_tokens
     assert plain.tokens_per_step == plain.completions_per_step * (per_completion + 40)
@@ -54,14 +53,14 @@ def test_a_shared_header_counts_once() -> None:
 
 
 def test_rows_elsewhere_are_not_fetched_for_a_plan() -> None:
-    planned = plan(shipped("data.train=s3://bucket/rows.jsonl"), Path("runs/x"))
+    planned = plan(tiny("data.train=s3://bucket/rows.jsonl"), Path("runs/x"))
 
     assert planned.sizes is None
     assert planned.facts()["sizes"] is None
 
 
 def test_what_is_planned_is_what_is_submitted() -> None:
-    planned = plan(shipped("data.num_train_rows=50", "data.num_test_rows=5"), Path("runs/x"))
+    planned = plan(tiny(), Path("runs/x"))
 
     assert planned.process == LocalBackend().render(planned.job)
     assert planned.job.command[-1] == str(Path("runs/x").resolve())

@@ -123,7 +123,7 @@ def test_numbers_of_a_step_as_people_read_them() -> None:
     }
 
     assert describe_numbers(numbers) == (
-        "reward 0.61  format 0.35  correct 0.25  length 31  212 tokens/s"
+        "reward 0.61  format 0.35  correct 0.25  length 31  212 tok/s"
     )
 
 

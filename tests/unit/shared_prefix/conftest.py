@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+from trl import GRPOTrainer
+from trl.trainer.utils import add_fused_lm_head
+
+TEMPERATURE = 0.7
+ARCHITECTURES = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+}
+
+
+@dataclass
+class Batch:
+    input_ids: Tensor  # (B, P + C)
+    attention_mask: Tensor
+    num_completion_tokens: int
+
+
+def random_model(architecture: str, **overrides: Any) -> PreTrainedModel:
+    config_class, model_class = ARCHITECTURES[architecture]
+    torch.manual_seed(0)
+    shape: dict[str, Any] = dict(
+        vocab_size=211, hidden_size=48, intermediate_size=96, num_hidden_layers=3, num_attention_heads=6,
+        num_key_value_heads=2, head_dim=16, max_position_embeddings=512, initializer_range=0.15,
+    )  # fmt: skip
+    model = model_class(config_class(**{**shape, **overrides}))
+    add_fused_lm_head(model, temperature=TEMPERATURE, outputs=("log_probs", "entropy"))
+    return model
+
+
+def random_batch(header: int, questions: list[int], rows: list[tuple[int, int]], seed: int = 0) -> Batch:
+    """`rows`: (question, completion length); completions are padded two columns wider than the longest."""
+    g = torch.Generator().manual_seed(seed)
+
+    def tokens(n: int) -> list[int]:
+        return torch.randint(3, 211, (n,), generator=g).tolist()
+
+    shared, asked = tokens(header), [tokens(n) for n in questions]
+    width = header + max(questions) + 1
+    num_completion = max(n for _, n in rows) + 2
+    ids = torch.ones(len(rows), width + num_completion, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, (question, n) in enumerate(rows):
+        prompt = shared + asked[question]
+        ids[i, width - len(prompt) : width + n] = torch.tensor(prompt + tokens(n))
+        mask[i, width - len(prompt) : width + n] = 1
+    return Batch(ids, mask, num_completion)
+
+
+def trl_scores(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and entropies by TRL's own method, called without a trainer around it."""
+    trainer = SimpleNamespace(accelerator=SimpleNamespace(autocast=nullcontext))
+    log_probs, entropies, _ = GRPOTrainer._get_per_token_logps_and_entropies.__wrapped__(
+        trainer, model, batch.input_ids, batch.attention_mask, batch.num_completion_tokens, compute_entropy=True
+    )
+    return log_probs, entropies
+
+
+def gradient(model: torch.nn.Module) -> Tensor:
+    grads = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    return torch.cat(grads)
+
+
+@pytest.fixture
+def ragged() -> Batch:
+    """Three questions, rows in no order, one row without completion, one of a single token."""
+    return random_batch(37, [5, 9, 3], [(0, 7), (1, 12), (0, 12), (2, 1), (1, 4), (0, 0), (2, 12), (1, 12)])
+
+
+LossOf = Callable[[Tensor, Tensor], Tensor]

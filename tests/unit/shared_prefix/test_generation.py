@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoTokenizer, LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from rlvr_trainer.shared_prefix import generate
+from rlvr_trainer.shared_prefix.sampling import Sampler
+
+from .conftest import ARCHITECTURES, random_model
+
+EOS = 5
+
+
+def prompts(header: int) -> list[list[int]]:
+    g = torch.Generator().manual_seed(3)
+    shared = torch.randint(6, 211, (header,), generator=g).tolist()
+    asked = [torch.randint(6, 211, (n,), generator=g).tolist() for n in (4, 7, 2)]
+    return [shared + asked[i] for i in (0, 1, 0, 2, 1)]
+
+
+def plain_greedy(model: Any, prompt_ids: list[list[int]], max_new_tokens: int) -> list[list[int]]:
+    completions = []
+    for prompt in prompt_ids:
+        ids = model.generate(
+            input_ids=torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=EOS, pad_token_id=0,
+        )  # fmt: skip
+        completions.append(ids[0, len(prompt) :].tolist())
+    return completions
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("header", [0, 23])
+def test_greedy_equals_plain_generation(architecture: str, header: int) -> None:
+    model = get_peft_model(random_model(architecture), LoraConfig(r=4, target_modules="all-linear"))
+    expected = plain_greedy(model, prompts(header), 20)
+    for max_batch_size in (None, 2):
+        actual = generate(
+            model, prompts(header), tokenizer=None, max_new_tokens=20, temperature=0, eos_token_ids={EOS},
+            max_batch_size=max_batch_size,
+        )  # fmt: skip
+        assert actual == expected
+
+
+def test_sequences_that_end_early_leave_the_others_unchanged() -> None:
+    model = random_model("llama")
+    full = generate(model, prompts(9), tokenizer=None, max_new_tokens=16, temperature=0, eos_token_ids=set())
+    ends = {full[0][3], full[1][6]}
+    cut = generate(model, prompts(9), tokenizer=None, max_new_tokens=16, temperature=0, eos_token_ids=ends)
+    for whole, part in zip(full, cut, strict=True):
+        stop = next((i + 1 for i, t in enumerate(whole) if t in ends), len(whole))
+        assert part == whole[:stop]
+
+
+def test_a_completion_ends_with_the_token_that_completes_a_stop_string(smollm2_dir: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(smollm2_dir)
+    model = AutoModelForCausalLM.from_pretrained(smollm2_dir)
+    prompt = tokenizer("Question: What is 1 + 1?\nSolution: 2\n\nQuestion: What is 2 + 2?\nSolution:").input_ids
+    arguments: Any = dict(tokenizer=tokenizer, max_new_tokens=24, temperature=0, eos_token_ids=set())
+    [free] = generate(model, [prompt], **arguments)
+    [stopped] = generate(model, [prompt], stop_strings=("never seen", "\n\nQuest"), **arguments)
+    assert stopped == free[: len(stopped)]
+    assert "\n\nQuest" in tokenizer.decode(stopped)
+    assert "\n\nQuest" not in tokenizer.decode(stopped[:-1])
+
+
+def test_modes_are_restored() -> None:
+    model = random_model("llama").train()
+    model.lm_head.eval()
+    generate(model, prompts(0), tokenizer=None, max_new_tokens=1, temperature=0, eos_token_ids=set())
+    assert model.training and model.model.layers[0].training and not model.lm_head.training
+
+
+def test_a_seed_makes_sampling_repeatable() -> None:
+    model = random_model("llama")
+
+    def sample(seed: int) -> list[list[int]]:
+        g = torch.Generator().manual_seed(seed)
+        return generate(model, prompts(9), tokenizer=None, max_new_tokens=8, temperature=1.0, eos_token_ids=set(),
+                        generator=g)  # fmt: skip
+
+    assert sample(0) == sample(0) != sample(1)
+
+
+def test_filters_keep_the_tokens_that_transformers_keeps() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(4, 50) * 2
+    warpers: Any = LogitsProcessorList([TopKLogitsWarper(20), TopPLogitsWarper(0.9), MinPLogitsWarper(0.05)])
+    expected = warpers(None, logits / 0.8).softmax(-1)
+    sampler = Sampler(0.8, top_k=20, top_p=0.9, min_p=0.05, generator=torch.Generator().manual_seed(0))
+    counts = torch.zeros(4, 50)
+    for _ in range(4000):
+        counts[torch.arange(4), sampler(logits)] += 1
+    assert (counts[expected == 0] == 0).all()
+    assert (counts / 4000 - expected).abs().max() < 0.04

@@ -1,0 +1,119 @@
+"""The packed forward against TRL's own method, in float32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import MistralConfig, MistralForCausalLM
+
+from rlvr_trainer.shared_prefix import token_log_probs, unsupported_reason
+
+from .conftest import ARCHITECTURES, TEMPERATURE, Batch, gradient, random_batch, random_model, trl_scores
+
+
+def packed_scores(model: Any, batch: Batch, **kwargs: Any) -> Any:
+    return token_log_probs(
+        model, batch.input_ids, batch.attention_mask, batch.num_completion_tokens, compute_entropy=True,
+        temperature=TEMPERATURE, **kwargs,
+    )  # fmt: skip
+
+
+def assert_equal_to_trl(model: Any, batch: Batch) -> None:
+    torch.manual_seed(1)
+    shape = (len(batch.input_ids), batch.num_completion_tokens)
+    of_log_probs, of_entropy = torch.randn(shape), torch.randn(shape)
+    results = []
+    for score in (trl_scores, packed_scores):
+        log_probs, entropies = score(model, batch)
+        ((log_probs * of_log_probs).sum() + (entropies * of_entropy).sum()).backward()
+        results.append((log_probs.detach(), entropies.detach(), gradient(model)))
+    (expected, expected_entropy, expected_gradient), (log_probs, entropies, actual_gradient) = results
+    assert (log_probs - expected).abs().max() < 5e-5
+    assert (entropies - expected_entropy).abs().max() < 5e-5
+    assert (actual_gradient - expected_gradient).norm() < 1e-5 * expected_gradient.norm()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("checkpointing", [None, "reentrant", "non-reentrant"])
+def test_log_probs_entropies_and_their_gradients_are_those_of_trl(
+    architecture: str, checkpointing: str | None, ragged: Batch
+) -> None:
+    model = random_model(architecture)
+    train(model, checkpointing)
+    assert_equal_to_trl(model, ragged)
+
+
+@pytest.mark.parametrize("checkpointing", [None, "reentrant", "non-reentrant"])
+def test_lora(checkpointing: str | None, ragged: Batch) -> None:
+    model = get_peft_model(random_model("qwen2"), LoraConfig(r=4, target_modules="all-linear"))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    train(model, checkpointing)
+    assert_equal_to_trl(model, ragged)
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        pytest.param(random_batch(0, [4, 6], [(0, 5), (1, 5), (0, 3)]), id="no header"),
+        pytest.param(random_batch(20, [4], [(0, 5), (0, 5), (0, 2)]), id="one group"),
+        pytest.param(random_batch(9, [3, 3, 3], [(0, 4), (1, 4), (2, 4)]), id="groups of one"),
+        pytest.param(random_batch(0, [1], [(0, 1)]), id="one token"),
+    ],
+)
+def test_shapes_of_batch(batch: Batch) -> None:
+    assert_equal_to_trl(random_model("llama"), batch)
+
+
+def test_rows_that_are_not_asked_for_are_zero_and_the_others_unchanged(ragged: Batch) -> None:
+    model = random_model("llama")
+    rows = torch.tensor([True, False] * 4)
+    all_rows, _ = packed_scores(model, ragged)
+    some, _ = packed_scores(model, ragged, rows=rows)
+    assert (some[~rows] == 0).all()
+    torch.testing.assert_close(some[rows], all_rows[rows], atol=5e-5, rtol=0)
+
+
+def test_without_any_row_the_model_is_still_called_and_has_a_zero_gradient(ragged: Batch) -> None:
+    model = random_model("llama")
+    log_probs, _ = packed_scores(model, ragged, rows=torch.zeros(8, dtype=torch.bool))
+    (log_probs * torch.zeros_like(log_probs)).sum().backward()
+    assert gradient(model).abs().max() == 0
+
+
+def test_the_plain_forward_is_unchanged_by_a_packed_one(ragged: Batch) -> None:
+    model = random_model("llama")
+    before, _ = trl_scores(model, ragged)
+    packed_scores(model, ragged)
+    after, _ = trl_scores(model, ragged)
+    assert torch.equal(before, after)
+
+
+def test_a_mask_with_a_hole_is_an_error(ragged: Batch) -> None:
+    ragged.attention_mask[1, -8] = 0
+    with pytest.raises(ValueError, match="row 1"):
+        packed_scores(random_model("llama"), ragged)
+
+
+def test_sliding_windows_dropout_and_other_architectures_are_refused() -> None:
+    assert unsupported_reason(random_model("qwen2")) is None
+    windowed = random_model("qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=1)
+    assert "sliding window" in (unsupported_reason(windowed) or "")
+    mistral = MistralForCausalLM(MistralConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+                                               num_attention_heads=1, num_key_value_heads=1))  # fmt: skip
+    assert "mistral" in (unsupported_reason(mistral) or "")
+    lora = get_peft_model(random_model("llama"), LoraConfig(r=4, lora_dropout=0.1, target_modules="all-linear"))
+    assert "dropout" in (unsupported_reason(lora.train()) or "")
+
+
+def train(model: Any, checkpointing: str | None) -> None:
+    model.train()
+    if checkpointing:
+        model.gradient_checkpointing_enable(
+            gradient_checkpointing_kwargs={"use_reentrant": checkpointing == "reentrant"}
+        )
+        model.enable_input_require_grads()

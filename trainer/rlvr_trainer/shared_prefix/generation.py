@@ -1,0 +1,151 @@
+"""Sample completions of many prompts, with the header that they share computed once."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlvr_trainer.shared_prefix.decode_attention import DecodeAttention, HeaderAttention
+from rlvr_trainer.shared_prefix.layout import common_prefix_length
+from rlvr_trainer.shared_prefix.log_probs import base_model
+from rlvr_trainer.shared_prefix.registration import SharedAttention, enable, packed_mask
+from rlvr_trainer.shared_prefix.sampling import Sampler
+from rlvr_trainer.shared_prefix.stopping import StopStrings
+
+_DEFAULT_MAX_BATCH_SIZE = {"cpu": 128}
+_GPU_MAX_BATCH_SIZE = 512
+# Sequences that have ended cost a row of every matrix until they are dropped, and dropping copies the key buffers.
+_DROP_AT_SHARE = 1 / 8
+
+
+def generate(
+    model: Any,
+    prompt_ids: Sequence[list[int]],
+    *,
+    tokenizer: Any,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    stop_strings: tuple[str, ...] = (),
+    eos_token_ids: set[int],
+    generator: torch.Generator | None = None,
+    max_batch_size: int | None = None,
+) -> list[list[int]]:
+    """One completion for each prompt, in the prompts' order.
+
+    A completion ends with an EOS token, which is kept, or with the token that completes a stop string in its decoded
+    text, or after `max_new_tokens`. `temperature` 0 is greedy, and equals `model.generate` token for token in float32.
+
+    Args:
+        model: a causal language model that `unsupported_reason` accepts, bare or wrapped; left in the mode it was in.
+        prompt_ids: prompts without padding; a prompt that occurs G times is computed once.
+        max_batch_size: sequences decoded at a time.
+
+    Raises ValueError for an empty prompt.
+    """
+    if not prompt_ids:
+        return []
+    if any(not p for p in prompt_ids):
+        raise ValueError(f"prompt {next(i for i, p in enumerate(prompt_ids) if not p)} is empty; give it a token")
+    sampler = Sampler(temperature, top_k, top_p, min_p, generator)
+    stops = StopStrings(tokenizer, stop_strings)
+    bare = base_model(model)
+    enable(bare)
+    device = bare.get_input_embeddings().weight.device
+    size = max_batch_size or _DEFAULT_MAX_BATCH_SIZE.get(device.type, _GPU_MAX_BATCH_SIZE)
+    with _inference(model):
+        decoder = _Decoder(model, device, prompt_ids)
+        return [
+            completion
+            for start in range(0, len(prompt_ids), size)
+            for completion in decoder.complete(
+                prompt_ids[start : start + size], sampler, stops, eos_token_ids, max_new_tokens
+            )
+        ]
+
+
+class _Decoder:
+    def __init__(self, model: Any, device: torch.device, prompts: Sequence[list[int]]) -> None:
+        self.model, self.device = model, device
+        self.header = HeaderAttention()
+        self.header_length = common_prefix_length(prompts)
+        if self.header_length:
+            self._forward(prompts[0][: self.header_length], range(self.header_length), self.header, [0])
+
+    def complete(
+        self,
+        prompts: Sequence[list[int]],
+        sampler: Sampler,
+        stops: StopStrings,
+        eos_token_ids: set[int],
+        max_new_tokens: int,
+    ) -> list[list[int]]:
+        header = self.header_length
+        distinct = {tuple(p): i for i, p in enumerate(dict.fromkeys(map(tuple, prompts)))}
+        questions = [list(p[header:]) for p in distinct]
+        copies = [distinct[tuple(p)] for p in prompts]
+        lengths = list(map(len, questions))
+        attention = DecodeAttention(self.header, lengths, copies, max_new_tokens)
+
+        positions = [header + i for n in lengths for i in range(n)]
+        last = torch.tensor(lengths).cumsum(0) - 1
+        logits = self._forward([t for q in questions for t in q], positions, attention, last.tolist())[copies]
+
+        completions: list[list[int]] = [[] for _ in prompts]
+        rows = list(range(len(prompts)))  # the sequences in the batch; `done` of them have ended
+        done = set[int]()
+        for step in range(max_new_tokens):
+            tokens = sampler(logits).tolist()
+            for row, token in zip(rows, tokens, strict=True):
+                if row not in done:
+                    completions[row].append(token)
+                    if token in eos_token_ids:
+                        done.add(row)
+            running = [row for row in rows if row not in done]
+            done.update(row for row, ended in zip(running, stops([completions[r] for r in running]), strict=True) if ended)
+            num_done = sum(row in done for row in rows)
+            if num_done == len(rows) or step + 1 == max_new_tokens:
+                break
+            if num_done >= max(1, _DROP_AT_SHARE * len(rows)):
+                live = [i for i, row in enumerate(rows) if row not in done]
+                attention.keep(torch.tensor(live, device=self.device))
+                rows, tokens = [rows[i] for i in live], [tokens[i] for i in live]
+            attention.column = attention.width + step
+            here = [len(prompts[row]) + step for row in rows]
+            logits = self._forward(tokens, here, attention, range(len(rows)))
+        return completions
+
+    def _forward(
+        self, ids: Sequence[int], positions: Sequence[int], attention: SharedAttention, keep: Sequence[int]
+    ) -> Tensor:
+        """Logits (len(keep), V) of a packed row of tokens at the indices `keep`."""
+        logits: Tensor = self.model(
+            input_ids=torch.tensor([ids], device=self.device),
+            attention_mask=packed_mask(self.device),
+            position_ids=torch.tensor([positions], device=self.device),
+            use_cache=False,
+            logits_to_keep=torch.tensor(keep, device=self.device),
+            shared_prefix=attention,
+        ).logits
+        return logits[0]
+
+
+@contextmanager
+def _inference(model: Any) -> Iterator[None]:
+    """Evaluation mode without gradients; every module's own mode is restored."""
+    training = [m for m in model.modules() if m.training]
+    for module in model.modules():
+        # bitsandbytes repacks 4-bit weights on a CPU evaluation forward, for good, and then loses their gradient.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True

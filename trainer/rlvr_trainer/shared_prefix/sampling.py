@@ -1,0 +1,42 @@
+"""Choose next tokens from logits, in float32 and by transformers' rules and their order."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sampler:
+    temperature: float = 1.0  # 0: greedy
+    top_k: int = 0  # 0: off
+    top_p: float = 1.0
+    min_p: float = 0.0
+    generator: torch.Generator | None = None
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """(n, V) → (n,) token ids."""
+        if self.temperature == 0.0:
+            return logits.argmax(-1)
+        x = logits.float() / self.temperature
+        if self.top_k:
+            kth = torch.topk(x, min(self.top_k, x.shape[-1])).values[:, -1:]
+            x = x.masked_fill(x < kth, float("-inf"))
+        if self.top_p < 1.0:
+            ascending, order = x.sort(-1)
+            drop = ascending.softmax(-1).cumsum(-1) <= 1.0 - self.top_p
+            drop[:, -1] = False
+            x = x.masked_fill(drop.scatter(-1, order, drop), float("-inf"))
+        if self.min_p:
+            p = x.softmax(-1)
+            x = x.masked_fill(p < self.min_p * p.amax(-1, keepdim=True), float("-inf"))
+        return self._draw(x.softmax(-1))
+
+    def _draw(self, probs: Tensor) -> Tensor:
+        """By inverting the distribution: one random number a row, where multinomial draws one for every token."""
+        cumulative = probs.cumsum(-1)
+        total = cumulative[:, -1:]
+        u = torch.rand(total.shape, dtype=torch.float32, device=probs.device, generator=self.generator)
+        # Rounding must not reach the total: past the last token with any probability.
+        point = torch.minimum(u * total, torch.nextafter(total, torch.zeros_like(total)))
+        return torch.searchsorted(cumulative, point, right=True)[:, 0]

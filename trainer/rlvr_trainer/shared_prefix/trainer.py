@@ -1,0 +1,187 @@
+"""TRL's GRPO trainer with each shared prefix computed once.
+
+One override serves the policy, old-policy and reference passes; losses, rewards, sampling and metrics are TRL's.
+"""
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor
+from trl import GRPOTrainer
+
+from rlvr_trainer.shared_prefix.log_probs import base_model, token_log_probs
+from rlvr_trainer.shared_prefix.registration import unsupported_reason
+
+logger = logging.getLogger(__name__)
+
+# Two right computations differ by rounding alone; a wrong one differs by orders of magnitude more.
+_TOLERANCE_OVER_ROUNDING = 8.0
+_EXTRA_PADDING = (1, 7)
+
+
+class SharedPrefixMismatch(RuntimeError):
+    """The packed forward and the plain one give different log-probabilities."""
+
+
+class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
+    """`GRPOTrainer` (TRL 1.16) that computes a prefix common to several sequences of a micro-batch once.
+
+    Sequences whose advantage is exactly zero are left out of the policy pass where they cannot have a gradient;
+    every normaliser still counts them. A model or a batch that cannot be packed takes TRL's own path, and one
+    logged line says why.
+
+    Args:
+        *args, **kwargs: as for `GRPOTrainer`.
+        shared_prefix: False for plain TRL.
+    """
+
+    def __init__(self, *args: Any, shared_prefix: bool = True, **kwargs: Any) -> None:
+        self.shared_prefix = shared_prefix
+        self._verified = False
+        self._policy_rows: Tensor | None = None  # (B,) bool, the rows of the policy pass under way that need computing
+        self._logged_reasons = set[str]()
+        super().__init__(*args, **kwargs)
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        if not (self.shared_prefix and torch.is_grad_enabled()):
+            loss: Tensor = super()._compute_loss(model, inputs)
+            return loss
+        advantages = inputs["advantages"]
+        rows = (advantages != 0).reshape(len(advantages), -1).any(1)
+        self._policy_rows = rows if self._skips_zero_advantages else torch.ones_like(rows)
+        self._old_log_probs: Tensor | None = inputs.get("old_per_token_logps")
+        try:
+            loss = super()._compute_loss(model, inputs)
+        finally:
+            self._policy_rows = self._old_log_probs = None
+        return loss
+
+    @property
+    def _skips_zero_advantages(self) -> bool:
+        """Whether a zero advantage makes all of a sequence's gradient zero."""
+        return (
+            self.beta == 0.0
+            and not self._entropy_bonus_enabled
+            and not self.aux_loss_enabled
+            and self.top_entropy_quantile >= 1.0  # the quantile is over all sequences' entropies
+        )
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **multimodal: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        reason = self._plain_reason(model, attention_mask, logits_to_keep, compute_aux_loss, multimodal)
+        if reason is not None:
+            if reason not in self._logged_reasons:
+                self._logged_reasons.add(reason)
+                logger.warning("Shared prefixes are not used: %s", reason)
+            plain: tuple[Tensor, Tensor | None, Tensor | None] = super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss,
+                **multimodal,
+            )  # fmt: skip
+            return plain
+        if self._policy_rows is not None:
+            if not self._verified:
+                self._verify(model, input_ids, attention_mask, logits_to_keep)
+                self._verified = True
+            log_probs, entropies = self._packed(
+                model, input_ids, attention_mask, logits_to_keep, self._policy_rows, compute_entropy
+            )
+            return *self._fill_left_out(log_probs, entropies, attention_mask[:, -logits_to_keep:]), None
+        size = batch_size or len(input_ids)
+        parts = [
+            self._packed(model, ids, mask, logits_to_keep, None, compute_entropy)
+            for ids, mask in zip(input_ids.split(size), attention_mask.split(size), strict=True)
+        ]
+        entropies = torch.cat([e for _, e in parts if e is not None]) if compute_entropy else None
+        return torch.cat([log_probs for log_probs, _ in parts]), entropies, None
+
+    def _packed(
+        self, model: Any, ids: Tensor, mask: Tensor, num_tokens: int, rows: Tensor | None, entropy: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        with self.accelerator.autocast():
+            return token_log_probs(
+                model, ids, mask, num_tokens, rows=rows, compute_entropy=entropy, temperature=self.temperature
+            )
+
+    def _fill_left_out(
+        self, log_probs: Tensor, entropies: Tensor | None, mask: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Give left-out rows a ratio of one (0 · inf would not be 0) and the others' mean entropy (it is logged)."""
+        assert self._policy_rows is not None
+        left_out = ~self._policy_rows[:, None]
+        if self._old_log_probs is not None:
+            log_probs = torch.where(left_out, self._old_log_probs.to(log_probs.dtype), log_probs)
+        if entropies is not None:
+            seen = mask * ~left_out
+            mean = (entropies.detach() * seen).sum() / seen.sum().clamp(min=1)
+            entropies = torch.where(left_out, mean, entropies)
+        return log_probs, entropies
+
+    def _plain_reason(
+        self, model: Any, attention_mask: Tensor, num_tokens: int, aux_loss: bool, multimodal: dict[str, Any]
+    ) -> str | None:
+        """Why this pass takes TRL's own path, or None."""
+        if not self.shared_prefix:
+            return "they are switched off."
+        if any(value is not None for value in multimodal.values()):
+            return "the batch has images or other multimodal inputs."
+        if aux_loss:
+            return "the auxiliary loss of a mixture of experts counts every token of every sequence."
+        if self.args.cast_lm_head_to_fp32:
+            return "cast_lm_head_to_fp32 is set."
+        if not _is_padded_outwards(attention_mask, num_tokens):
+            return "a sequence is not a left-padded prompt with a right-padded completion."
+        return unsupported_reason(base_model(model))
+
+    @torch.no_grad()
+    def _verify(self, model: Any, input_ids: Tensor, attention_mask: Tensor, num_tokens: int) -> None:
+        """Compare with TRL's own forward on two sequences; every rank takes part and all raise together.
+
+        The tolerance is what TRL's forward differs from itself when padding is added, which is rounding alone.
+
+        Raises SharedPrefixMismatch.
+        """
+        lengths = attention_mask[:, -num_tokens:].sum(1)
+        two = lengths.argsort(descending=True, stable=True)[:2].sort().values
+        ids, mask = input_ids[two], attention_mask[two]
+        seen = mask[:, -num_tokens:]
+
+        def mean_difference(a: Tensor, b: Tensor) -> Tensor:
+            return ((a - b).abs() * seen).sum() / seen.sum().clamp(min=1)
+
+        def plain(extra: int) -> Tensor:
+            padded_ids, padded_mask = (torch.nn.functional.pad(x, (extra, 0)) for x in (ids, mask))
+            log_probs: Tensor = super(SharedPrefixGRPOTrainer, self)._get_per_token_logps_and_entropies(
+                model, padded_ids, padded_mask, num_tokens
+            )[0]
+            return log_probs
+
+        expected = plain(0)
+        rounding = max(mean_difference(plain(extra), expected) for extra in _EXTRA_PADDING)
+        packed, _ = self._packed(model, ids, mask, num_tokens, None, False)
+        epsilon = torch.finfo(next(base_model(model).parameters()).dtype).eps
+        tolerance = _TOLERANCE_OVER_ROUNDING * (rounding + epsilon)
+        difference, tolerance = self.accelerator.gather(
+            torch.stack([mean_difference(packed, expected), tolerance])[None]
+        ).unbind(1)
+        if not bool((difference <= tolerance).all()):
+            raise SharedPrefixMismatch(
+                f"log-probabilities with shared prefixes differ from the plain forward's by {difference.max():.2e} on "
+                f"average, where rounding explains {tolerance.max():.2e}; set shared_prefix to off for this model"
+            )
+
+
+def _is_padded_outwards(attention_mask: Tensor, num_tokens: int) -> bool:
+    """Whether each row is 0…0 1…1 up to the completion and 1…1 0…0 from there, with a prompt."""
+    prompt, completion = attention_mask[:, :-num_tokens].bool(), attention_mask[:, -num_tokens:].bool()
+    rises = (prompt[:, :-1] <= prompt[:, 1:]).all() and prompt[:, -1].all()
+    return bool(rises and (completion[:, :-1] >= completion[:, 1:]).all())
