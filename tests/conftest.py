@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,8 +41,8 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory, smollm2_dir: Path) 
 
 
 @pytest.fixture
-def events_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def events_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file that this test's events go to."""
     path = tmp_path / "metrics.jsonl"
     monkeypatch.setenv("RLVR_EVENTS", str(path))
-    yield path
+    return path

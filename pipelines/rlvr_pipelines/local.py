@@ -36,6 +36,7 @@ from rlvr_trainer.storage import disk_error
 
 POLL_S = 0.1
 STOP_WAIT_S = 60.0
+MAX_STOP_WAIT_S = 300.0
 ASK_AGAIN_S = 5.0
 NUM_LOG_LINES = 12
 MIN_FREE_BYTES = 1 << 20
@@ -137,7 +138,8 @@ def _stop(
     """Ask the group to stop and give it time to; a second signal ends the wait."""
     training = progress.steps["train"].state == "running"
     # training stops, and commits, at the end of a step
-    wait_s = max(STOP_WAIT_S, 2 * progress.step_seconds) if training else STOP_WAIT_S
+    step_s = 2 * progress.step_seconds if training else 0.0
+    wait_s = min(max(STOP_WAIT_S, step_s), MAX_STOP_WAIT_S)
     what = "training commits a checkpoint at the end of its step" if training else "the step ends"
     display.say(f"Stopping: {what} (at most {clock(wait_s)}; Ctrl-C again kills it).")
     started = asked = time.monotonic()

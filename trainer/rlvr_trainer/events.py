@@ -2,7 +2,7 @@
 
 Every event has `time` (seconds since 1970), `event` and, where it has one, `step`:
 
-    phase       phase, state (started | finished | failed), and what it found
+    phase       phase, state (started | finished | failed | reused), and what it found
     step        an optimizer step: numbers by TRL's own names, and max_steps
     evaluation  phase, done, total, and at the end accuracy and format
     checkpoint  a committed checkpoint: path

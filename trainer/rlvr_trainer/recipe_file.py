@@ -20,13 +20,19 @@ LOCATION_FIELDS = (("data", "train"), ("data", "test"), ("model", "name"), ("tas
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads `3e-4` as a string; everyone who types it means the number."""
+    """YAML 1.2 where it matters: `3e-4` is a number, and `on` and `off` are words."""
 
 
+_BOOL, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
+    _BOOL, re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    _FLOAT, re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
 
 
@@ -66,9 +72,7 @@ def _find(source: str, shipped: Mapping[str, Path]) -> Path:
     )
 
 
-def _read(
-    path: Path, shipped: Mapping[str, Path], extended_by: tuple[Path, ...]
-) -> dict[str, Any]:
+def _read(path: Path, shipped: Mapping[str, Path], extended_by: tuple[Path, ...]) -> dict[str, Any]:
     if path in extended_by:
         raise ConfigError(f"{path} extends itself; let it extend another recipe")
     try:

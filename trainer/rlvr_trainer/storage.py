@@ -5,8 +5,6 @@ FileNotFoundError from either kind of storage. What cannot be written, and what 
 ConfigError (it will not work until something is changed) or PlatformError (it may work later).
 """
 
-
-
 from __future__ import annotations
 
 import errno

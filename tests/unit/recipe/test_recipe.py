@@ -95,13 +95,18 @@ def test_a_wrong_recipe_name_is_answered_with_the_right_one() -> None:
 
 @pytest.mark.parametrize("override", ["novalue", "=3"])
 def test_an_override_without_a_value_says_how_it_is_written(override: str) -> None:
-    with pytest.raises(ConfigError, match="section.field=value"):
+    with pytest.raises(ConfigError, match="section[.]field=value"):
         load("arithmetic", override)
 
 
 def test_a_number_in_scientific_notation_is_a_number() -> None:
     assert load("arithmetic", "training.learning_rate=3e-4").training.learning_rate == 3e-4
     assert load("arithmetic", "grpo.epsilon=2e-1").grpo["epsilon"] == 0.2
+
+
+def test_on_and_off_are_words() -> None:
+    assert load("arithmetic", "shared_prefix=off").shared_prefix == "off"
+    assert load("arithmetic", "training.gradient_checkpointing=true").training
 
 
 def test_a_recipe_extends_another_and_paths_are_relative_to_its_file(tmp_path: Path) -> None:

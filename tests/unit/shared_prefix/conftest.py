@@ -48,7 +48,9 @@ def random_model(architecture: str, **overrides: Any) -> PreTrainedModel:
     return model
 
 
-def random_batch(header: int, questions: list[int], rows: list[tuple[int, int]], seed: int = 0) -> Batch:
+def random_batch(
+    header: int, questions: list[int], rows: list[tuple[int, int]], seed: int = 0
+) -> Batch:
     """`rows`: (question, completion length); completions are padded two columns wider than the longest."""
     g = torch.Generator().manual_seed(seed)
 
@@ -71,7 +73,12 @@ def trl_scores(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies by TRL's own method, called without a trainer around it."""
     trainer = SimpleNamespace(accelerator=SimpleNamespace(autocast=nullcontext))
     log_probs, entropies, _ = GRPOTrainer._get_per_token_logps_and_entropies.__wrapped__(
-        trainer, model, batch.input_ids, batch.attention_mask, batch.num_completion_tokens, compute_entropy=True
+        trainer,
+        model,
+        batch.input_ids,
+        batch.attention_mask,
+        batch.num_completion_tokens,
+        compute_entropy=True,
     )
     return log_probs, entropies
 
@@ -85,7 +92,9 @@ def gradient(model: torch.nn.Module) -> Tensor:
 @pytest.fixture
 def ragged() -> Batch:
     """Three questions, rows in no order, one row without completion, one of a single token."""
-    return random_batch(37, [5, 9, 3], [(0, 7), (1, 12), (0, 12), (2, 1), (1, 4), (0, 0), (2, 12), (1, 12)])
+    return random_batch(
+        37, [5, 9, 3], [(0, 7), (1, 12), (0, 12), (2, 1), (1, 4), (0, 0), (2, 12), (1, 12)]
+    )
 
 
 LossOf = Callable[[Tensor, Tensor], Tensor]

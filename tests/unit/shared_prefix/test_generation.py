@@ -6,7 +6,13 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoTokenizer, LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import (
+    AutoTokenizer,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from rlvr_trainer.shared_prefix import generate
 from rlvr_trainer.shared_prefix.sampling import Sampler
@@ -49,9 +55,13 @@ def test_greedy_equals_plain_generation(architecture: str, header: int) -> None:
 
 def test_sequences_that_end_early_leave_the_others_unchanged() -> None:
     model = random_model("llama")
-    full = generate(model, prompts(9), tokenizer=None, max_new_tokens=16, temperature=0, eos_token_ids=set())
+    full = generate(
+        model, prompts(9), tokenizer=None, max_new_tokens=16, temperature=0, eos_token_ids=set()
+    )
     ends = {full[0][3], full[1][6]}
-    cut = generate(model, prompts(9), tokenizer=None, max_new_tokens=16, temperature=0, eos_token_ids=ends)
+    cut = generate(
+        model, prompts(9), tokenizer=None, max_new_tokens=16, temperature=0, eos_token_ids=ends
+    )
     for whole, part in zip(full, cut, strict=True):
         stop = next((i + 1 for i, t in enumerate(whole) if t in ends), len(whole))
         assert part == whole[:stop]
@@ -62,8 +72,12 @@ def test_a_completion_ends_with_the_token_that_completes_a_stop_string(smollm2_d
 
     tokenizer = AutoTokenizer.from_pretrained(smollm2_dir)
     model = AutoModelForCausalLM.from_pretrained(smollm2_dir)
-    prompt = tokenizer("Question: What is 1 + 1?\nSolution: 2\n\nQuestion: What is 2 + 2?\nSolution:").input_ids
-    arguments: Any = dict(tokenizer=tokenizer, max_new_tokens=24, temperature=0, eos_token_ids=set())
+    prompt = tokenizer(
+        "Question: What is 1 + 1?\nSolution: 2\n\nQuestion: What is 2 + 2?\nSolution:"
+    ).input_ids
+    arguments: Any = dict(
+        tokenizer=tokenizer, max_new_tokens=24, temperature=0, eos_token_ids=set()
+    )
     [free] = generate(model, [prompt], **arguments)
     [stopped] = generate(model, [prompt], stop_strings=("never seen", "\n\nQuest"), **arguments)
     assert stopped == free[: len(stopped)]
@@ -74,7 +88,9 @@ def test_a_completion_ends_with_the_token_that_completes_a_stop_string(smollm2_d
 def test_modes_are_restored() -> None:
     model = random_model("llama").train()
     model.lm_head.eval()
-    generate(model, prompts(0), tokenizer=None, max_new_tokens=1, temperature=0, eos_token_ids=set())
+    generate(
+        model, prompts(0), tokenizer=None, max_new_tokens=1, temperature=0, eos_token_ids=set()
+    )
     assert model.training and model.model.layers[0].training and not model.lm_head.training
 
 
@@ -92,9 +108,13 @@ def test_a_seed_makes_sampling_repeatable() -> None:
 def test_filters_keep_the_tokens_that_transformers_keeps() -> None:
     torch.manual_seed(0)
     logits = torch.randn(4, 50) * 2
-    warpers: Any = LogitsProcessorList([TopKLogitsWarper(20), TopPLogitsWarper(0.9), MinPLogitsWarper(0.05)])
+    warpers: Any = LogitsProcessorList(
+        [TopKLogitsWarper(20), TopPLogitsWarper(0.9), MinPLogitsWarper(0.05)]
+    )
     expected = warpers(None, logits / 0.8).softmax(-1)
-    sampler = Sampler(0.8, top_k=20, top_p=0.9, min_p=0.05, generator=torch.Generator().manual_seed(0))
+    sampler = Sampler(
+        0.8, top_k=20, top_p=0.9, min_p=0.05, generator=torch.Generator().manual_seed(0)
+    )
     counts = torch.zeros(4, 50)
     for _ in range(4000):
         counts[torch.arange(4), sampler(logits)] += 1

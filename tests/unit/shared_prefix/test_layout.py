@@ -34,7 +34,10 @@ def test_no_row_to_score_is_an_error() -> None:
     ("prompts", "length"),
     [
         ([[1, 2, 3], [1, 2, 4]], 2),
-        ([[1, 2, 3], [1, 2, 3]], 2),  # a question keeps one token: it predicts the first completion token
+        (
+            [[1, 2, 3], [1, 2, 3]],
+            2,
+        ),  # a question keeps one token: it predicts the first completion token
         ([[1, 2], [1, 2, 4]], 1),
         ([[1], [1, 2]], 0),
         ([[1, 2], [3, 2]], 0),

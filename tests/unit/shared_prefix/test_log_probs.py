@@ -11,7 +11,15 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from rlvr_trainer.shared_prefix import token_log_probs, unsupported_reason
 
-from .conftest import ARCHITECTURES, TEMPERATURE, Batch, gradient, random_batch, random_model, trl_scores
+from .conftest import (
+    ARCHITECTURES,
+    TEMPERATURE,
+    Batch,
+    gradient,
+    random_batch,
+    random_model,
+    trl_scores,
+)
 
 
 def packed_scores(model: Any, batch: Batch, **kwargs: Any) -> Any:
@@ -30,7 +38,9 @@ def assert_equal_to_trl(model: Any, batch: Batch) -> None:
         log_probs, entropies = score(model, batch)
         ((log_probs * of_log_probs).sum() + (entropies * of_entropy).sum()).backward()
         results.append((log_probs.detach(), entropies.detach(), gradient(model)))
-    (expected, expected_entropy, expected_gradient), (log_probs, entropies, actual_gradient) = results
+    (expected, expected_entropy, expected_gradient), (log_probs, entropies, actual_gradient) = (
+        results
+    )
     assert (log_probs - expected).abs().max() < 5e-5
     assert (entropies - expected_entropy).abs().max() < 5e-5
     assert (actual_gradient - expected_gradient).norm() < 1e-5 * expected_gradient.norm()
@@ -106,7 +116,9 @@ def test_sliding_windows_dropout_and_other_architectures_are_refused() -> None:
     mistral = MistralForCausalLM(MistralConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
                                                num_attention_heads=1, num_key_value_heads=1))  # fmt: skip
     assert "mistral" in (unsupported_reason(mistral) or "")
-    lora = get_peft_model(random_model("llama"), LoraConfig(r=4, lora_dropout=0.1, target_modules="all-linear"))
+    lora = get_peft_model(
+        random_model("llama"), LoraConfig(r=4, lora_dropout=0.1, target_modules="all-linear")
+    )
     assert "dropout" in (unsupported_reason(lora.train()) or "")
 
 

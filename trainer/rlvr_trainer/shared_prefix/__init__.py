@@ -11,7 +11,13 @@ if TYPE_CHECKING:
     from rlvr_trainer.shared_prefix.registration import unsupported_reason
     from rlvr_trainer.shared_prefix.trainer import SharedPrefixGRPOTrainer, SharedPrefixMismatch
 
-__all__ = ["SharedPrefixGRPOTrainer", "SharedPrefixMismatch", "generate", "token_log_probs", "unsupported_reason"]
+__all__ = [
+    "SharedPrefixGRPOTrainer",
+    "SharedPrefixMismatch",
+    "generate",
+    "token_log_probs",
+    "unsupported_reason",
+]
 
 _MODULES = {
     "SharedPrefixGRPOTrainer": "trainer",

@@ -40,22 +40,32 @@ class DecodeAttention:
     so that all sequences write the same column.
     """
 
-    def __init__(self, header: HeaderAttention, lengths: Sequence[int], copies: Sequence[int], max_new: int) -> None:
+    def __init__(
+        self, header: HeaderAttention, lengths: Sequence[int], copies: Sequence[int], max_new: int
+    ) -> None:
         """`lengths` (Q,) of distinct questions; `copies` (n,): which question each sequence continues."""
         self.header, self.lengths, self.copies = header, list(lengths), list(copies)
         self.width = max(lengths)
         self.capacity = self.width + max_new
-        self.column: int | None = None  # None: the forward over questions, one after the other in one row
+        self.column: int | None = (
+            None  # None: the forward over questions, one after the other in one row
+        )
         self.keys: dict[int, Tensor] = {}  # (n, KV, capacity, D)
         self.values: dict[int, Tensor] = {}
         first = torch.tensor([self.width - self.lengths[i] for i in self.copies])
         hidden = torch.arange(self.capacity)[None] < first[:, None]
-        self.mask = torch.zeros(hidden.shape).masked_fill(hidden, float("-inf"))[:, None, None]  # (n, 1, 1, capacity)
+        self.mask = torch.zeros(hidden.shape).masked_fill(hidden, float("-inf"))[
+            :, None, None
+        ]  # (n, 1, 1, capacity)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         dtype = compute_dtype(query)
         q, k, v = (x[0].to(dtype) for x in (query, key, value))
-        out, lse = self._questions(layer, q, k, v, scale) if self.column is None else self._step(layer, q, k, v, scale)
+        out, lse = (
+            self._questions(layer, q, k, v, scale)
+            if self.column is None
+            else self._step(layer, q, k, v, scale)
+        )
         self.header.fold_into(layer, q, out, lse, scale)
         return out[None].to(query.dtype)
 
@@ -66,7 +76,9 @@ class DecodeAttention:
                 store[layer] = x[live]
         self.mask = self.mask[live.to(self.mask.device)]
 
-    def _questions(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    def _questions(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor]:
         kv_heads, _, d = k.shape
         repeats = q.shape[0] // kv_heads
         outs, lses, start = [], [], 0
@@ -86,12 +98,18 @@ class DecodeAttention:
         self.mask = self.mask.to(k)
         return torch.cat(outs, 1), torch.cat(lses, 1)
 
-    def _step(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    def _step(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor]:
         assert self.column is not None
         keys, values, stop = self.keys[layer], self.values[layer], self.column + 1
         keys[:, :, self.column] = k.transpose(0, 1)
         values[:, :, self.column] = v.transpose(0, 1)
         heads, n, d = q.shape
-        grouped = q.unflatten(0, (keys.shape[1], -1)).permute(2, 0, 1, 3)  # (n, KV, R, D): R queries share a key
-        out, lse = attend(grouped, keys[:, :, :stop], values[:, :, :stop], scale, mask=self.mask[..., :stop])
+        grouped = q.unflatten(0, (keys.shape[1], -1)).permute(
+            2, 0, 1, 3
+        )  # (n, KV, R, D): R queries share a key
+        out, lse = attend(
+            grouped, keys[:, :, :stop], values[:, :, :stop], scale, mask=self.mask[..., :stop]
+        )
         return out.permute(1, 2, 0, 3).reshape(heads, n, d), lse.permute(1, 2, 0).reshape(heads, n)

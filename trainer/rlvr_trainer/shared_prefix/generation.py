@@ -50,7 +50,9 @@ def generate(
     if not prompt_ids:
         return []
     if any(not p for p in prompt_ids):
-        raise ValueError(f"prompt {next(i for i, p in enumerate(prompt_ids) if not p)} is empty; give it a token")
+        raise ValueError(
+            f"prompt {next(i for i, p in enumerate(prompt_ids) if not p)} is empty; give it a token"
+        )
     sampler = Sampler(temperature, top_k, top_p, min_p, generator)
     stops = StopStrings(tokenizer, stop_strings)
     bare = base_model(model)
@@ -74,7 +76,9 @@ class _Decoder:
         self.header = HeaderAttention()
         self.header_length = common_prefix_length(prompts)
         if self.header_length:
-            self._forward(prompts[0][: self.header_length], range(self.header_length), self.header, [0])
+            self._forward(
+                prompts[0][: self.header_length], range(self.header_length), self.header, [0]
+            )
 
     def complete(
         self,
@@ -93,7 +97,9 @@ class _Decoder:
 
         positions = [header + i for n in lengths for i in range(n)]
         last = torch.tensor(lengths).cumsum(0) - 1
-        logits = self._forward([t for q in questions for t in q], positions, attention, last.tolist())[copies]
+        logits = self._forward(
+            [t for q in questions for t in q], positions, attention, last.tolist()
+        )[copies]
 
         completions: list[list[int]] = [[] for _ in prompts]
         rows = list(range(len(prompts)))  # the sequences in the batch; `done` of them have ended
@@ -106,7 +112,13 @@ class _Decoder:
                     if token in eos_token_ids:
                         done.add(row)
             running = [row for row in rows if row not in done]
-            done.update(row for row, ended in zip(running, stops([completions[r] for r in running]), strict=True) if ended)
+            done.update(
+                row
+                for row, ended in zip(
+                    running, stops([completions[r] for r in running]), strict=True
+                )
+                if ended
+            )
             num_done = sum(row in done for row in rows)
             if num_done == len(rows) or step + 1 == max_new_tokens:
                 break
@@ -120,7 +132,11 @@ class _Decoder:
         return completions
 
     def _forward(
-        self, ids: Sequence[int], positions: Sequence[int], attention: SharedAttention, keep: Sequence[int]
+        self,
+        ids: Sequence[int],
+        positions: Sequence[int],
+        attention: SharedAttention,
+        keep: Sequence[int],
     ) -> Tensor:
         """Logits (len(keep), V) of a packed row of tokens at the indices `keep`."""
         logits: Tensor = self.model(

@@ -42,7 +42,8 @@ def token_log_probs(
     batch = pack_rows(input_ids, attention_mask, num_completion_tokens, rows)
     device = input_ids.device
     predictors, targets, row, column = (
-        torch.tensor(x, device=device) for x in (batch.predictors, batch.targets, batch.rows, batch.columns)
+        torch.tensor(x, device=device)
+        for x in (batch.predictors, batch.targets, batch.rows, batch.columns)
     )
     bare = base_model(model)
     enable(bare)
@@ -60,7 +61,10 @@ def token_log_probs(
 
 
 def pack_rows(
-    input_ids: Tensor, attention_mask: Tensor, num_completion_tokens: int, rows: Tensor | None = None
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    num_completion_tokens: int,
+    rows: Tensor | None = None,
 ) -> PackedBatch:
     """Pack the chosen rows; a chosen row without completion tokens costs nothing.
 
@@ -93,14 +97,18 @@ def base_model(model: Any) -> Any:
             model = model._orig_mod
         elif hasattr(model, "get_base_model"):
             model = model.get_base_model()
-        elif not hasattr(model, "get_output_embeddings") and isinstance(getattr(model, "module", None), nn.Module):
+        elif not hasattr(model, "get_output_embeddings") and isinstance(
+            getattr(model, "module", None), nn.Module
+        ):
             model = model.module
         else:
             return model
 
 
 @contextmanager
-def _scores_instead_of_logits(lm_head: nn.Module, targets: Tensor, temperature: float) -> Iterator[None]:
+def _scores_instead_of_logits(
+    lm_head: nn.Module, targets: Tensor, temperature: float
+) -> Iterator[None]:
     """Let the model return (1, T, 2) log-probabilities and entropies in place of logits (1, T, V).
 
     A hook on the head works inside every wrapper, and keeps mixed-precision wrappers, which cast a model's outputs

@@ -37,7 +37,11 @@ def unsupported_reason(model: nn.Module) -> str | None:
     if getattr(config, "attention_dropout", 0.0):
         return "The model has attention dropout, which a shared prefix would apply to all of its sequences alike."
     for name, module in model.named_modules():
-        if type(module).__name__ == "Dropout" and getattr(module, "p", 0.0) > 0.0 and module.training:
+        if (
+            type(module).__name__ == "Dropout"
+            and getattr(module, "p", 0.0) > 0.0
+            and module.training
+        ):
             return f"The module {name} has dropout, which a shared prefix would apply to all of its sequences alike."
     return None
 
@@ -54,7 +58,9 @@ def enable(model: nn.Module) -> None:
     name = _PREFIX + original
     AttentionInterface.register(name, _dispatch(original))
     mask = ALL_MASK_ATTENTION_FUNCTIONS.get(original)
-    AttentionMaskInterface.register(name, mask if mask is not None else ALL_MASK_ATTENTION_FUNCTIONS["eager"])
+    AttentionMaskInterface.register(
+        name, mask if mask is not None else ALL_MASK_ATTENTION_FUNCTIONS["eager"]
+    )
     config._attn_implementation = name
 
 
@@ -78,7 +84,9 @@ def _dispatch(original: str) -> Callable[..., Any]:
             return out.transpose(1, 2), None
         eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
         plain = ALL_ATTENTION_FUNCTIONS.get_interface(original, eager)
-        result: tuple[Tensor, Tensor | None] = plain(module, query, key, value, attention_mask, **kwargs)
+        result: tuple[Tensor, Tensor | None] = plain(
+            module, query, key, value, attention_mask, **kwargs
+        )
         return result
 
     return attention

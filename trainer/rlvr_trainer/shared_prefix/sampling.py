@@ -36,7 +36,9 @@ class Sampler:
         """By inverting the distribution: one random number a row, where multinomial draws one for every token."""
         cumulative = probs.cumsum(-1)
         total = cumulative[:, -1:]
-        u = torch.rand(total.shape, dtype=torch.float32, device=probs.device, generator=self.generator)
+        u = torch.rand(
+            total.shape, dtype=torch.float32, device=probs.device, generator=self.generator
+        )
         # Rounding must not reach the total: past the last token with any probability.
         point = torch.minimum(u * total, torch.nextafter(total, torch.zeros_like(total)))
         return torch.searchsorted(cumulative, point, right=True)[:, 0]

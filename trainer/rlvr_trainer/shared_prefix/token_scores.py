@@ -34,7 +34,10 @@ class _TokenScores(torch.autograd.Function):
             scores[part, 0] = chosen - lse
             scores[part, 1] = lse - (torch.exp(x - lse[:, None]) * x).sum(-1)
             normaliser[part] = lse
-        ctx.logits, ctx.temperature = logits.detach(), temperature  # not saved: overwritten by the backward
+        ctx.logits, ctx.temperature = (
+            logits.detach(),
+            temperature,
+        )  # not saved: overwritten by the backward
         ctx.save_for_backward(targets, normaliser, scores)
         return scores
 
@@ -43,7 +46,9 @@ class _TokenScores(torch.autograd.Function):
         targets, normaliser, scores = ctx.saved_tensors
         logits, ctx.logits = ctx.logits, None
         if logits is None:
-            raise RuntimeError("the logits were overwritten by the first backward pass; run the forward again")
+            raise RuntimeError(
+                "the logits were overwritten by the first backward pass; run the forward again"
+            )
         with_entropy = bool(grad[:, 1].any())
         for part in _chunks(logits):
             x = logits[part].float()

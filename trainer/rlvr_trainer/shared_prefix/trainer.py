@@ -39,7 +39,9 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     def __init__(self, *args: Any, shared_prefix: bool = True, **kwargs: Any) -> None:
         self.shared_prefix = shared_prefix
         self._verified = False
-        self._policy_rows: Tensor | None = None  # (B,) bool, the rows of the policy pass under way that need computing
+        self._policy_rows: Tensor | None = (
+            None  # (B,) bool, the rows of the policy pass under way that need computing
+        )
         self._logged_reasons = set[str]()
         super().__init__(*args, **kwargs)
 
@@ -78,7 +80,9 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         compute_aux_loss: bool = False,
         **multimodal: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        reason = self._plain_reason(model, attention_mask, logits_to_keep, compute_aux_loss, multimodal)
+        reason = self._plain_reason(
+            model, attention_mask, logits_to_keep, compute_aux_loss, multimodal
+        )
         if reason is not None:
             if reason not in self._logged_reasons:
                 self._logged_reasons.add(reason)
@@ -95,7 +99,9 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             log_probs, entropies = self._packed(
                 model, input_ids, attention_mask, logits_to_keep, self._policy_rows, compute_entropy
             )
-            return *self._fill_left_out(log_probs, entropies, attention_mask[:, -logits_to_keep:]), None
+            return *self._fill_left_out(
+                log_probs, entropies, attention_mask[:, -logits_to_keep:]
+            ), None
         size = batch_size or len(input_ids)
         parts = [
             self._packed(model, ids, mask, logits_to_keep, None, compute_entropy)
@@ -105,11 +111,23 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         return torch.cat([log_probs for log_probs, _ in parts]), entropies, None
 
     def _packed(
-        self, model: Any, ids: Tensor, mask: Tensor, num_tokens: int, rows: Tensor | None, entropy: bool
+        self,
+        model: Any,
+        ids: Tensor,
+        mask: Tensor,
+        num_tokens: int,
+        rows: Tensor | None,
+        entropy: bool,
     ) -> tuple[Tensor, Tensor | None]:
         with self.accelerator.autocast():
             return token_log_probs(
-                model, ids, mask, num_tokens, rows=rows, compute_entropy=entropy, temperature=self.temperature
+                model,
+                ids,
+                mask,
+                num_tokens,
+                rows=rows,
+                compute_entropy=entropy,
+                temperature=self.temperature,
             )
 
     def _fill_left_out(
@@ -127,7 +145,12 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         return log_probs, entropies
 
     def _plain_reason(
-        self, model: Any, attention_mask: Tensor, num_tokens: int, aux_loss: bool, multimodal: dict[str, Any]
+        self,
+        model: Any,
+        attention_mask: Tensor,
+        num_tokens: int,
+        aux_loss: bool,
+        multimodal: dict[str, Any],
     ) -> str | None:
         """Why this pass takes TRL's own path, or None."""
         if not self.shared_prefix:
@@ -135,7 +158,9 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         if any(value is not None for value in multimodal.values()):
             return "the batch has images or other multimodal inputs."
         if aux_loss:
-            return "the auxiliary loss of a mixture of experts counts every token of every sequence."
+            return (
+                "the auxiliary loss of a mixture of experts counts every token of every sequence."
+            )
         if self.args.cast_lm_head_to_fp32:
             return "cast_lm_head_to_fp32 is set."
         if not _is_padded_outwards(attention_mask, num_tokens):
@@ -143,7 +168,9 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         return unsupported_reason(base_model(model))
 
     @torch.no_grad()
-    def _verify(self, model: Any, input_ids: Tensor, attention_mask: Tensor, num_tokens: int) -> None:
+    def _verify(
+        self, model: Any, input_ids: Tensor, attention_mask: Tensor, num_tokens: int
+    ) -> None:
         """Compare with TRL's own forward on two sequences; every rank takes part and all raise together.
 
         The tolerance is what TRL's forward differs from itself when padding is added, which is rounding alone.
@@ -160,9 +187,9 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
         def plain(extra: int) -> Tensor:
             padded_ids, padded_mask = (torch.nn.functional.pad(x, (extra, 0)) for x in (ids, mask))
-            log_probs: Tensor = super(SharedPrefixGRPOTrainer, self)._get_per_token_logps_and_entropies(
-                model, padded_ids, padded_mask, num_tokens
-            )[0]
+            log_probs: Tensor = super(
+                SharedPrefixGRPOTrainer, self
+            )._get_per_token_logps_and_entropies(model, padded_ids, padded_mask, num_tokens)[0]
             return log_probs
 
         expected = plain(0)
@@ -182,6 +209,9 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
 def _is_padded_outwards(attention_mask: Tensor, num_tokens: int) -> bool:
     """Whether each row is 0…0 1…1 up to the completion and 1…1 0…0 from there, with a prompt."""
-    prompt, completion = attention_mask[:, :-num_tokens].bool(), attention_mask[:, -num_tokens:].bool()
+    prompt, completion = (
+        attention_mask[:, :-num_tokens].bool(),
+        attention_mask[:, -num_tokens:].bool(),
+    )
     rises = (prompt[:, :-1] <= prompt[:, 1:]).all() and prompt[:, -1].all()
     return bool(rises and (completion[:, :-1] >= completion[:, 1:]).all())

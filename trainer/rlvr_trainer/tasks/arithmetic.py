@@ -16,28 +16,31 @@ if TYPE_CHECKING:
 NUM_TRAIN_ROWS = 2000
 NUM_TEST_ROWS = 200
 
-SUM_RANGE = (2, 50)
-"""Both numbers of a problem."""
+NUMBER_RANGE = (2, 50)
+"""Each number of a problem."""
 NAMES = ("Tom", "Mia", "Sam", "Ava", "Leo", "Zoe", "Max", "Eva", "Ben", "Amy", "Dan", "Ida")
 THINGS = (
     "apples", "books", "coins", "pens", "cards", "eggs", "shells", "stamps", "balls", "cups",
     "stones", "toys",
 )  # fmt: skip
 
-ADDITIONS = (
-    "{name} has {a} {things} and buys {b} more. How many {things} does {name} have now?",
-    "{name} has {a} {things} and finds {b} more. How many {things} does {name} have now?",
+FORMS = (
+    "{name} has {a} {things} and {x} {others}. {name} buys {b} more {things}. "
+    "How many {things} does {name} have now?",
+    "{name} has {x} {others} and {a} {things}. {name} finds {b} more {things}. "
+    "How many {things} does {name} have now?",
+    "{name} has {a} {things}. {friend} gives {name} {x} {others} and {b} {things}. "
+    "How many {things} does {name} have?",
+    "{name} has {a} {things} at home, {x} {others} in a bag and {b} {things} at school. "
+    "How many {things} does {name} have?",
 )
-SUBTRACTIONS = (
-    "{name} has {a} {things} and gives away {b}. How many {things} are left?",
-    "{name} has {a} {things} and loses {b}. How many {things} are left?",
-)
+"""Two numbers to add, and one that does not count."""
 
 ATTEMPTS_PER_ROW = 100
 
 
 class Arithmetic(QuestionAnswer):
-    """Additions and subtractions of two numbers; no question occurs twice.
+    """Word problems: two numbers to add and one that does not count; no question twice.
 
     The test rows are drawn first, so they do not depend on how many rows train.
     """
@@ -77,13 +80,11 @@ def _problems(num_rows: int, seed: str, asked: set[str]) -> Iterator[dict[str, A
 
 
 def _problem(draw: random.Random) -> dict[str, Any]:
-    name, things, left = draw.choice(NAMES), draw.choice(THINGS), ""
-    a, b = draw.randint(*SUM_RANGE), draw.randint(*SUM_RANGE)
-    if draw.random() < 0.5:
-        form, worked, answer = draw.choice(ADDITIONS), f"{a} + {b}", a + b
-    else:
-        a, b = max(a, b), min(a, b)
-        form, worked, answer = draw.choice(SUBTRACTIONS), f"{a} - {b}", a - b
-    question = form.format(name=name, things=things, a=a, b=b)
-    solution = f"{name} has {worked} = {answer} {things}{left}."
-    return {"question": question, "answer": answer, "solution": solution}
+    name, friend = draw.sample(NAMES, 2)
+    things, others = draw.sample(THINGS, 2)
+    a, b, x = (draw.randint(*NUMBER_RANGE) for _ in range(3))
+    question = draw.choice(FORMS).format(
+        name=name, friend=friend, things=things, others=others, a=a, b=b, x=x
+    )
+    solution = f"{name} has {a} + {b} = {a + b} {things}."
+    return {"question": question, "answer": a + b, "solution": solution}

@@ -1,0 +1,237 @@
+"""Training of real run directories on a random two-layer model: real TRL, PEFT, DeepSpeed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rlvr_trainer.errors import RLVRError
+from rlvr_trainer.events import read_events
+from rlvr_trainer.models import load_adapter, load_model, load_tokenizer
+from rlvr_trainer.publish import merged_model, publish
+from rlvr_trainer.recipe import Recipe
+from rlvr_trainer.recipe_file import load_recipe, shipped_recipes
+from rlvr_trainer.steps import prepare
+
+REWARD = "def vowels(completion, row):\n    return sum(c in 'aeiou' for c in completion) / 40\n"
+
+
+def recipe_for(model_dir: Path, folder: Path, *overrides: str) -> Recipe:
+    """Two steps of the demo on a random model, with a reward that random text can earn."""
+    reward = folder / "reward.py"
+    reward.write_text(REWARD)
+    return load_recipe(
+        "arithmetic",
+        [
+            f"model.name={model_dir}",
+            "model.dtype=fp32",
+            f"rewards={{vowels: {{function: '{reward}:vowels'}}}}",
+            "data={num_train_rows: 40, num_test_rows: 8, num_exemplars: 2}",
+            "prompt.num_shots=2",
+            "sampling={num_generations: 4, max_completion_tokens: 8}",
+            "training={max_steps: 2, per_device_batch_size: 8, learning_rate: 1e-3, "
+            "gradient_checkpointing: false, num_validation_rows: 4, save_steps: 1}",
+            *overrides,
+        ],
+        shipped=shipped_recipes("rlvr_pipelines"),
+    )
+
+
+def prepared_run(recipe: Recipe, run_dir: Path) -> Path:
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "recipe.json").write_text(recipe.model_dump_json())
+    prepare(recipe, run_dir / "data")
+    return run_dir
+
+
+def train(run_dir: Path, num_processes: int = 1, *, check: bool = True) -> int:
+    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={num_processes}"]
+    command = [
+        sys.executable,
+        *(launcher if num_processes > 1 else []),
+        *("-m", "rlvr_trainer", "train", "--run", str(run_dir)),
+    ]
+    with (run_dir / "train.log").open("w") as log:
+        code = subprocess.run(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            timeout=300,
+        ).returncode
+    if check:
+        assert code == 0, (run_dir / "train.log").read_text()[-3000:]
+    return code
+
+
+def rewards_of(run_dir: Path) -> list[float]:
+    events = read_events(run_dir / "metrics.jsonl")
+    return [event["reward"] for event in events if event["event"] == "step"]
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps on one process."""
+    folder = tmp_path_factory.mktemp("trained")
+    run_dir = prepared_run(recipe_for(tiny_model_dir, folder), folder / "run")
+    train(run_dir)
+    return run_dir
+
+
+def test_a_run_leaves_adapter_checkpoints_and_events(trained: Path) -> None:
+    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= {
+        path.name for path in (trained / "adapter").iterdir()
+    }
+    assert not (trained / "adapter" / "training_args.bin").exists()
+    assert sorted(path.name for path in (trained / "checkpoints").glob("step-*")) == [
+        "step-1",
+        "step-2",
+    ]
+    events = read_events(trained / "metrics.jsonl")
+    kinds = [(event["event"], event.get("step")) for event in events]
+    assert ("step", 1) in kinds
+    assert ("checkpoint", 2) in kinds
+    assert ("evaluation", 2) in kinds
+    assert [e["state"] for e in events if e["event"] == "phase"] == ["started", "finished"]
+
+
+def test_the_trained_adapter_differs_from_its_start(trained: Path) -> None:
+    weights = load_file(trained / "adapter" / "adapter_model.safetensors")
+    assert any(tensor.any() for name, tensor in weights.items() if "lora_B" in name)
+
+
+def test_a_run_that_learns_nothing_fails(tiny_model_dir: Path, tmp_path: Path) -> None:
+    recipe = recipe_for(tiny_model_dir, tmp_path, "training.max_steps=1")
+    (tmp_path / "reward.py").write_text("def vowels(completion, row):\n    return 1.0\n")
+    run_dir = prepared_run(recipe, tmp_path / "run")
+    assert train(run_dir, check=False) == RLVRError.exit_code
+    assert "the adapter did not change" in (run_dir / "train.log").read_text()
+    assert not (run_dir / "adapter").exists()
+
+
+def test_a_finished_run_is_not_trained_again(trained: Path) -> None:
+    before = rewards_of(trained)
+    train(trained)
+    assert rewards_of(trained) == before
+
+
+def test_a_stopped_run_commits_a_step_and_goes_on_from_it(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_for(tiny_model_dir, tmp_path, "training.max_steps=400")
+    run_dir = prepared_run(recipe, tmp_path / "run")
+    with (run_dir / "train.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "rlvr_trainer", "train", "--run", str(run_dir)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        deadline = time.monotonic() + 180
+        while not rewards_of(run_dir) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 143
+    stopped_at = len(rewards_of(run_dir))
+    marker = run_dir / "checkpoints" / f"step-{stopped_at}" / "COMMITTED.json"
+    assert json.loads(marker.read_text())["step"] == stopped_at
+    assert not (run_dir / "adapter").exists()
+
+    shorter = recipe.model_copy(
+        update={"training": recipe.training.model_copy(update={"max_steps": stopped_at + 1})}
+    )
+    (run_dir / "recipe.json").write_text(shorter.model_dump_json())
+    assert train(run_dir, check=False) == 4  # another recipe does not continue these checkpoints
+
+
+# Greedy completions, rewards by place in the group: the same whichever rank computes them.
+PLACES = """
+from itertools import count
+places = count()
+def vowels(completion, row):
+    return next(places) % 4 / 4
+"""
+
+
+def greedy_run(model_dir: Path, folder: Path, *overrides: str) -> Path:
+    folder.mkdir()
+    recipe = recipe_for(
+        model_dir, folder, "sampling.top_k=1", "training.num_validation_rows=0", *overrides
+    )
+    (folder / "reward.py").write_text(PLACES)
+    return prepared_run(recipe, folder / "run")
+
+
+@pytest.fixture(scope="module")
+def trained_on_one_rank(
+    tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, torch.Tensor]:
+    run_dir = greedy_run(tiny_model_dir, tmp_path_factory.mktemp("one-rank") / "run")
+    train(run_dir)
+    return load_file(run_dir / "adapter" / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_two_ranks_under_zero_learn_what_one_rank_does(
+    trained_on_one_rank: dict[str, torch.Tensor], tiny_model_dir: Path, tmp_path: Path, stage: int
+) -> None:
+    run_dir = greedy_run(
+        tiny_model_dir,
+        tmp_path / "two-ranks",
+        f"training.zero_stage={stage}",
+        "training.per_device_batch_size=4",
+    )
+    train(run_dir, num_processes=2)
+    assert len(rewards_of(run_dir)) == 2
+    adapter = load_file(run_dir / "adapter" / "adapter_model.safetensors")
+    assert adapter.keys() == trained_on_one_rank.keys()
+    for name, expected in trained_on_one_rank.items():
+        assert (adapter[name] - expected).norm() <= 1e-2 * expected.norm(), name
+
+
+def test_qlora_finds_gradients_after_an_evaluation(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """On a CPU bitsandbytes' packing would leave none (and only warn)."""
+    recipe = recipe_for(
+        tiny_model_dir,
+        tmp_path,
+        "quantization={compute_dtype: fp32, storage_dtype: fp32}",
+        "training.validation_steps=1",
+    )
+    run_dir = prepared_run(recipe, tmp_path / "run")
+    train(run_dir)
+    events = read_events(run_dir / "metrics.jsonl")
+    assert [e["step"] for e in events if e["event"] == "evaluation"] == [1, 2]
+    gradients = [event["grad_norm"] for event in events if event["event"] == "step"]
+    assert all(gradient > 0 for gradient in gradients)
+    _assert_merged_equals_adapter(recipe, run_dir)
+
+
+def test_a_merged_model_answers_as_the_adapter_does(trained: Path, tmp_path: Path) -> None:
+    recipe = Recipe.model_validate_json((trained / "recipe.json").read_text())
+    _assert_merged_equals_adapter(recipe, trained)
+    target = publish(trained, tmp_path / "published", merge=True)
+    published = load_model(recipe.model.model_copy(update={"name": str(target)}))
+    embedding, head = published.get_input_embeddings(), published.get_output_embeddings()
+    assert embedding.weight.data_ptr() == head.weight.data_ptr()  # tied before, tied after
+    assert "GRPO" in (target / "README.md").read_text()
+
+
+def _assert_merged_equals_adapter(recipe: Recipe, run_dir: Path) -> None:
+    tokenizer = load_tokenizer(recipe.model)
+    batch = tokenizer(["Question: what is 2 + 2?\nSolution:"], return_tensors="pt")
+    adapter = load_adapter(load_model(recipe.model, recipe.quantization), run_dir / "adapter")
+    with torch.no_grad():
+        expected = adapter.eval()(**batch).logits
+        merged = merged_model(recipe, run_dir / "adapter").eval()(**batch).logits
+        base = load_model(recipe.model, recipe.quantization).eval()(**batch).logits
+    torch.testing.assert_close(merged, expected, atol=1e-4, rtol=1e-4)
+    assert (expected - base).abs().max() > 1e-4  # or the comparison would show nothing
