@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -94,6 +94,7 @@ def _generate_plain(
 ) -> list[list[int]]:
     batch = tokenizer.pad({"input_ids": list(prompt_ids)}, padding_side="left", return_tensors="pt")
     batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+    draw: dict[str, Any]
     if sampling.temperature:
         draw = {
             "do_sample": True,

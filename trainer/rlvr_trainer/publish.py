@@ -59,7 +59,7 @@ def merged_model(recipe: Recipe, adapter_dir: Path) -> PreTrainedModel:
     if recipe.quantization:
         model = model.dequantize()
     model = load_adapter(model.to(torch.float32), adapter_dir)
-    merged: PreTrainedModel = model.merge_and_unload(safe_merge=True)  # type: ignore[operator]
+    merged: PreTrainedModel = model.merge_and_unload(safe_merge=True)
     return merged.to(torch.bfloat16 if recipe.model.dtype == "bf16" else torch.float32)
 
 

@@ -37,7 +37,7 @@ def test_any_other_option_of_trl_passes_through(tmp_path: Path) -> None:
 
 
 def test_what_trl_refuses_is_a_configuration_error(tmp_path: Path) -> None:
-    recipe = load_recipe("arithmetic", ["grpo.scale_rewards=sideways"], shipped=SHIPPED)
+    recipe = load_recipe("arithmetic", ["grpo.generation_batch_size=9"], shipped=SHIPPED)
     with pytest.raises(ConfigError, match="TRL refuses the recipe"):
         grpo_config(recipe, tmp_path)
 

@@ -95,7 +95,7 @@ def test_a_wrong_recipe_name_is_answered_with_the_right_one() -> None:
 
 @pytest.mark.parametrize("override", ["novalue", "=3"])
 def test_an_override_without_a_value_says_how_it_is_written(override: str) -> None:
-    with pytest.raises(ConfigError, match="section[.]field=value"):
+    with pytest.raises(ConfigError, match=r"section\.field=value"):
         load("arithmetic", override)
 
 

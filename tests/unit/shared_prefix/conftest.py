@@ -39,10 +39,17 @@ class Batch:
 def random_model(architecture: str, **overrides: Any) -> PreTrainedModel:
     config_class, model_class = ARCHITECTURES[architecture]
     torch.manual_seed(0)
-    shape: dict[str, Any] = dict(
-        vocab_size=211, hidden_size=48, intermediate_size=96, num_hidden_layers=3, num_attention_heads=6,
-        num_key_value_heads=2, head_dim=16, max_position_embeddings=512, initializer_range=0.15,
-    )  # fmt: skip
+    shape: dict[str, Any] = {
+        "vocab_size": 211,
+        "hidden_size": 48,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.15,
+    }
     model = model_class(config_class(**{**shape, **overrides}))
     add_fused_lm_head(model, temperature=TEMPERATURE, outputs=("log_probs", "entropy"))
     return model
@@ -51,7 +58,7 @@ def random_model(architecture: str, **overrides: Any) -> PreTrainedModel:
 def random_batch(
     header: int, questions: list[int], rows: list[tuple[int, int]], seed: int = 0
 ) -> Batch:
-    """`rows`: (question, completion length); completions are padded two columns wider than the longest."""
+    """`rows`: (question, completion length); completions get two columns more than the longest."""
     g = torch.Generator().manual_seed(seed)
 
     def tokens(n: int) -> list[int]:

@@ -33,9 +33,13 @@ def plain_greedy(model: Any, prompt_ids: list[list[int]], max_new_tokens: int) -
     completions = []
     for prompt in prompt_ids:
         ids = model.generate(
-            input_ids=torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=EOS, pad_token_id=0,
-        )  # fmt: skip
+            input_ids=torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=EOS,
+            pad_token_id=0,
+        )
         completions.append(ids[0, len(prompt) :].tolist())
     return completions
 
@@ -47,9 +51,14 @@ def test_greedy_equals_plain_generation(architecture: str, header: int) -> None:
     expected = plain_greedy(model, prompts(header), 20)
     for max_batch_size in (None, 2):
         actual = generate(
-            model, prompts(header), tokenizer=None, max_new_tokens=20, temperature=0, eos_token_ids={EOS},
+            model,
+            prompts(header),
+            tokenizer=None,
+            max_new_tokens=20,
+            temperature=0,
+            eos_token_ids={EOS},
             max_batch_size=max_batch_size,
-        )  # fmt: skip
+        )
         assert actual == expected
 
 
@@ -75,9 +84,12 @@ def test_a_completion_ends_with_the_token_that_completes_a_stop_string(smollm2_d
     prompt = tokenizer(
         "Question: What is 1 + 1?\nSolution: 2\n\nQuestion: What is 2 + 2?\nSolution:"
     ).input_ids
-    arguments: Any = dict(
-        tokenizer=tokenizer, max_new_tokens=24, temperature=0, eos_token_ids=set()
-    )
+    arguments: Any = {
+        "tokenizer": tokenizer,
+        "max_new_tokens": 24,
+        "temperature": 0,
+        "eos_token_ids": set(),
+    }
     [free] = generate(model, [prompt], **arguments)
     [stopped] = generate(model, [prompt], stop_strings=("never seen", "\n\nQuest"), **arguments)
     assert stopped == free[: len(stopped)]
@@ -91,16 +103,24 @@ def test_modes_are_restored() -> None:
     generate(
         model, prompts(0), tokenizer=None, max_new_tokens=1, temperature=0, eos_token_ids=set()
     )
-    assert model.training and model.model.layers[0].training and not model.lm_head.training
+    assert model.training
+    assert model.model.layers[0].training
+    assert not model.lm_head.training
 
 
 def test_a_seed_makes_sampling_repeatable() -> None:
     model = random_model("llama")
 
     def sample(seed: int) -> list[list[int]]:
-        g = torch.Generator().manual_seed(seed)
-        return generate(model, prompts(9), tokenizer=None, max_new_tokens=8, temperature=1.0, eos_token_ids=set(),
-                        generator=g)  # fmt: skip
+        return generate(
+            model,
+            prompts(9),
+            tokenizer=None,
+            max_new_tokens=8,
+            temperature=1.0,
+            eos_token_ids=set(),
+            generator=torch.Generator().manual_seed(seed),
+        )
 
     assert sample(0) == sample(0) != sample(1)
 

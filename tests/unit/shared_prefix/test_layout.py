@@ -16,8 +16,8 @@ def test_the_header_and_each_distinct_question_appear_once_whatever_the_order_of
 
 def test_every_completion_token_is_predicted_by_the_token_before_it() -> None:
     batch = pack([[1, 2, 3], [1, 2, 4, 5]], [[7, 8], [9]])
-    scored = {(r, c): (batch.input_ids[p], t) for r, c, p, t in
-              zip(batch.rows, batch.columns, batch.predictors, batch.targets, strict=True)}  # fmt: skip
+    tokens = zip(batch.rows, batch.columns, batch.predictors, batch.targets, strict=True)
+    scored = {(row, column): (batch.input_ids[p], target) for row, column, p, target in tokens}
     assert scored == {(0, 0): (3, 7), (0, 1): (7, 8), (1, 0): (5, 9)}
 
 
@@ -34,10 +34,8 @@ def test_no_row_to_score_is_an_error() -> None:
     ("prompts", "length"),
     [
         ([[1, 2, 3], [1, 2, 4]], 2),
-        (
-            [[1, 2, 3], [1, 2, 3]],
-            2,
-        ),  # a question keeps one token: it predicts the first completion token
+        # A question keeps one token: it predicts the first completion token.
+        ([[1, 2, 3], [1, 2, 3]], 2),
         ([[1, 2], [1, 2, 4]], 1),
         ([[1], [1, 2]], 0),
         ([[1, 2], [3, 2]], 0),

@@ -24,9 +24,14 @@ from .conftest import (
 
 def packed_scores(model: Any, batch: Batch, **kwargs: Any) -> Any:
     return token_log_probs(
-        model, batch.input_ids, batch.attention_mask, batch.num_completion_tokens, compute_entropy=True,
-        temperature=TEMPERATURE, **kwargs,
-    )  # fmt: skip
+        model,
+        batch.input_ids,
+        batch.attention_mask,
+        batch.num_completion_tokens,
+        compute_entropy=True,
+        temperature=TEMPERATURE,
+        **kwargs,
+    )
 
 
 def assert_equal_to_trl(model: Any, batch: Batch) -> None:
@@ -38,9 +43,8 @@ def assert_equal_to_trl(model: Any, batch: Batch) -> None:
         log_probs, entropies = score(model, batch)
         ((log_probs * of_log_probs).sum() + (entropies * of_entropy).sum()).backward()
         results.append((log_probs.detach(), entropies.detach(), gradient(model)))
-    (expected, expected_entropy, expected_gradient), (log_probs, entropies, actual_gradient) = (
-        results
-    )
+    expected, expected_entropy, expected_gradient = results[0]
+    log_probs, entropies, actual_gradient = results[1]
     assert (log_probs - expected).abs().max() < 5e-5
     assert (entropies - expected_entropy).abs().max() < 5e-5
     assert (actual_gradient - expected_gradient).norm() < 1e-5 * expected_gradient.norm()
@@ -113,8 +117,16 @@ def test_sliding_windows_dropout_and_other_architectures_are_refused() -> None:
     assert unsupported_reason(random_model("qwen2")) is None
     windowed = random_model("qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=1)
     assert "sliding window" in (unsupported_reason(windowed) or "")
-    mistral = MistralForCausalLM(MistralConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
-                                               num_attention_heads=1, num_key_value_heads=1))  # fmt: skip
+    mistral = MistralForCausalLM(
+        MistralConfig(
+            vocab_size=8,
+            hidden_size=8,
+            intermediate_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            num_key_value_heads=1,
+        )
+    )
     assert "mistral" in (unsupported_reason(mistral) or "")
     lora = get_peft_model(
         random_model("llama"), LoraConfig(r=4, lora_dropout=0.1, target_modules="all-linear")

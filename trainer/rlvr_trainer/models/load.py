@@ -24,7 +24,7 @@ def load_tokenizer(model: ModelSection) -> PreTrainedTokenizerBase:
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer  # type: ignore[no-any-return]
+    return tokenizer
 
 
 def load_model(
@@ -51,7 +51,7 @@ def load_adapter(model: PreTrainedModel, adapter_dir: Path) -> PreTrainedModel:
 
     if not (adapter_dir / "adapter_config.json").is_file():
         raise ConfigError(f"{adapter_dir} holds no adapter (adapter_config.json); train first")
-    return PeftModel.from_pretrained(model, str(adapter_dir), is_trainable=False)  # type: ignore[no-any-return]
+    return PeftModel.from_pretrained(model, str(adapter_dir), is_trainable=False)
 
 
 def _from_pretrained(factory: Any, model: ModelSection, **options: Any) -> Any:
@@ -85,4 +85,4 @@ def _disable_cpu_packing(model: torch.nn.Module) -> None:
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]

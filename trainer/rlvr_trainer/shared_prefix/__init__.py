@@ -1,6 +1,6 @@
 """Compute a prefix that many sequences share once: in the training passes and in generation.
 
-Names load on first use: `SharedPrefixGRPOTrainer` brings TRL with it, which the other two can do without.
+Names load on first use, because `SharedPrefixGRPOTrainer` brings TRL, which the others do without.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,7 @@
-"""Attention of generation: header keys and values stored once, each sequence's own in buffers of fixed size."""
+"""Attention of generation.
+
+Keys and values of the header are stored once, each sequence's own in buffers of fixed size.
+"""
 
 from collections.abc import Sequence
 
@@ -9,7 +12,7 @@ from rlvr_trainer.shared_prefix.kernels import attend, compute_dtype, merge_
 
 
 class HeaderAttention:
-    """The forward over the header (1, P): causal, and remembers each layer's keys and values (KV, P, D)."""
+    """The forward over the header (1, P): causal; keeps each layer's keys and values (KV, P, D)."""
 
     def __init__(self) -> None:
         self.keys: dict[int, Tensor] = {}
@@ -21,11 +24,16 @@ class HeaderAttention:
         self.keys[layer], self.values[layer] = k, v
         repeats = query.shape[1] // k.shape[0]
         k, v = (x[:, None].expand(-1, repeats, -1, -1) for x in (k, v))
-        out, _ = attend(query[0].to(dtype).unflatten(0, (-1, repeats)), k, v, scale, causal=True)
+        out, _ = attend(
+            torch.unflatten(query[0].to(dtype), 0, (-1, repeats)), k, v, scale, causal=True
+        )
         return out.flatten(0, 1)[None].to(query.dtype)
 
     def fold_into(self, layer: int, q: Tensor, out: Tensor, lse: Tensor, scale: float) -> None:
-        """Merge the attention of q (H, M, D) to the header into out (H, M, D) and lse (H, M), in place."""
+        """Merge the attention of q (H, M, D) to the header into `out` and `lse`, in place.
+
+        `out` is (H, M, D), `lse` (H, M).
+        """
         if layer not in self.keys:
             return
         k, v = self.keys[layer][:, None], self.values[layer][:, None]
@@ -36,27 +44,25 @@ class HeaderAttention:
 class DecodeAttention:
     """The forwards over questions and then over one token of each of n sequences.
 
-    A sequence's keys lie in columns `[width - length, width + generated)` of its buffer (questions are right-aligned),
-    so that all sequences write the same column.
+    A sequence's keys lie in columns `[width - length, width + generated)` of its buffer: questions
+    are right-aligned, so that all sequences write the same column.
     """
 
     def __init__(
         self, header: HeaderAttention, lengths: Sequence[int], copies: Sequence[int], max_new: int
     ) -> None:
-        """`lengths` (Q,) of distinct questions; `copies` (n,): which question each sequence continues."""
+        """`lengths` (Q,) of distinct questions, `copies` (n,) the one each sequence continues."""
         self.header, self.lengths, self.copies = header, list(lengths), list(copies)
         self.width = max(lengths)
         self.capacity = self.width + max_new
-        self.column: int | None = (
-            None  # None: the forward over questions, one after the other in one row
-        )
+        # None: the forward over questions, which lie one after the other in one row.
+        self.column: int | None = None
         self.keys: dict[int, Tensor] = {}  # (n, KV, capacity, D)
         self.values: dict[int, Tensor] = {}
         first = torch.tensor([self.width - self.lengths[i] for i in self.copies])
         hidden = torch.arange(self.capacity)[None] < first[:, None]
-        self.mask = torch.zeros(hidden.shape).masked_fill(hidden, float("-inf"))[
-            :, None, None
-        ]  # (n, 1, 1, capacity)
+        mask = torch.zeros(hidden.shape).masked_fill(hidden, float("-inf"))
+        self.mask = mask[:, None, None]  # (n, 1, 1, capacity)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         dtype = compute_dtype(query)
@@ -87,7 +93,8 @@ class DecodeAttention:
         for i, length in enumerate(self.lengths):
             part = slice(start, start + length)
             kx, vx = (x[:, None, part].expand(-1, repeats, -1, -1) for x in (k, v))
-            o, s = attend(q[:, part].unflatten(0, (kv_heads, repeats)), kx, vx, scale, causal=True)
+            grouped = torch.unflatten(q[:, part], 0, (kv_heads, repeats))
+            o, s = attend(grouped, kx, vx, scale, causal=True)
             outs.append(o.flatten(0, 1))
             lses.append(s.flatten(0, 1))
             rows = (copies == i).nonzero()[:, 0]
@@ -106,9 +113,8 @@ class DecodeAttention:
         keys[:, :, self.column] = k.transpose(0, 1)
         values[:, :, self.column] = v.transpose(0, 1)
         heads, n, d = q.shape
-        grouped = q.unflatten(0, (keys.shape[1], -1)).permute(
-            2, 0, 1, 3
-        )  # (n, KV, R, D): R queries share a key
+        # (n, KV, R, D): R queries share a key.
+        grouped = torch.unflatten(q, 0, (keys.shape[1], -1)).permute(2, 0, 1, 3)
         out, lse = attend(
             grouped, keys[:, :, :stop], values[:, :, :stop], scale, mask=self.mask[..., :stop]
         )

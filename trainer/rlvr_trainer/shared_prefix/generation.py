@@ -16,7 +16,8 @@ from rlvr_trainer.shared_prefix.stopping import StopStrings
 
 _DEFAULT_MAX_BATCH_SIZE = {"cpu": 128}
 _GPU_MAX_BATCH_SIZE = 512
-# Sequences that have ended cost a row of every matrix until they are dropped, and dropping copies the key buffers.
+# A sequence that has ended costs a row of every matrix until it is dropped; dropping copies the key
+# buffers.
 _DROP_AT_SHARE = 1 / 8
 
 
@@ -37,11 +38,13 @@ def generate(
 ) -> list[list[int]]:
     """One completion for each prompt, in the prompts' order.
 
-    A completion ends with an EOS token, which is kept, or with the token that completes a stop string in its decoded
-    text, or after `max_new_tokens`. `temperature` 0 is greedy, and equals `model.generate` token for token in float32.
+    A completion ends with an EOS token, which is kept, or with the token that completes a stop
+    string in its decoded text, or after `max_new_tokens`. `temperature` 0 is greedy, and equals
+    `model.generate` token for token in float32.
 
     Args:
-        model: a causal language model that `unsupported_reason` accepts, bare or wrapped; left in the mode it was in.
+        model: a causal language model that `unsupported_reason` accepts, bare or wrapped; left in
+            the mode it was in.
         prompt_ids: prompts without padding; a prompt that occurs G times is computed once.
         max_batch_size: sequences decoded at a time.
 
@@ -155,7 +158,8 @@ def _inference(model: Any) -> Iterator[None]:
     """Evaluation mode without gradients; every module's own mode is restored."""
     training = [m for m in model.modules() if m.training]
     for module in model.modules():
-        # bitsandbytes repacks 4-bit weights on a CPU evaluation forward, for good, and then loses their gradient.
+        # On a CPU evaluation forward bitsandbytes repacks 4-bit weights, for good, and then loses
+        # their gradient.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     model.eval()

@@ -1,7 +1,8 @@
 """Attention of some queries to some of their keys, with the log-sum-exp that lets parts be merged.
 
-The backward of a part takes the *merged* output and log-sum-exp: the probabilities exp(score - lse) and the row term
-sum(grad · out) are then those of the whole attention, so each part's gradient needs nothing from the others.
+The backward of a part takes the *merged* output and log-sum-exp: the probabilities exp(score - lse)
+and the row term sum(grad · out) are then those of the whole attention, so each part's gradient
+needs nothing from the others.
 """
 
 import torch
@@ -15,8 +16,8 @@ _flash_backward = _aten._scaled_dot_product_flash_attention_for_cpu_backward
 def compute_dtype(x: Tensor) -> torch.dtype:
     """The dtype a part is computed in.
 
-    Without AMX the CPU kernel is many times slower in bfloat16 than in float32, and a float32 copy of queries, keys
-    and values is small beside the activations (the scores are never materialised).
+    Without AMX the CPU kernel is many times slower in bfloat16 than in float32, and a float32 copy
+    of queries, keys and values is small beside the activations (the scores are never materialised).
     """
     return torch.float32 if x.device.type == "cpu" and x.dtype != torch.float64 else x.dtype
 
@@ -30,9 +31,10 @@ def attend(
     causal: bool = False,
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Attention of q (B, H, T, D) to k, v (B, H, S, D); `mask` is additive and broadcasts to (B, H, T, S).
+    """Attention of q (B, H, T, D) to k, v (B, H, S, D).
 
-    Returns the output (B, H, T, D) and the log-sum-exp of its scores (B, H, T) in float32.
+    `mask` is additive and broadcasts to (B, H, T, S). Returns the output (B, H, T, D) and the
+    log-sum-exp of its scores (B, H, T) in float32.
     """
     if q.device.type == "cpu":
         out, lse = _flash_forward(q, k, v, 0.0, causal, attn_mask=mask, scale=scale)
@@ -53,7 +55,7 @@ def attend_backward(
     *,
     causal: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v for one part of an attention whose merged output and log-sum-exp are `out` and `lse`."""
+    """Gradients of q, k, v for one part of an attention; `out` and `lse` are the merged ones."""
     if q.device.type == "cpu":
         dq, dk, dv = _flash_backward(grad, q, k, v, out, lse, 0.0, causal, scale=scale)
         return dq, dk, dv

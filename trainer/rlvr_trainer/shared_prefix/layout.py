@@ -4,8 +4,8 @@ A batch of prompts and completions becomes one row:
 
     header | question 0 | question 1 | … | completions of question 0 | completions of question 1 | …
 
-The header is the longest prefix common to all prompts, a question is what is left of each distinct prompt. A
-completion's last token predicts nothing, so it has no place in the row.
+The header is the longest prefix common to all prompts, a question is what is left of each distinct
+prompt. A completion's last token predicts nothing, so it has no place in the row.
 """
 
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ class PackedBatch:
     columns: list[int]  # (T,) its column in the completion
 
 
-def common_prefix_length(prompts: Sequence[Sequence[int]]) -> int:
+def common_prefix_length(prompts: Sequence[list[int]]) -> int:
     """Length of the longest prefix of all prompts that leaves each at least one token."""
     first, last = min(prompts), max(prompts)  # these two differ no later than any other pair
     limit = min(map(len, prompts)) - 1
@@ -102,8 +102,12 @@ def pack(prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Pack
         return segment
 
     questions = tuple(append(prompt[header_length:], header_length) for prompt in groups)
-    answers, segments = [], []
-    predictors, targets, rows, columns = [], [], [], []
+    answers: list[Segment] = []
+    segments: list[Segment] = []
+    predictors: list[int] = []
+    targets: list[int] = []
+    rows: list[int] = []
+    columns: list[int] = []
     for (prompt, members), question in zip(groups.items(), questions, strict=True):
         start = len(ids)
         for i in sorted(members, key=lambda i: len(completions[i])):

@@ -25,15 +25,17 @@ def token_log_probs(
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probability, and entropy if asked, of every completion token.
 
-    The numbers are those of `GRPOTrainer._get_per_token_logps_and_entropies` (TRL 1.16): log-softmax of the logits
-    divided by `temperature`, in float32, and zero where `attention_mask` is zero. The model is called exactly once.
+    The numbers are those of `GRPOTrainer._get_per_token_logps_and_entropies` (TRL 1.16):
+    log-softmax of the logits divided by `temperature`, in float32, and zero where `attention_mask`
+    is zero. The model is called exactly once.
 
     Args:
         model: a causal language model, bare or wrapped (PEFT, DeepSpeed, accelerate).
-        input_ids: (B, P + C) left-padded prompts and right-padded completions, in any order of rows.
+        input_ids: (B, P + C) left-padded prompts and right-padded completions, rows in any order.
         attention_mask: (B, P + C).
         num_completion_tokens: C.
-        rows: (B,) bool, the rows to compute; the others get zeros. At least one is computed in any case.
+        rows: (B,) bool, the rows to compute; the others get zeros. At least one is computed in any
+            case.
 
     Returns log-probabilities (B, C) and entropies (B, C) or None.
     Raises ValueError for a mask with holes or a row without a prompt.
@@ -68,8 +70,8 @@ def pack_rows(
 ) -> PackedBatch:
     """Pack the chosen rows; a chosen row without completion tokens costs nothing.
 
-    If none of the chosen rows has any, the first row's first completion token is scored instead, masked or not, so
-    that the model is called and every parameter keeps its place in the graph.
+    If none of the chosen rows has any, the first row's first completion token is scored instead,
+    masked or not, so that the model is called and every parameter keeps its place in the graph.
     """
     num_prompt_tokens = input_ids.shape[1] - num_completion_tokens
     ids, mask = input_ids.tolist(), attention_mask.tolist()
@@ -80,8 +82,9 @@ def pack_rows(
         start, stop = num_prompt_tokens - prompt_length, num_prompt_tokens + length
         if not prompt_length or not all(seen[start:stop]):
             raise ValueError(
-                f"row {i} has an attention mask with {prompt_length} prompt and {length} completion tokens that is "
-                "not left-padded prompt, right-padded completion; pad it so or use the plain forward"
+                f"row {i} has an attention mask with {prompt_length} prompt and {length} "
+                "completion tokens that is not left-padded prompt, right-padded completion; pad it "
+                "so or use the plain forward"
             )
         prompts.append(row[start:num_prompt_tokens])
         completions.append(row[num_prompt_tokens:stop] if chosen[i] else [])
@@ -111,8 +114,8 @@ def _scores_instead_of_logits(
 ) -> Iterator[None]:
     """Let the model return (1, T, 2) log-probabilities and entropies in place of logits (1, T, V).
 
-    A hook on the head works inside every wrapper, and keeps mixed-precision wrappers, which cast a model's outputs
-    to float32, away from a tensor as large as the logits.
+    A hook on the head works inside every wrapper, and keeps mixed-precision wrappers, which cast a
+    model's outputs to float32, away from a tensor as large as the logits.
     """
 
     def replace(_module: nn.Module, _args: Any, logits: Tensor) -> Tensor:

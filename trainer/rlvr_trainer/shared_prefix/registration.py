@@ -12,13 +12,14 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 SUPPORTED_MODEL_TYPES = ("llama", "qwen2", "qwen3")
 _PREFIX = "shared_prefix|"
+_DROPOUT_IS_SHARED = "which a shared prefix would apply to all of its sequences alike."
 
 
 class SharedAttention(Protocol):
     """What travels to every attention layer as the keyword argument `shared_prefix`.
 
-    A keyword argument is kept by both kinds of gradient checkpointing, so a layer recomputed in the backward pass
-    sees the layout of its own forward.
+    A keyword argument is kept by both kinds of gradient checkpointing, so a layer recomputed in the
+    backward pass sees the layout of its own forward.
     """
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -33,23 +34,27 @@ def unsupported_reason(model: nn.Module) -> str | None:
         return f"The architecture {kind!r} is not one of {', '.join(SUPPORTED_MODEL_TYPES)}."
     assert config is not None
     if any(t != "full_attention" for t in getattr(config, "layer_types", None) or ()):
-        return "The model has layers with a sliding window, which counts positions that a packed row has moved."
+        return (
+            "The model has layers with a sliding window, "
+            "which counts positions that a packed row has moved."
+        )
     if getattr(config, "attention_dropout", 0.0):
-        return "The model has attention dropout, which a shared prefix would apply to all of its sequences alike."
+        return f"The model has attention dropout, {_DROPOUT_IS_SHARED}"
     for name, module in model.named_modules():
         if (
             type(module).__name__ == "Dropout"
             and getattr(module, "p", 0.0) > 0.0
             and module.training
         ):
-            return f"The module {name} has dropout, which a shared prefix would apply to all of its sequences alike."
+            return f"The module {name} has dropout, {_DROPOUT_IS_SHARED}"
     return None
 
 
 def enable(model: nn.Module) -> None:
-    """Route the model's attention through ours; without the `shared_prefix` argument it stays what it was.
+    """Route the model's attention through ours, which needs the `shared_prefix` argument to act.
 
-    It is never switched back: a layer recomputed after the forward must still find it.
+    Without it the attention stays what it was. It is never switched back: a layer recomputed after
+    the forward must still find it.
     """
     config: Any = model.config
     original: str = config._attn_implementation
@@ -65,7 +70,7 @@ def enable(model: nn.Module) -> None:
 
 
 def packed_mask(device: torch.device) -> Tensor:
-    """A four-dimensional mask: transformers hands such a one to the layers as it is and builds none of its own."""
+    """A mask of four dimensions, which transformers hands to the layers as it is, building none."""
     return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
 
 
@@ -82,7 +87,7 @@ def _dispatch(original: str) -> Callable[..., Any]:
         if shared_prefix is not None:
             out = shared_prefix.attend(module.layer_idx, query, key, value, kwargs["scaling"])
             return out.transpose(1, 2), None
-        eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+        eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
         plain = ALL_ATTENTION_FUNCTIONS.get_interface(original, eager)
         result: tuple[Tensor, Tensor | None] = plain(
             module, query, key, value, attention_mask, **kwargs

@@ -8,7 +8,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sampler:
-    temperature: float = 1.0  # 0: greedy
+    """Draws one token for each row of logits; `temperature` 0 takes the likeliest."""
+
+    temperature: float = 1.0
     top_k: int = 0  # 0: off
     top_p: float = 1.0
     min_p: float = 0.0
@@ -33,7 +35,7 @@ class Sampler:
         return self._draw(x.softmax(-1))
 
     def _draw(self, probs: Tensor) -> Tensor:
-        """By inverting the distribution: one random number a row, where multinomial draws one for every token."""
+        """By inverting the distribution, for one random number a row (multinomial: one a token)."""
         cumulative = probs.cumsum(-1)
         total = cumulative[:, -1:]
         u = torch.rand(

@@ -13,10 +13,11 @@ _GPU_CHUNK_ELEMENTS = 2**26
 def token_scores(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
     """Scores (T, 2), float32, of `targets` (T,) under softmax(logits (T, V) / temperature).
 
-    Column 0 is log p(target), column 1 the entropy; both have gradients. The logits' memory is reused for their
-    gradient, so the caller must not read them afterwards, and the backward pass can run once.
+    Column 0 is log p(target), column 1 the entropy; both have gradients. The logits' memory is
+    reused for their gradient, so the caller must not read them afterwards, and the backward pass
+    can run once.
     """
-    scores: Tensor = _TokenScores.apply(logits, targets, temperature)  # type: ignore[no-untyped-call]
+    scores: Tensor = _TokenScores.apply(logits, targets, temperature)
     return scores
 
 
@@ -34,15 +35,13 @@ class _TokenScores(torch.autograd.Function):
             scores[part, 0] = chosen - lse
             scores[part, 1] = lse - (torch.exp(x - lse[:, None]) * x).sum(-1)
             normaliser[part] = lse
-        ctx.logits, ctx.temperature = (
-            logits.detach(),
-            temperature,
-        )  # not saved: overwritten by the backward
+        ctx.logits = logits.detach()  # not saved: overwritten by the backward
+        ctx.temperature = temperature
         ctx.save_for_backward(targets, normaliser, scores)
         return scores
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         targets, normaliser, scores = ctx.saved_tensors
         logits, ctx.logits = ctx.logits, None
         if logits is None:

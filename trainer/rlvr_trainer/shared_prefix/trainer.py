@@ -1,14 +1,17 @@
 """TRL's GRPO trainer with each shared prefix computed once.
 
-One override serves the policy, old-policy and reference passes; losses, rewards, sampling and metrics are TRL's.
+One override serves the policy, old-policy and reference passes; losses, rewards, sampling and
+metrics are TRL's.
 """
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from trl import GRPOTrainer
+from trl.trainer.grpo_config import GRPOConfig
+from trl.trainer.grpo_trainer import GRPOTrainer
 
 from rlvr_trainer.shared_prefix.log_probs import base_model, token_log_probs
 from rlvr_trainer.shared_prefix.registration import unsupported_reason
@@ -19,45 +22,48 @@ logger = logging.getLogger(__name__)
 _TOLERANCE_OVER_ROUNDING = 8.0
 _EXTRA_PADDING = (1, 7)
 
+# Log-probabilities, and entropies and an auxiliary loss if asked.
+_Scores = tuple[Tensor, Tensor | None, Tensor | None]
+
 
 class SharedPrefixMismatch(RuntimeError):
     """The packed forward and the plain one give different log-probabilities."""
 
 
-class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
-    """`GRPOTrainer` (TRL 1.16) that computes a prefix common to several sequences of a micro-batch once.
+class SharedPrefixGRPOTrainer(GRPOTrainer):
+    """`GRPOTrainer` (TRL 1.16) that computes the shared prefixes of a micro-batch once.
 
-    Sequences whose advantage is exactly zero are left out of the policy pass where they cannot have a gradient;
-    every normaliser still counts them. A model or a batch that cannot be packed takes TRL's own path, and one
-    logged line says why.
+    Sequences whose advantage is exactly zero are left out of the policy pass where they cannot have
+    a gradient; every normaliser still counts them. A model or a batch that cannot be packed takes
+    TRL's own path, and one logged line says why.
 
     Args:
         *args, **kwargs: as for `GRPOTrainer`.
         shared_prefix: False for plain TRL.
     """
 
+    args: GRPOConfig
+
     def __init__(self, *args: Any, shared_prefix: bool = True, **kwargs: Any) -> None:
         self.shared_prefix = shared_prefix
         self._verified = False
-        self._policy_rows: Tensor | None = (
-            None  # (B,) bool, the rows of the policy pass under way that need computing
-        )
+        # (B,) bool, the rows of the policy pass under way that need computing.
+        self._policy_rows: Tensor | None = None
         self._logged_reasons = set[str]()
         super().__init__(*args, **kwargs)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        loss_of: Callable[[Any, dict[str, Any]], Tensor] = super()._compute_loss
         if not (self.shared_prefix and torch.is_grad_enabled()):
-            loss: Tensor = super()._compute_loss(model, inputs)
-            return loss
+            return loss_of(model, inputs)
         advantages = inputs["advantages"]
         rows = (advantages != 0).reshape(len(advantages), -1).any(1)
         self._policy_rows = rows if self._skips_zero_advantages else torch.ones_like(rows)
         self._old_log_probs: Tensor | None = inputs.get("old_per_token_logps")
         try:
-            loss = super()._compute_loss(model, inputs)
+            return loss_of(model, inputs)
         finally:
             self._policy_rows = self._old_log_probs = None
-        return loss
 
     @property
     def _skips_zero_advantages(self) -> bool:
@@ -79,7 +85,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         compute_entropy: bool = False,
         compute_aux_loss: bool = False,
         **multimodal: Any,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    ) -> _Scores:
         reason = self._plain_reason(
             model, attention_mask, logits_to_keep, compute_aux_loss, multimodal
         )
@@ -87,10 +93,16 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             if reason not in self._logged_reasons:
                 self._logged_reasons.add(reason)
                 logger.warning("Shared prefixes are not used: %s", reason)
-            plain: tuple[Tensor, Tensor | None, Tensor | None] = super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss,
+            plain: _Scores = super()._get_per_token_logps_and_entropies(
+                model,
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                batch_size,
+                compute_entropy,
+                compute_aux_loss,
                 **multimodal,
-            )  # fmt: skip
+            )
             return plain
         if self._policy_rows is not None:
             if not self._verified:
@@ -99,13 +111,13 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             log_probs, entropies = self._packed(
                 model, input_ids, attention_mask, logits_to_keep, self._policy_rows, compute_entropy
             )
-            return *self._fill_left_out(
-                log_probs, entropies, attention_mask[:, -logits_to_keep:]
-            ), None
+            completion_mask = attention_mask[:, -logits_to_keep:]
+            return *self._fill_left_out(log_probs, entropies, completion_mask), None
         size = batch_size or len(input_ids)
+        batches = zip(torch.split(input_ids, size), torch.split(attention_mask, size), strict=True)
         parts = [
             self._packed(model, ids, mask, logits_to_keep, None, compute_entropy)
-            for ids, mask in zip(input_ids.split(size), attention_mask.split(size), strict=True)
+            for ids, mask in batches
         ]
         entropies = torch.cat([e for _, e in parts if e is not None]) if compute_entropy else None
         return torch.cat([log_probs for log_probs, _ in parts]), entropies, None
@@ -133,7 +145,10 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     def _fill_left_out(
         self, log_probs: Tensor, entropies: Tensor | None, mask: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """Give left-out rows a ratio of one (0 · inf would not be 0) and the others' mean entropy (it is logged)."""
+        """Give left-out rows a ratio of one and the others' mean entropy.
+
+        With another ratio the loss could hold 0 · inf, which is not 0; the entropy is only logged.
+        """
         assert self._policy_rows is not None
         left_out = ~self._policy_rows[:, None]
         if self._old_log_probs is not None:
@@ -171,9 +186,10 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     def _verify(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, num_tokens: int
     ) -> None:
-        """Compare with TRL's own forward on two sequences; every rank takes part and all raise together.
+        """Compare with TRL's own forward on two sequences.
 
-        The tolerance is what TRL's forward differs from itself when padding is added, which is rounding alone.
+        Every rank takes part and all raise together. The tolerance is what TRL's forward differs
+        from itself when padding is added, which is rounding alone.
 
         Raises SharedPrefixMismatch.
         """
@@ -181,16 +197,14 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         two = lengths.argsort(descending=True, stable=True)[:2].sort().values
         ids, mask = input_ids[two], attention_mask[two]
         seen = mask[:, -num_tokens:]
+        forward: Callable[..., _Scores] = super()._get_per_token_logps_and_entropies
 
         def mean_difference(a: Tensor, b: Tensor) -> Tensor:
             return ((a - b).abs() * seen).sum() / seen.sum().clamp(min=1)
 
         def plain(extra: int) -> Tensor:
             padded_ids, padded_mask = (torch.nn.functional.pad(x, (extra, 0)) for x in (ids, mask))
-            log_probs: Tensor = super(
-                SharedPrefixGRPOTrainer, self
-            )._get_per_token_logps_and_entropies(model, padded_ids, padded_mask, num_tokens)[0]
-            return log_probs
+            return forward(model, padded_ids, padded_mask, num_tokens)[0]
 
         expected = plain(0)
         rounding = max(mean_difference(plain(extra), expected) for extra in _EXTRA_PADDING)
@@ -202,16 +216,15 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         ).unbind(1)
         if not bool((difference <= tolerance).all()):
             raise SharedPrefixMismatch(
-                f"log-probabilities with shared prefixes differ from the plain forward's by {difference.max():.2e} on "
-                f"average, where rounding explains {tolerance.max():.2e}; set shared_prefix to off for this model"
+                "log-probabilities with shared prefixes differ from the plain forward's by "
+                f"{difference.max():.2e} on average, where rounding explains "
+                f"{tolerance.max():.2e}; set shared_prefix to off for this model"
             )
 
 
 def _is_padded_outwards(attention_mask: Tensor, num_tokens: int) -> bool:
     """Whether each row is 0…0 1…1 up to the completion and 1…1 0…0 from there, with a prompt."""
-    prompt, completion = (
-        attention_mask[:, :-num_tokens].bool(),
-        attention_mask[:, -num_tokens:].bool(),
-    )
+    mask = attention_mask.bool()
+    prompt, completion = mask[:, :-num_tokens], mask[:, -num_tokens:]
     rises = (prompt[:, :-1] <= prompt[:, 1:]).all() and prompt[:, -1].all()
     return bool(rises and (completion[:, :-1] >= completion[:, 1:]).all())

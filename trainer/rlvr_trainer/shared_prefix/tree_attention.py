@@ -1,4 +1,7 @@
-"""Attention over a packed row: every token sees the header, its own question and its own segment up to itself."""
+"""Attention over a packed row.
+
+Every token sees the header, its own question and its own segment up to itself.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,19 +15,25 @@ from rlvr_trainer.shared_prefix.layout import Layout, runs
 
 @dataclass(frozen=True)
 class PackedAttention:
-    """What a packed forward passes to the attention layers; a value, so a recomputation sees the same layout."""
+    """What a packed forward passes to the attention layers.
+
+    It is a value, so a recomputation sees the same layout.
+    """
 
     layout: Layout
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """query (1, H, N, D), key and value (1, KV, N, D) → (1, H, N, D)."""
-        out: Tensor = _TreeAttention.apply(query, key, value, self.layout, scale)  # type: ignore[no-untyped-call]
+        out: Tensor = _TreeAttention.apply(query, key, value, self.layout, scale)
         return out
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Queries `[q, q + n·t)` attend to keys `[k, k + n·s)`, as n blocks; `folded`: all heads of a K/V head at once."""
+    """Queries `[q, q + n·t)` attend to keys `[k, k + n·s)`, as n blocks.
+
+    `folded`: all query heads of a K/V head at once.
+    """
 
     q: int
     t: int
@@ -60,11 +69,9 @@ class _TreeAttention(torch.autograd.Function):
         dtype = compute_dtype(query)
         q, k, v = (x[0].to(dtype) for x in (query, key, value))
         kx, vx = _per_query_head(k, heads), _per_query_head(v, heads)
-        out = torch.empty(n, heads, d, dtype=dtype, device=q.device).transpose(
-            0, 1
-        )  # (H, N, D), token-major
+        # (H, N, D) and (H, N), token-major.
+        out = torch.empty(n, heads, d, dtype=dtype, device=q.device).transpose(0, 1)
         lse = torch.empty(n, heads, dtype=torch.float32, device=q.device).transpose(0, 1)
-        written = set[int]()
         for part in _parts(layout):
             o, s = attend(
                 _queries(q, part, k),
@@ -86,7 +93,7 @@ class _TreeAttention(torch.autograd.Function):
         return result[None]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, result, lse = ctx.saved_tensors
         heads, dtype = query.shape[1], compute_dtype(query)
         q, k, v, g = (x[0].to(dtype) for x in (query, key, value, grad))
@@ -95,15 +102,21 @@ class _TreeAttention(torch.autograd.Function):
         dq, dk, dv = (torch.zeros(x.shape, dtype=dtype, device=x.device) for x in (q, k, v))
         for part in _parts(ctx.layout):
             gq, gk, gv = attend_backward(
-                _queries(g, part, k), _queries(q, part, k), _keys(kx, k, part), _keys(vx, v, part),
-                _queries(out, part, k), _queries(lse[..., None], part, k)[..., 0], ctx.scale, causal=part.causal,
-            )  # fmt: skip
+                _queries(g, part, k),
+                _queries(q, part, k),
+                _keys(kx, k, part),
+                _keys(vx, v, part),
+                _queries(out, part, k),
+                _queries(lse[..., None], part, k)[..., 0],
+                ctx.scale,
+                causal=part.causal,
+            )
             dq[:, part.q : part.q + part.n * part.t] += _unblock(gq, heads)
             for total, x in ((dk, gk), (dv, gv)):
-                x = _unblock(x, total.shape[0] if part.folded else heads)
-                total[:, part.k : part.k + part.n * part.s] += x.unflatten(
-                    0, (total.shape[0], -1)
-                ).sum(1)
+                kv_heads = total.shape[0]
+                x = _unblock(x, kv_heads if part.folded else heads)
+                x = torch.unflatten(x, 0, (kv_heads, -1)).sum(1)
+                total[:, part.k : part.k + part.n * part.s] += x
         return (
             dq.to(query.dtype)[None],
             dk.to(key.dtype)[None],
@@ -119,22 +132,22 @@ def _per_query_head(x: Tensor, heads: int) -> Tensor:
 
 
 def _queries(x: Tensor, part: _Part, k: Tensor) -> Tensor:
-    """(H, N, D) → (n, H, t, D), or folded (KV, 1, R·t, D): one multiplication per K/V head reads its keys once."""
+    """(H, N, D) → (n, H, t, D), or of a folded part (KV, 1, R·t, D).
+
+    Folded, one multiplication per K/V head reads its keys once.
+    """
     x = x[:, part.q : part.q + part.n * part.t]
     if part.folded:
         return x.reshape(k.shape[0], 1, -1, x.shape[-1])
-    return x.unflatten(1, (part.n, part.t)).transpose(0, 1)
+    return torch.unflatten(x, 1, (part.n, part.t)).transpose(0, 1)
 
 
 def _keys(expanded: Tensor, x: Tensor, part: _Part) -> Tensor:
     """(H, N, D) → (n, H, s, D), or of a folded part (KV, N, D) → (KV, 1, s, D)."""
     if part.folded:
         return x[:, None, part.k : part.k + part.s]
-    return (
-        expanded[:, part.k : part.k + part.n * part.s]
-        .unflatten(1, (part.n, part.s))
-        .transpose(0, 1)
-    )
+    x = expanded[:, part.k : part.k + part.n * part.s]
+    return torch.unflatten(x, 1, (part.n, part.s)).transpose(0, 1)
 
 
 def _unblock(x: Tensor, heads: int) -> Tensor:

@@ -1,0 +1,117 @@
+"""`rlvr run` from the command line to the report, with the real steps on a random model."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TINY = ["training.max_steps=1", "training.per_device_batch_size=8", "sampling.num_generations=4"]
+
+
+def rlvr(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(ROOT / ".venv" / "bin" / "rlvr"), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+
+
+def own_task(folder: Path, model_dir: Path) -> Path:
+    """The README's example of a task of one's own, to the letter, on a small model."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    recipe = re.search(r"```yaml\n# mine\.yaml\n(.*?)```", readme, re.DOTALL)
+    assert recipe is not None
+    assert len(recipe[0].splitlines()) <= 20
+    (folder / "mine.yaml").write_text(recipe[1])
+    rows = [
+        {"question": f"What is {a} plus {b}?", "answer": a + b}
+        for a in range(3, 9)
+        for b in range(2, 9)
+    ]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    (folder / "vowels.py").write_text(
+        "def vowels(completion, row):\n    return sum(c in 'aeiou' for c in completion) / 40\n"
+    )
+    return folder / "mine.yaml"
+
+
+@pytest.fixture(scope="module")
+def finished_run(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The README's own task, run; random text earns a reward for its vowels beside ours."""
+    folder = tmp_path_factory.mktemp("own-task")
+    sets = [f"model.name={tiny_model_dir}", "model.dtype=fp32", *TINY]
+    sets.append(f"rewards.vowels={{function: '{folder}/vowels.py:vowels'}}")
+    done = rlvr(
+        "run",
+        str(own_task(folder, tiny_model_dir)),
+        *("--run-dir", str(folder / "run")),
+        *(part for override in sets for part in ("--set", override)),
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "report.html" in done.stdout
+    return folder / "run"
+
+
+def test_a_task_of_ones_own_runs_without_touching_the_package(finished_run: Path) -> None:
+    assert {
+        *("recipe.json", "data", "checkpoints", "adapter", "metrics.jsonl", "evaluation.json"),
+        *("samples.jsonl", "report.html", "logs"),
+    } <= {path.name for path in finished_run.iterdir()}
+    recipe = json.loads((finished_run / "recipe.json").read_text())
+    assert {name: reward["weight"] for name, reward in recipe["rewards"].items()} == {
+        "format": 0.2,
+        "correctness": 2,
+        "vowels": 1,
+    }
+
+
+def test_before_and_after_answer_the_same_held_out_rows(finished_run: Path) -> None:
+    samples = [json.loads(line) for line in (finished_run / "samples.jsonl").open()]
+    ids = {
+        model: [sample["id"] for sample in samples if sample["model"] == model]
+        for model in ("before", "after")
+    }
+    assert ids["before"] == ids["after"]
+    trained = [json.loads(line) for line in (finished_run / "data" / "train.jsonl").open()]
+    assert not {row["question"] for row in trained} & {s["question"] for s in samples}
+    evaluation = json.loads((finished_run / "evaluation.json").read_text())
+    assert evaluation["num_samples"] == len(ids["before"])
+    shots = evaluation["shots"]["8"]
+    assert 0 <= shots["before"]["low"] <= shots["before"]["accuracy"] <= shots["before"]["high"]
+    assert set(shots["after"]) >= {"accuracy", "low", "high", "format", "flexible"}
+
+
+def test_the_report_tells_the_run(finished_run: Path) -> None:
+    html = (finished_run / "report.html").read_text("utf-8")
+    evaluation = json.loads((finished_run / "evaluation.json").read_text())
+    assert evaluation["verdict"] in html
+    assert "http://" not in html.replace("http://www.w3.org", "")
+
+
+def test_another_recipe_in_the_same_directory_is_refused(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    done = rlvr("run", "arithmetic", "--run-dir", str(finished_run))
+    assert done.returncode == 2
+    assert "model.name" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_file_with_a_broken_row_names_its_line(tmp_path: Path) -> None:
+    rows = [json.dumps({"question": f"What is {n}?", "answer": n}) for n in range(60)]
+    rows[49] = '{"question": "What is'
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    done = rlvr(
+        *("run", "arithmetic", "--run-dir", str(tmp_path / "run")),
+        *("--set", "task=question-answer", "--set", f"data.train={tmp_path}/rows.jsonl"),
+    )
+    assert done.returncode == 3
+    assert "rows.jsonl:50" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run" / "data").exists()
