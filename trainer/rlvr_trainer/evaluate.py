@@ -18,7 +18,7 @@ from rlvr_trainer.data import load_exemplars, load_rows
 from rlvr_trainer.evaluation import write_samples
 from rlvr_trainer.events import emit
 from rlvr_trainer.generation import Completion, Sampling, complete
-from rlvr_trainer.models import load_adapter, load_model, load_tokenizer
+from rlvr_trainer.models import load_model, load_tokenizer, load_trained
 from rlvr_trainer.prompt import PromptLayout
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.rewards import (
@@ -137,11 +137,12 @@ def evaluate(
     Writes `samples.jsonl` to `output_dir`, whole or not at all, and returns accuracy, format and
     flexible at the shots that were trained (or the first evaluated ones).
     """
-    model = load_model(recipe.model, recipe.quantization)
-    if torch.cuda.is_available():
+    if adapter_dir is None:
+        model = load_model(recipe.model, recipe.quantization)
+    else:
+        model = load_trained(recipe, adapter_dir)
+    if torch.cuda.is_available() and not recipe.quantization:  # a quantised one is there already
         model.to("cuda")
-    if adapter_dir is not None:
-        model = load_adapter(model, adapter_dir)
     layout = PromptLayout(recipe.prompt, load_exemplars(data_dir))
     evaluator = Evaluator(recipe, model.eval(), load_tokenizer(recipe.model), layout, label)
     rows = load_rows(data_dir, "test")[: recipe.evaluation.num_rows]

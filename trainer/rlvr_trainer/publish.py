@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rlvr_trainer.errors import ConfigError, PlatformError
-from rlvr_trainer.models import load_adapter, load_model, load_tokenizer
+from rlvr_trainer.models import load_adapter, load_model, load_tokenizer, load_trained
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.recipe_file import parse_recipe
 
@@ -25,7 +25,7 @@ def publish(run_dir: Path, output_dir: Path, *, merge: bool) -> Path:
     It is written aside and renamed when whole. Raises ConfigError, PlatformError.
     """
     recipe, adapter_dir = _read_recipe(run_dir), run_dir / "adapter"
-    if not (adapter_dir / "adapter_config.json").is_file():
+    if not (adapter_dir / "tokenizer.json").is_file():
         raise ConfigError(f"{run_dir} has no trained adapter yet; `rlvr run` makes one")
     if output_dir.exists() and any(output_dir.iterdir()):
         raise ConfigError(f"{output_dir} is not empty; name another directory")
@@ -55,6 +55,8 @@ def merged_model(recipe: Recipe, adapter_dir: Path) -> PreTrainedModel:
     weights, not for the original ones. Logits equal the adapter model's up to the rounding of the
     sum to the recipe's type (1e-4 in fp32).
     """
+    if recipe.lora is None:
+        return load_trained(recipe, adapter_dir)
     model = load_model(recipe.model, recipe.quantization)
     if recipe.quantization:
         model = model.dequantize()

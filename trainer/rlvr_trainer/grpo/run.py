@@ -9,6 +9,7 @@ are committed (`trainer`), validation is greedy (`callbacks`).
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from datasets import Dataset
 from safetensors import safe_open
+from transformers.trainer import TRAINER_STATE_NAME
 from trl.models import unwrap_model_for_generation
 
 from rlvr_trainer import checkpoint
@@ -39,6 +41,13 @@ from rlvr_trainer.tasks import Row
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+RESUME_ONLY = (
+    checkpoint.MARKER,
+    *("*.bin", "*.pt", "*.pth", "trainer_state.json", "global_step*", "latest", "zero_to_fp32.py"),
+    "README.md",
+)
+"""Files of a checkpoint that a trained model does not need: pickles, states, an empty card."""
+
 logger = logging.getLogger(__name__)
 
 # The rollout is an experimental interface of TRL's, which says so at every start.
@@ -53,22 +62,36 @@ def train(recipe: Recipe, run_dir: Path, data_dir: Path) -> bool:
     """
     checkpoints = run_dir / "checkpoints"
     resume = checkpoint.newest(checkpoints, recipe_hash=recipe.hash)
-    stop = StopOnSignal()
-    stop.install()
-    trainer = _trainer(recipe, checkpoints, data_dir)
-    trainer.add_callback(stop)
-    if resume:
-        logger.info("continuing from step %s", resume.step)
-    trainer.train(resume_from_checkpoint=str(resume.path) if resume else None)
-    if stop.stopped:
-        return False
-    _save_adapter(trainer, run_dir)
+    if resume is None or not _is_last(resume):
+        stop = StopOnSignal()
+        stop.install()
+        trainer = _trainer(recipe, checkpoints, data_dir)
+        trainer.add_callback(stop)
+        if resume:
+            logger.info("continuing from step %s", resume.step)
+        trainer.train(resume_from_checkpoint=str(resume.path) if resume else None)
+        if stop.stopped:
+            return False
+    if _is_main_process():
+        last = checkpoint.newest(checkpoints, recipe_hash=recipe.hash)
+        assert last is not None, "training ends with a commit"
+        _place_adapter(recipe, last.path, run_dir / "adapter")
     return True
 
 
+def _is_last(committed: checkpoint.Checkpoint) -> bool:
+    state = json.loads((committed.path / TRAINER_STATE_NAME).read_text("utf-8"))
+    return bool(state["global_step"] >= state["max_steps"])
+
+
+def _is_main_process() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def _trainer(recipe: Recipe, checkpoints: Path, data_dir: Path) -> RLVRTrainer:
-    is_main = int(os.environ.get("RANK", "0")) == 0
-    staging = checkpoint.staging_dir(checkpoints) if is_main else checkpoints / checkpoint.STAGING
+    staging = checkpoints / checkpoint.STAGING
+    if _is_main_process():
+        checkpoint.staging_dir(checkpoints)
     arguments = grpo_config(recipe, staging)
     _join_process_group(arguments.use_cpu)
     layout = PromptLayout(recipe.prompt, load_exemplars(data_dir))
@@ -139,21 +162,15 @@ def _validate(trainer: RLVRTrainer, layout: PromptLayout, rows: Sequence[Row], s
         )
 
 
-def _save_adapter(trainer: RLVRTrainer, run_dir: Path) -> None:
-    """Write the trained weights and the tokenizer aside, check them, and put them in place."""
-    aside, target = run_dir / ".adapter", run_dir / "adapter"
-    if trainer.accelerator.is_main_process:
-        shutil.rmtree(aside, ignore_errors=True)
-    trainer.accelerator.wait_for_everyone()
-    trainer.save_model(str(aside))
-    if trainer.accelerator.is_main_process:
-        if trainer.recipe.lora:
-            assert_adapter_learned(aside)
-        for name in ("training_args.bin", "README.md"):  # a pickle, and a card that says nothing
-            (aside / name).unlink(missing_ok=True)
-        shutil.rmtree(target, ignore_errors=True)
-        aside.rename(target)
-    trainer.accelerator.wait_for_everyone()
+def _place_adapter(recipe: Recipe, committed: Path, target: Path) -> None:
+    """Copy the trained weights and the tokenizer of the last checkpoint to `target`."""
+    if recipe.lora:
+        assert_adapter_learned(committed)
+    aside = target.with_name(f".{target.name}")
+    for folder in (aside, target):
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(committed, aside, ignore=shutil.ignore_patterns(*RESUME_ONLY))
+    aside.rename(target)
 
 
 def assert_adapter_learned(adapter_dir: Path) -> None:

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.models.locate import locate_model
-from rlvr_trainer.recipe import ModelSection, QuantizationSection
+from rlvr_trainer.recipe import ModelSection, QuantizationSection, Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -43,6 +43,13 @@ def load_model(
     _disable_cpu_packing(loaded)
     loaded.config.use_cache = True
     return loaded
+
+
+def load_trained(recipe: Recipe, adapter_dir: Path) -> PreTrainedModel:
+    """The model that a run trained: the base with its adapter, or all weights where all trained."""
+    if recipe.lora is None:
+        return load_model(ModelSection(name=str(adapter_dir), dtype=recipe.model.dtype))
+    return load_adapter(load_model(recipe.model, recipe.quantization), adapter_dir)
 
 
 def load_adapter(model: PreTrainedModel, adapter_dir: Path) -> PreTrainedModel:
