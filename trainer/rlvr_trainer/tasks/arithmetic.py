@@ -25,16 +25,16 @@ THINGS = (
 )  # fmt: skip
 
 FORMS = (
-    "{name} has {a} {things} and {x} {others}. {name} buys {b} more {things}. "
-    "How many {things} does {name} have now?",
-    "{name} has {x} {others} and {a} {things}. {name} finds {b} more {things}. "
-    "How many {things} does {name} have now?",
     "{name} has {a} {things}. {friend} gives {name} {x} {others} and {b} {things}. "
     "How many {things} does {name} have?",
     "{name} has {a} {things} at home, {x} {others} in a bag and {b} {things} at school. "
     "How many {things} does {name} have?",
+    "{name} has {a} {things} on a table, {x} {others} in a box and {b} {things} on a shelf. "
+    "How many {things} does {name} have?",
+    "{name} buys {a} {things}, {x} {others} and then {b} more {things}. "
+    "How many {things} does {name} have?",
 )
-"""Two numbers to add, and one that does not count."""
+"""Two numbers to add, and between them one that does not count."""
 
 ATTEMPTS_PER_ROW = 100
 
