@@ -58,7 +58,7 @@ def train(run_dir: Path, num_processes: int = 1, *, check: bool = True) -> int:
     command = [
         sys.executable,
         *(launcher if num_processes > 1 else []),
-        *("-m", "rlvr_trainer", "train", "--run", str(run_dir)),
+        *("-m", "rlvr_trainer", "train", "--run-dir", str(run_dir)),
     ]
     with (run_dir / "train.log").open("w") as log:
         code = subprocess.run(

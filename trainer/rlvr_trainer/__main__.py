@@ -26,7 +26,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     train = verbs.add_parser("train", help="train the run directory's recipe on its data")
-    train.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run directory")
+    # torchrun takes `--run` for one of its own options, cut short; under it, write --run-dir
+    train.add_argument(
+        "--run", "--run-dir", type=Path, required=True, metavar="DIR", help="the run directory"
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
