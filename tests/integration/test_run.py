@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ TINY = ["training.max_steps=1", "training.per_device_batch_size=8", "sampling.nu
 
 def rlvr(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(ROOT / ".venv" / "bin" / "rlvr"), *arguments],
+        [str(Path(sys.executable).with_name("rlvr")), *arguments],
         capture_output=True,
         text=True,
         timeout=400,
