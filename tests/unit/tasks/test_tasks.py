@@ -166,10 +166,9 @@ def test_more_problems_than_there_are_is_a_configuration_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     arithmetic = importlib.import_module("rlvr_trainer.tasks.arithmetic")
-    monkeypatch.setattr(arithmetic, "NAMES", ("Tom",))
-    monkeypatch.setattr(arithmetic, "THINGS", ("pens",))
-    monkeypatch.setattr(arithmetic, "SUM_RANGE", (2, 4))
-    monkeypatch.setattr(arithmetic, "PRODUCT_RANGE", (2, 4))
+    monkeypatch.setattr(arithmetic, "NAMES", ("Tom", "Mia"))
+    monkeypatch.setattr(arithmetic, "THINGS", ("pens", "cups"))
+    monkeypatch.setattr(arithmetic, "NUMBER_RANGE", (2, 4))
     with pytest.raises(ConfigError, match="too few different problems"):
         rows("arithmetic", "train")
 

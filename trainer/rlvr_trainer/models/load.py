@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from rlvr_trainer.errors import ConfigError
@@ -66,7 +67,7 @@ def _from_pretrained(factory: Any, model: ModelSection, **options: Any) -> Any:
     revision = {"revision": model.revision} if model.is_hub_id else {"local_files_only": True}
     try:
         return factory.from_pretrained(location, **revision, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
             f"model {model.name!r} cannot be loaded ({reason}); check model.name and "
