@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TINY = ["training.max_steps=1", "training.per_device_batch_size=8", "sampling.num_generations=4"]
+TINY = ["training.max_steps=2", "training.per_device_batch_size=8", "sampling.num_generations=4"]
 
 
 def rlvr(*arguments: str) -> subprocess.CompletedProcess[str]:

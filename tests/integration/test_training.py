@@ -110,7 +110,7 @@ def test_the_trained_adapter_differs_from_its_start(trained: Path) -> None:
 
 
 def test_a_run_that_learns_nothing_fails(tiny_model_dir: Path, tmp_path: Path) -> None:
-    recipe = recipe_for(tiny_model_dir, tmp_path, "training.max_steps=1")
+    recipe = recipe_for(tiny_model_dir, tmp_path)
     (tmp_path / "reward.py").write_text("def vowels(completion, row):\n    return 1.0\n")
     run_dir = prepared_run(recipe, tmp_path / "run")
     assert train(run_dir, check=False) == RLVRError.exit_code
