@@ -180,7 +180,7 @@ def assert_adapter_learned(adapter_dir: Path) -> None:
         moved: Any = any(file.get_tensor(name).any() for name in started_at_zero)
     if not moved:
         raise RLVRError(
-            "the adapter did not change in training: every group had equal rewards, or the learning "
-            "rate was 0 in all steps (it starts there in warm-up); look at frac_reward_zero_std, "
-            "reward and learning_rate in metrics.jsonl"
+            "the adapter did not change in training: every group had equal rewards, or the "
+            "learning rate was 0 in all steps (it starts there in warm-up); look at "
+            "frac_reward_zero_std, reward and learning_rate in metrics.jsonl"
         )
