@@ -25,6 +25,9 @@ from rlvr_trainer.steps import prepare
 REWARD = "def vowels(completion, row):\n    return sum(c in 'aeiou' for c in completion) / 40\n"
 
 
+FIXED_COMPLETIONS = (str(Path(__file__).with_name("fixed_completions.py")),)
+
+
 def recipe_for(model_dir: Path, folder: Path, *overrides: str) -> Recipe:
     """Two steps of the demo on a random model, with a reward that random text can earn."""
     reward = folder / "reward.py"
@@ -53,12 +56,18 @@ def prepared_run(recipe: Recipe, run_dir: Path) -> Path:
     return run_dir
 
 
-def train(run_dir: Path, num_processes: int = 1, *, check: bool = True) -> int:
+def train(
+    run_dir: Path,
+    num_processes: int = 1,
+    *,
+    program: tuple[str, ...] = ("-m", "rlvr_trainer"),
+    check: bool = True,
+) -> int:
     launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={num_processes}"]
     command = [
         sys.executable,
         *(launcher if num_processes > 1 else []),
-        *("-m", "rlvr_trainer", "train", "--run-dir", str(run_dir)),
+        *(*program, "train", "--run-dir", str(run_dir)),
     ]
     with (run_dir / "train.log").open("w") as log:
         code = subprocess.run(
@@ -153,44 +162,25 @@ def test_a_stopped_run_commits_a_step_and_goes_on_from_it(
     assert train(run_dir, check=False) == 4  # another recipe does not continue these checkpoints
 
 
-# Greedy completions, rewards by place in the group: the same whichever rank computes them.
-PLACES = """
-from itertools import count
-places = count()
-def vowels(completion, row):
-    return next(places) % 4 / 4
-"""
-
-
-def greedy_run(model_dir: Path, folder: Path, *overrides: str) -> Path:
-    folder.mkdir()
-    recipe = recipe_for(
-        model_dir, folder, "sampling.top_k=1", "training.num_validation_rows=0", *overrides
-    )
-    (folder / "reward.py").write_text(PLACES)
-    return prepared_run(recipe, folder / "run")
-
-
 @pytest.fixture(scope="module")
 def trained_on_one_rank(
     tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, torch.Tensor]:
-    run_dir = greedy_run(tiny_model_dir, tmp_path_factory.mktemp("one-rank") / "run")
-    train(run_dir)
+    folder = tmp_path_factory.mktemp("one-rank")
+    run_dir = prepared_run(recipe_for(tiny_model_dir, folder), folder / "run")
+    train(run_dir, program=FIXED_COMPLETIONS)
     return load_file(run_dir / "adapter" / "adapter_model.safetensors")
 
 
-@pytest.mark.parametrize("stage", [2, 3])
-def test_two_ranks_under_zero_learn_what_one_rank_does(
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_two_ranks_learn_what_one_rank_does(
     trained_on_one_rank: dict[str, torch.Tensor], tiny_model_dir: Path, tmp_path: Path, stage: int
 ) -> None:
-    run_dir = greedy_run(
-        tiny_model_dir,
-        tmp_path / "two-ranks",
-        f"training.zero_stage={stage}",
-        "training.per_device_batch_size=4",
+    recipe = recipe_for(
+        tiny_model_dir, tmp_path, f"training.zero_stage={stage}", "training.per_device_batch_size=4"
     )
-    train(run_dir, num_processes=2)
+    run_dir = prepared_run(recipe, tmp_path / "run")
+    train(run_dir, num_processes=2, program=FIXED_COMPLETIONS)
     assert len(rewards_of(run_dir)) == 2
     adapter = load_file(run_dir / "adapter" / "adapter_model.safetensors")
     assert adapter.keys() == trained_on_one_rank.keys()

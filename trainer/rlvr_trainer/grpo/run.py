@@ -92,8 +92,8 @@ def _trainer(recipe: Recipe, checkpoints: Path, data_dir: Path) -> RLVRTrainer:
     staging = checkpoints / checkpoint.STAGING
     if _is_main_process():
         checkpoint.staging_dir(checkpoints)
+    _join_process_group(recipe)
     arguments = grpo_config(recipe, staging)
-    _join_process_group(arguments.use_cpu)
     layout = PromptLayout(recipe.prompt, load_exemplars(data_dir))
     tokenizer = load_tokenizer(recipe.model)
     rows = load_rows(data_dir, "train")
@@ -123,9 +123,18 @@ def _trainer(recipe: Recipe, checkpoints: Path, data_dir: Path) -> RLVRTrainer:
     return trainer
 
 
-def _join_process_group(use_cpu: bool) -> None:
-    """On CPUs DeepSpeed picks a backend that it may not have; gloo is chosen before it asks."""
-    if use_cpu and world_size() > 1 and not torch.distributed.is_initialized():
+def _join_process_group(recipe: Recipe) -> None:
+    """Choose gloo on CPUs, before accelerate does and before DeepSpeed shards what is loaded.
+
+    DeepSpeed keeps account of process groups itself; one that torch alone knows counts as none.
+    """
+    if torch.cuda.is_available() or world_size() == 1 or torch.distributed.is_initialized():
+        return
+    if recipe.training.zero_stage:
+        import deepspeed
+
+        deepspeed.init_distributed("gloo")
+    else:
         torch.distributed.init_process_group("gloo")
 
 
