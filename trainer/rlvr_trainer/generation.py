@@ -47,9 +47,11 @@ def complete(
     """One completion for each prompt, generated in one batch.
 
     `stop` ends a completion where a line starts with it; it and what follows are left out. With
-    `share_prefix` what the prompts have in common is computed once (the same tokens when greedy).
+    `share_prefix` what the prompts have in common is computed once (the same tokens when greedy);
+    an architecture that cannot be served so is generated from plainly.
     """
-    generate = _generate_shared if share_prefix else _generate_plain
+    served = share_prefix and shared_prefix.unsupported_reason(model) is None
+    generate = _generate_shared if served else _generate_plain
     eos_token_ids = end_tokens(model, tokenizer)
     drawn = generate(model, tokenizer, prompt_ids, sampling, f"\n{stop}", eos_token_ids)
     return [_cut(ids, tokenizer, stop, eos_token_ids) for ids in drawn]

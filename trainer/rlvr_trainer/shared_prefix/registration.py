@@ -28,7 +28,7 @@ class SharedAttention(Protocol):
 
 def unsupported_reason(model: nn.Module) -> str | None:
     """One sentence on why `model` cannot be served, or None."""
-    config = getattr(model, "config", None)
+    config = getattr(model, "config", None)  # a PEFT model's is that of the model inside
     kind = getattr(config, "model_type", None)
     if kind not in SUPPORTED_MODEL_TYPES:
         return f"The architecture {kind!r} is not one of {', '.join(SUPPORTED_MODEL_TYPES)}."
