@@ -9,8 +9,8 @@ from pathlib import Path
 from rlvr_components.jobs import training_job
 from rlvr_components.jobs.launch import launch
 from rlvr_components.jobs.local import LocalBackend
-from rlvr_trainer.evaluation import write_text
 from rlvr_trainer.events import read_events
+from rlvr_trainer.files import write_text
 from rlvr_trainer.recipe import Recipe
 
 METRICS = ("reward", "reward_std", "loss", "kl", "entropy", "completions/mean_length")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from rlvr_trainer.evaluation import write_text
+from rlvr_trainer.files import write_text
 from rlvr_trainer.recipe import Recipe
 
 

@@ -29,8 +29,8 @@ from rlvr_pipelines.process_group import ProcessGroup
 from rlvr_pipelines.progress import TITLES, Progress, clock
 from rlvr_pipelines.run_dir import Claim, RunDir, claim
 from rlvr_trainer.errors import JobFailed, PlatformError, RLVRError
-from rlvr_trainer.evaluation import write_text
 from rlvr_trainer.events import EVENTS_VARIABLE
+from rlvr_trainer.files import write_text
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.storage import disk_error
 

@@ -21,8 +21,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from rlvr_pipelines.run_dir import RunDir, read_recipe
-from rlvr_trainer.evaluation import write_text
 from rlvr_trainer.events import emit
+from rlvr_trainer.files import write_text
 
 INPUTS_VARIABLE = "RLVR_INPUTS"
 """Names the state of the files that the recipe names; outputs are reused for the same one only."""

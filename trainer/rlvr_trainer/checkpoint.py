@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from rlvr_trainer.errors import CheckpointError, PlatformError
+from rlvr_trainer.files import write_durably
 
 logger = logging.getLogger(__name__)
 
@@ -138,21 +139,6 @@ def staging_dir(checkpoints: Path) -> Path:
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     return staging
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Write `path` so that it holds the whole text or does not exist, also after a power cut."""
-    aside = path.with_name(f".{path.name}.tmp")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _step_dirs(checkpoints: Path) -> Iterator[tuple[int, Path]]:

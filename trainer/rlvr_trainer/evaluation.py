@@ -8,14 +8,13 @@ Pure functions of samples (the lines of `samples.jsonl`), and the reading and wr
 from __future__ import annotations
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rlvr_trainer.errors import DataError, PlatformError
+from rlvr_trainer.errors import DataError
+from rlvr_trainer.files import write_text
 from rlvr_trainer.statistics import mcnemar_exact, pass_at_k, wilson_interval
 
 Sample = Mapping[str, Any]
@@ -192,26 +191,6 @@ def write_samples(path: Path, samples: Iterable[Sample]) -> None:
 def write_json(path: Path, value: object) -> None:
     """Write JSON so that a reader sees the old file or the whole new one, never a part."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in one move, beside it first. Raises PlatformError; leaves no fragment."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(aside, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except OSError as error:
-        raise PlatformError(
-            f"{path} cannot be written ({error.strerror or error}); free space there or choose "
-            "another directory, then run again"
-        ) from error
-    finally:
-        with suppress(OSError):
-            aside.unlink()
 
 
 def _greedy(samples: Iterable[Sample]) -> dict[tuple[int, str], Sample]:

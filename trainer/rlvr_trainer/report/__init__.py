@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rlvr_trainer.evaluation import write_text
+from rlvr_trainer.files import write_text
 from rlvr_trainer.report.run import render_report
 from rlvr_trainer.report.sweep import render_sweep_report
 
