@@ -89,6 +89,13 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         reason = self._plain_reason(
             model, attention_mask, logits_to_keep, compute_aux_loss, multimodal
         )
+        if (
+            self._policy_rows is not None
+            and not self._verified
+            and self._on_every_rank(reason is None)
+        ):
+            self._verify(model, input_ids, attention_mask, logits_to_keep)
+            self._verified = True
         if reason is not None:
             if reason not in self._logged_reasons:
                 self._logged_reasons.add(reason)
@@ -105,9 +112,6 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
             )
             return plain
         if self._policy_rows is not None:
-            if not self._verified:
-                self._verify(model, input_ids, attention_mask, logits_to_keep)
-                self._verified = True
             log_probs, entropies = self._packed(
                 model, input_ids, attention_mask, logits_to_keep, self._policy_rows, compute_entropy
             )
@@ -121,6 +125,11 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         ]
         entropies = torch.cat([e for _, e in parts if e is not None]) if compute_entropy else None
         return torch.cat([log_probs for log_probs, _ in parts]), entropies, None
+
+    def _on_every_rank(self, condition: bool) -> bool:
+        """Whether it holds on all ranks: what all take part in, all must begin."""
+        here = torch.tensor([condition], device=self.accelerator.device)
+        return bool(self.accelerator.gather(here).all())
 
     def _packed(
         self,
