@@ -37,11 +37,17 @@ def evaluation_table(evaluation: Mapping[str, Any]) -> Table:
 
 
 def print_sweep(
-    field: str, results: Sequence[tuple[str, Mapping[str, Any]]], stream: TextIO
+    field: str, results: Sequence[tuple[str, Mapping[str, Any] | None]], stream: TextIO
 ) -> None:
-    """One row for each value of a sweep, at the shots that its verdict is about."""
+    """One row for each value of a sweep, at the shots that its verdict is about.
+
+    A run without an evaluation failed.
+    """
     rows = []
     for value, evaluation in results:
+        if evaluation is None:
+            rows.append([value, "failed", "", "", ""])
+            continue
         entry = evaluation["shots"][str(evaluation["headline_shots"])]
         rows.append(
             [

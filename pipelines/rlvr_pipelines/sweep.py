@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,17 +40,20 @@ def parse_sweep(text: str) -> Sweep:
     return Sweep(field.strip(), parts)
 
 
-def write_sweep(root: Path, sweep: Sweep, run_dirs: Sequence[RunDir]) -> list[dict[str, Any]]:
-    """Write `sweep.json` and `report.html` that compare the runs; returns what is compared."""
-    runs: list[dict[str, Any]] = [
-        {
-            "field": sweep.field,
-            "value": value,
-            "run_dir": run_dir.path.name,
-            "evaluation": json.loads(run_dir.evaluation.read_text("utf-8")),
-        }
-        for value, run_dir in zip(sweep.values, run_dirs, strict=True)
-    ]
+def write_sweep(root: Path, sweep: Sweep) -> list[dict[str, Any]]:
+    """Write `sweep.json` and `report.html` that compare the runs; returns what is compared.
+
+    The evaluation of a run that failed is None.
+    """
+    runs: list[dict[str, Any]] = []
+    for value in sweep.values:
+        run_dir = RunDir(sweep.run_dir(root, value))
+        whole = run_dir.evaluation.exists()
+        evaluation = json.loads(run_dir.evaluation.read_text("utf-8")) if whole else None
+        name = run_dir.path.name
+        runs.append(
+            {"field": sweep.field, "value": value, "run_dir": name, "evaluation": evaluation}
+        )
     write_json(root / "sweep.json", runs)
     write_report(root / "report.html", render_sweep_report(runs))
     return runs

@@ -173,19 +173,21 @@ def _with_progress(evaluator: Evaluator, rows: Sequence[Row]) -> Iterator[Sample
     )
     shots = evaluator.recipe.evaluated_shots
     total = len(shots) * (len(rows) + num_sampled)
-    done = correct = formatted = 0
+    done = judged = correct = formatted = 0
     for num_shots in shots:
         for sample in chain(evaluator.greedy(rows, num_shots), evaluator.sampled(rows, num_shots)):
             done += 1
-            correct += sample.correct
-            formatted += sample.format
+            if sample.greedy:  # sampled ones count for pass@k alone
+                judged += 1
+                correct += sample.correct
+                formatted += sample.format
             if done % PROGRESS_EVERY == 0 or done == total:
                 emit(
                     "evaluation",
                     phase=phase,
                     done=done,
                     total=total,
-                    accuracy=correct / done,
-                    format=formatted / done,
+                    accuracy=correct / judged,
+                    format=formatted / judged,
                 )
             yield sample

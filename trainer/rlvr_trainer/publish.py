@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -31,15 +32,16 @@ def publish(run_dir: Path, output_dir: Path, *, merge: bool) -> Path:
         raise ConfigError(f"{output_dir} is not empty; name another directory")
     try:
         output_dir.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=".publish-") as aside:
+        with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=".publish-") as temporary:
+            aside = Path(temporary, "model")
             if merge:
                 merged_model(recipe, adapter_dir).save_pretrained(aside)
                 load_tokenizer(recipe.model).save_pretrained(aside)
             else:
-                shutil.copytree(adapter_dir, aside, dirs_exist_ok=True)
-            Path(aside, "README.md").write_text(_card(recipe, run_dir, merge=merge), "utf-8")
-            shutil.copyfile(run_dir / "recipe.json", Path(aside, "recipe.json"))
-            shutil.copytree(aside, output_dir, dirs_exist_ok=True)
+                shutil.copytree(adapter_dir, aside)
+            (aside / "README.md").write_text(_card(recipe, run_dir, merge=merge), "utf-8")
+            shutil.copyfile(run_dir / "recipe.json", aside / "recipe.json")
+            os.replace(aside, output_dir)
     except OSError as error:
         raise PlatformError(
             f"{output_dir} cannot be written ({error.strerror}); free some space or name another "

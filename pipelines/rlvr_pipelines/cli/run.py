@@ -65,16 +65,27 @@ def run(
         return
 
     from rlvr_pipelines.sweep import parse_sweep, write_sweep
+    from rlvr_trainer.errors import JobFailed
 
     swept = parse_sweep(sweep)
     # all of them first: a value that is not valid is known before anything runs
     recipes = [load(recipe, [*overrides, swept.override(value)], seed) for value in swept.values]
     require(LOCAL, "a run on this machine")
-    runs = [
-        _run(each, swept.run_dir(root, value), again)
-        for each, value in zip(recipes, swept.values, strict=True)
-    ]
-    _print_sweep(write_sweep(root, swept, runs), root, output)
+    failures: dict[str, JobFailed] = {}
+    for each, value in zip(recipes, swept.values, strict=True):
+        try:
+            _run(each, swept.run_dir(root, value), again)
+        except JobFailed as error:  # says nothing about the other values
+            failures[swept.override(value)] = error
+            click.echo(f"{swept.override(value)}: {error}", err=True)
+    _print_sweep(write_sweep(root, swept), root, output)
+    if failures:
+        override, first = next(iter(failures.items()))
+        raise JobFailed(
+            f"{len(failures)} of {len(swept.values)} values failed, first {override}; the causes "
+            f"stand above. To try them again: {again}",
+            exit_code=first.exit_code,
+        )
 
 
 def _run(recipe: Recipe, path: Path, again: str) -> RunDir:

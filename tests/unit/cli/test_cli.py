@@ -15,7 +15,7 @@ from rlvr_pipelines import extras
 from rlvr_pipelines.cli import main
 from rlvr_pipelines.local import Interrupted
 from rlvr_pipelines.run_dir import RunDir
-from rlvr_trainer.errors import DataError
+from rlvr_trainer.errors import DataError, JobFailed
 from rlvr_trainer.evaluation import compare, write_json
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.recipe_file import load_recipe
@@ -222,6 +222,28 @@ def test_a_sweep_trains_once_for_each_value_and_compares(
     assert [run["evaluation"]["headline_shots"] for run in facts["runs"]] == [0, 2]
     assert json.loads((tmp_path / "sweep.json").read_text()) == facts["runs"]
     assert "prompt.num_shots" in Path(facts["report"]).read_text()
+
+
+@pytest.mark.parametrize("failing", [{0}, {0, 2}])
+def test_a_value_that_fails_does_not_end_a_sweep(
+    failing: set[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_pipeline(recipe: Recipe, path: Path) -> RunDir:  # a fake of the local runner
+        if recipe.prompt.num_shots in failing:
+            raise JobFailed("Train failed: nothing was learnt", exit_code=1)
+        run_dir = RunDir(path)
+        write_json(run_dir.evaluation, evaluation_at(recipe.prompt.num_shots))
+        return run_dir
+
+    monkeypatch.setattr("rlvr_pipelines.local.run_pipeline", run_pipeline)
+    result = rlvr("run", TINY, "--run-dir", str(tmp_path), "--sweep", "prompt.num_shots=0,2")
+
+    assert result.exit_code == 1
+    assert "prompt.num_shots=0: Train failed: nothing was learnt" in result.stderr
+    assert f"{len(failing)} of 2 values failed" in result.stderr
+    runs = json.loads((tmp_path / "sweep.json").read_text())
+    assert [run["evaluation"] is None for run in runs] == [True, 2 in failing]
+    assert (tmp_path / "report.html").exists()
 
 
 def test_an_interrupted_run_says_how_to_go_on(

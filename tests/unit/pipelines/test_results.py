@@ -45,4 +45,14 @@ def test_a_sweep_is_a_row_for_each_value() -> None:
     print_sweep("prompt.num_shots", [("0", EVALUATION), ("2", EVALUATION)], stream)
 
     assert "prompt.num_shots" in stream.getvalue()
+    assert "failed" not in stream.getvalue()
     assert stream.getvalue().count("60.0 % (50.2–69.1)") == 2
+
+
+def test_a_value_whose_run_failed_is_a_row_too() -> None:
+    stream = io.StringIO()
+    print_sweep("prompt.num_shots", [("0", None), ("2", EVALUATION)], stream)
+
+    rows = [line.split() for line in stream.getvalue().splitlines()]
+    assert ["0", "failed"] in rows
+    assert stream.getvalue().count("60.0 % (50.2–69.1)") == 1
