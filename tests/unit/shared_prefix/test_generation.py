@@ -29,6 +29,11 @@ def prompts(header: int) -> list[list[int]]:
     return [shared + asked[i] for i in (0, 1, 0, 2, 1)]
 
 
+def lora(**options: Any) -> LoraConfig:
+    """An adapter that changes what the model says."""
+    return LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, **options)
+
+
 def plain_greedy(model: Any, prompt_ids: list[list[int]], max_new_tokens: int) -> list[list[int]]:
     completions = []
     for prompt in prompt_ids:
@@ -47,7 +52,7 @@ def plain_greedy(model: Any, prompt_ids: list[list[int]], max_new_tokens: int) -
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("header", [0, 23])
 def test_greedy_equals_plain_generation(architecture: str, header: int) -> None:
-    model = get_peft_model(random_model(architecture), LoraConfig(r=4, target_modules="all-linear"))
+    model = get_peft_model(random_model(architecture), lora())
     expected = plain_greedy(model, prompts(header), 20)
     for max_batch_size in (None, 2):
         actual = generate(
@@ -92,6 +97,7 @@ def test_a_completion_ends_with_the_token_that_completes_a_stop_string(smollm2_d
     }
     [free] = generate(model, [prompt], **arguments)
     [stopped] = generate(model, [prompt], stop_strings=("never seen", "\n\nQuest"), **arguments)
+    assert len(stopped) < len(free)
     assert stopped == free[: len(stopped)]
     assert "\n\nQuest" in tokenizer.decode(stopped)
     assert "\n\nQuest" not in tokenizer.decode(stopped[:-1])

@@ -23,6 +23,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from trl.models import unwrap_model_for_generation
 
 from rlvr_trainer import checkpoint
+from rlvr_trainer.allocator import keep_freed_memory
 from rlvr_trainer.data import load_exemplars, load_rows, repeat_rows
 from rlvr_trainer.errors import RLVRError
 from rlvr_trainer.evaluate import Evaluator
@@ -62,6 +63,8 @@ def train(recipe: Recipe, run_dir: Path, data_dir: Path) -> bool:
     """
     checkpoints = run_dir / "checkpoints"
     resume = checkpoint.newest(checkpoints, recipe_hash=recipe.hash)
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     if resume is None or not _is_last(resume):
         stop = StopOnSignal()
         stop.install()

@@ -1,18 +1,26 @@
 """Sample completions of many prompts, with the header that they share computed once."""
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from peft import PeftType
 from torch import Tensor
 
 from rlvr_trainer.shared_prefix.decode_attention import DecodeAttention, HeaderAttention
+from rlvr_trainer.shared_prefix.fused_forward import FusedForward
 from rlvr_trainer.shared_prefix.layout import common_prefix_length
 from rlvr_trainer.shared_prefix.log_probs import base_model
 from rlvr_trainer.shared_prefix.registration import SharedAttention, enable, packed_mask
 from rlvr_trainer.shared_prefix.sampling import Sampler
 from rlvr_trainer.shared_prefix.stopping import StopStrings
+
+logger = logging.getLogger(__name__)
+
+# (ids (N,), positions (N,), attention, indices to keep (K,)) → logits (K, V).
+_Forward = Callable[[Tensor, Tensor, SharedAttention, Tensor], Tensor]
 
 _DEFAULT_MAX_BATCH_SIZE = {"cpu": 128}
 _GPU_MAX_BATCH_SIZE = 512
@@ -63,7 +71,7 @@ def generate(
     device = bare.get_input_embeddings().weight.device
     size = max_batch_size or _DEFAULT_MAX_BATCH_SIZE.get(device.type, _GPU_MAX_BATCH_SIZE)
     with _inference(model):
-        decoder = _Decoder(model, device, prompt_ids)
+        decoder = _Decoder(_forward_of(model, device), device, prompt_ids)
         return [
             completion
             for start in range(0, len(prompt_ids), size)
@@ -74,8 +82,10 @@ def generate(
 
 
 class _Decoder:
-    def __init__(self, model: Any, device: torch.device, prompts: Sequence[list[int]]) -> None:
-        self.model, self.device = model, device
+    def __init__(
+        self, forward: _Forward, device: torch.device, prompts: Sequence[list[int]]
+    ) -> None:
+        self.forward, self.device = forward, device
         self.header = HeaderAttention()
         self.header_length = common_prefix_length(prompts)
         if self.header_length:
@@ -142,15 +152,38 @@ class _Decoder:
         keep: Sequence[int],
     ) -> Tensor:
         """Logits (len(keep), V) of a packed row of tokens at the indices `keep`."""
-        logits: Tensor = self.model(
-            input_ids=torch.tensor([ids], device=self.device),
-            attention_mask=packed_mask(self.device),
-            position_ids=torch.tensor([positions], device=self.device),
+        row, places, kept = (
+            torch.tensor(values, device=self.device) for values in (ids, positions, keep)
+        )
+        return self.forward(row, places, attention, kept)
+
+
+def _forward_of(model: Any, device: torch.device) -> _Forward:
+    """The fastest forward that this device has for the model."""
+    bare = base_model(model)
+    is_lora = getattr(model, "peft_type", PeftType.LORA) == PeftType.LORA
+    # With AMX bfloat16 is the fast type, and the modules use it.
+    wants_float32 = bare.dtype == torch.float32 or not torch.cpu._is_amx_tile_supported()
+    if device.type == "cpu" and bare.dtype != torch.float64 and is_lora and wants_float32:
+        try:
+            return FusedForward(bare)
+        except NotImplementedError as error:
+            logger.info("Generating module by module: %s", error)
+
+    def by_modules(
+        ids: Tensor, positions: Tensor, attention: SharedAttention, keep: Tensor
+    ) -> Tensor:
+        logits: Tensor = model(
+            input_ids=ids[None],
+            attention_mask=packed_mask(device),
+            position_ids=positions[None],
             use_cache=False,
-            logits_to_keep=torch.tensor(keep, device=self.device),
+            logits_to_keep=keep,
             shared_prefix=attention,
         ).logits
         return logits[0]
+
+    return by_modules
 
 
 @contextmanager

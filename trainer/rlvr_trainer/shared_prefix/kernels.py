@@ -5,12 +5,16 @@ and the row term sum(grad · out) are then those of the whole attention, so each
 needs nothing from the others.
 """
 
+import math
+
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 _aten = torch.ops.aten
 _flash_forward = _aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = _aten._scaled_dot_product_flash_attention_for_cpu_backward
+_MIN_BLOCK_ROWS = 64
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -57,6 +61,9 @@ def attend_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k, v for one part of an attention; `out` and `lse` are the merged ones."""
     if q.device.type == "cpu":
+        blocks = 1 if causal else _blocks(q)
+        if blocks > 1:
+            return _backward_in_blocks(blocks, grad, q, k, v, out, lse, scale)
         dq, dk, dv = _flash_backward(grad, q, k, v, out, lse, 0.0, causal, scale=scale)
         return dq, dk, dv
     probs = torch.exp(_scores(q, k, scale, causal, None) - lse[..., None])
@@ -67,6 +74,46 @@ def attend_backward(
         d_scores.transpose(-1, -2) @ q,
         probs.to(grad.dtype).transpose(-1, -2) @ grad,
     )
+
+
+def _blocks(q: Tensor) -> int:
+    """Blocks of rows that keep all threads at work: the kernel gives each head to one thread."""
+    batch, heads, rows, _ = q.shape
+    threads = torch.get_num_threads()
+    blocks = threads // math.gcd(batch * heads, threads)
+    return blocks if heads == 1 and rows >= _MIN_BLOCK_ROWS * blocks else 1
+
+
+def _backward_in_blocks(
+    blocks: int,
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The backward of one head, its rows as `blocks` heads of the same keys."""
+    rows = q.shape[2]
+    extra = -rows % blocks  # rows of zeros, which give every gradient nothing
+
+    def split(x: Tensor) -> Tensor:
+        padded = functional.pad(x[:, 0], (0, 0, 0, extra)) if extra else x[:, 0]
+        return torch.unflatten(padded, 1, (blocks, -1))
+
+    dq, dk, dv = _flash_backward(
+        split(grad),
+        split(q),
+        k.expand(-1, blocks, -1, -1),
+        v.expand(-1, blocks, -1, -1),
+        split(out),
+        split(lse[..., None])[..., 0],
+        0.0,
+        False,
+        scale=scale,
+    )
+    return dq.flatten(1, 2)[:, None, :rows], dk.sum(1, keepdim=True), dv.sum(1, keepdim=True)
 
 
 def merge_(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tensor) -> None:

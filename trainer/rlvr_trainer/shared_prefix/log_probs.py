@@ -119,7 +119,8 @@ def _scores_instead_of_logits(
     """
 
     def replace(_module: nn.Module, _args: Any, logits: Tensor) -> Tensor:
-        return token_scores(logits[0], targets, temperature)[None]
+        # A view: indexing would zero and copy a gradient as large as the logits.
+        return token_scores(logits.squeeze(0), targets, temperature)[None]
 
     handle = lm_head.register_forward_hook(replace)
     try:

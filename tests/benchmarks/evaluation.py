@@ -1,0 +1,84 @@
+"""Greedy evaluation: ours against plain `generate` in batches, on the same GSM8K prompts.
+
+    python tests/benchmarks/evaluation.py                       # 64 prompts of 8 shots, 64 tokens
+    python tests/benchmarks/evaluation.py --shots 0 --json evaluation.json
+
+Both are what `rlvr evaluate` runs, with `shared_prefix` on and off; completions end at the stop
+marker, an EOS token or the limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import workload
+
+from rlvr_trainer.generation import Completion, Sampling, complete
+from rlvr_trainer.recipe import PromptSection
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default=workload.default_model())
+    parser.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16")
+    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--shots", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--batch-sizes", default="8,16,64", help="of plain generate")
+    parser.add_argument("--json", type=Path, help="write the results here")
+    args = parser.parse_args(argv)
+
+    model, tokenizer = workload.load(args.model, args.dtype)
+    model.eval()
+    prompt_ids = tokenizer(text=workload.prompts(args.prompts, args.shots))["input_ids"]
+    clock = workload.Clock()
+
+    def run(name: str, batch_size: int, share_prefix: bool, tokens: int) -> list[Completion]:
+        with clock(name):
+            return [
+                completion
+                for start in range(0, len(prompt_ids), batch_size)
+                for completion in complete(
+                    model,
+                    tokenizer,
+                    prompt_ids[start : start + batch_size],
+                    sampling=Sampling(tokens),
+                    stop=PromptSection().stop,
+                    share_prefix=share_prefix,
+                )
+            ]
+
+    batch_sizes = [int(size) for size in args.batch_sizes.split(",")]
+    run("warm-up", args.prompts, True, 2)
+    ours = run("ours", args.prompts, True, args.tokens)
+    print(f"ours{'':>12}{clock.seconds['ours']:8.1f} s", flush=True)
+    plain: dict[int, float] = {}
+    same = 0
+    for size in batch_sizes:
+        theirs = run(f"plain {size}", size, False, args.tokens)
+        plain[size] = clock.seconds[f"plain {size}"]
+        same = sum(a.token_ids == b.token_ids for a, b in zip(ours, theirs, strict=True))
+        ratio = plain[size] / clock.seconds["ours"]
+        print(
+            f"plain, batch {size:<3}{plain[size]:8.1f} s{ratio:8.2f}×   "
+            f"{same} of {len(ours)} completions the same",
+            flush=True,
+        )
+    if args.json:
+        result = {
+            "machine": workload.machine(),
+            "settings": {k: v for k, v in vars(args).items() if k != "json"},
+            "ours_s": clock.seconds["ours"],
+            "plain_s": plain,
+            "ratio_to_the_fastest": min(plain.values()) / clock.seconds["ours"],
+            "same_completions": same,
+        }
+        args.json.write_text(json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

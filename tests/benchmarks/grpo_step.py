@@ -1,0 +1,292 @@
+"""One GRPO step: TRL's own GRPOTrainer and ours in turn, on the same prompts and completions.
+
+    python tests/benchmarks/grpo_step.py                        # 0, 2, 4, 8 shots
+    python tests/benchmarks/grpo_step.py --shots 8 --json step.json
+    python tests/benchmarks/grpo_step.py --sides ours --shots 0,8 --prompts 8   # and its floor
+
+Every measurement is a process of its own: the first step warms it up, the second is measured. Both
+generate exactly `--tokens` tokens a completion; what they then train on is the same text for both,
+so that they must agree on the gradient.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import workload
+
+SIDES = ("trl", "ours")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one measured step took."""
+
+    side: str
+    shots: int
+    generation_s: float
+    log_probs_s: float
+    backward_s: float
+    step_s: float
+    peak_memory_mb: float  # above the loaded model
+    generation_tokens: int  # through the model's layers
+    training_tokens: int
+    header_tokens: int
+    gradient_norm: float
+
+    @property
+    def training_s(self) -> float:
+        return self.log_probs_s + self.backward_s
+
+
+COLUMNS = {
+    "generation": lambda s: s.generation_s,
+    "log-probs": lambda s: s.log_probs_s,
+    "backward": lambda s: s.backward_s,
+    "training": lambda s: s.training_s,
+    "step": lambda s: s.step_s,
+    "memory MB": lambda s: s.peak_memory_mb,
+    "gen. tokens": lambda s: s.generation_tokens,
+    "train. tokens": lambda s: s.training_tokens,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default=workload.default_model())
+    parser.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16")
+    parser.add_argument("--sides", default="trl,ours", type=lambda text: text.split(","))
+    parser.add_argument(
+        "--shots", default="0,2,4,8", type=lambda text: [int(n) for n in text.split(",")]
+    )
+    parser.add_argument("--prompts", type=int, default=2)
+    parser.add_argument("--generations", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--beta", type=float, default=0.0)
+    parser.add_argument("--no-gradient-checkpointing", action="store_true")
+    parser.add_argument("--vllm", action="store_true", help="TRL's side generates with vLLM")
+    parser.add_argument("--json", type=Path, help="write the results here")
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.measure:
+        args.measure.write_text(json.dumps(asdict(measure(args, args.sides[0], args.shots[0]))))
+        return 0
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    steps: list[Step] = []
+    print(row("shots", "side", *COLUMNS), flush=True)
+    for shots in args.shots:
+        pair = [in_a_process(arguments, side, shots) for side in args.sides]
+        for step in pair:
+            print(row(shots, step.side, *(f"{get(step):.1f}" for get in COLUMNS.values())))
+        if len(pair) == len(SIDES):
+            trl, ours = pair
+            ratios = (get(trl) / get(ours) for get in COLUMNS.values())
+            print(row("", "ratio", *(f"{ratio:.2f}×" for ratio in ratios)))
+            print(f"    gradient norms {trl.gradient_norm:.4g} and {ours.gradient_norm:.4g}")
+        sys.stdout.flush()
+        steps += pair
+    floors = header_floors(args, [step for step in steps if step.side == "ours"])
+    if args.json:
+        settings = {k: v for k, v in vars(args).items() if k not in ("json", "measure")}
+        result = {
+            "machine": workload.machine(),
+            "settings": settings,
+            "steps": [asdict(step) for step in steps],
+            "floors": floors,
+        }
+        args.json.write_text(json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+def row(*cells: object) -> str:
+    return "".join(f"{cell!s:>14}" for cell in cells)
+
+
+def header_floors(args: argparse.Namespace, steps: Sequence[Step]) -> dict[int, float]:
+    """The least seconds of a step with shots: the one without, and the header's arithmetic.
+
+    The header is run forward to generate; forward, (again where checkpointed,) and backward to
+    train; and every later token attends to it. Adapters, norms and memory traffic count as nothing.
+    """
+    without = next((step for step in steps if not step.shots), None)
+    if without is None or len(steps) == 1:
+        return {}
+    model, _ = workload.load(args.model, args.dtype)
+    config = model.config
+    layers, heads = config.num_hidden_layers, config.num_attention_heads
+    head_size = config.hidden_size // heads
+    weights = sum(p.numel() for name, p in model.named_parameters() if "_proj" in name)
+    rate = workload.multiplication_rate(args.dtype, config.hidden_size, config.intermediate_size)
+    attention_rate = workload.multiplication_rate(
+        args.dtype if torch.cuda.is_available() else "fp32", config.hidden_size, config.hidden_size
+    )
+    again = 0 if args.no_gradient_checkpointing else 1
+    floors = {}
+    for step in steps:
+        if not step.shots:
+            continue
+        header = step.header_tokens
+        inside, later = header * header / 2, step.training_tokens - header
+        decoded = args.prompts * args.generations * args.tokens
+        linear = 2 * weights * header * (1 + 2 + again)
+        pairs = (inside + decoded * header) + (inside + later * header) * (1 + 2.5 + again)
+        attention = 4 * layers * heads * head_size * pairs
+        floors[step.shots] = without.step_s + linear / rate + attention / attention_rate
+        print(
+            f"{step.shots} shots: floor {floors[step.shots]:.1f} s; measured {step.step_s:.1f} s, "
+            f"{step.step_s / floors[step.shots]:.2f}× the floor, "
+            f"{step.step_s / without.step_s:.2f}× the step at 0 shots"
+        )
+    return floors
+
+
+def in_a_process(arguments: list[str], side: str, shots: int) -> Step:
+    """Measure in a fresh process, whose memory nothing else has used."""
+    with tempfile.TemporaryDirectory() as scratch:
+        result, log = Path(scratch, "step.json"), Path(scratch, "log")
+        own = ["--sides", side, "--shots", str(shots), "--measure", str(result)]
+        with log.open("w") as stream:
+            code = subprocess.call(
+                [sys.executable, __file__, *arguments, *own], stdout=stream, stderr=stream
+            )
+        if code:
+            raise SystemExit(
+                f"{side} at {shots} shots ended with {code}:\n{log.read_text()[-4000:]}"
+            )
+        return Step(**json.loads(result.read_text()))
+
+
+def measure(args: argparse.Namespace, side: str, shots: int) -> Step:
+    """Two steps of the side's trainer; the second one counts."""
+    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+    from trl.models import unwrap_model_for_generation
+
+    from rlvr_trainer import shared_prefix
+    from rlvr_trainer.allocator import keep_freed_memory
+    from rlvr_trainer.shared_prefix.layout import common_prefix_length
+
+    if not torch.cuda.is_available():
+        keep_freed_memory()  # for TRL too
+    model, tokenizer = workload.load(args.model, args.dtype)
+    memory, clock = workload.PeakMemory(), workload.Clock()
+    texts = workload.prompts(args.prompts, shots)
+    completions = workload.solutions(tokenizer, args.prompts * args.generations, args.tokens)
+    num_tokens = {"generation": 0, "training": 0}
+
+    class Measured(GRPOTrainer if side == "trl" else shared_prefix.SharedPrefixGRPOTrainer):
+        def _generate_single_turn(self, *turn: Any, **options: Any) -> Any:
+            with clock("generation"):
+                generated, _ = super()._generate_single_turn(*turn, **options)
+            check_lengths(generated)
+            return completions, None
+
+        def _get_per_token_logps_and_entropies(self, *batch: Any, **options: Any) -> Any:
+            with clock("log_probs"):
+                return super()._get_per_token_logps_and_entropies(*batch, **options)
+
+    def rollout(texts: list[str], trainer: Any) -> dict[str, Any]:
+        prompt_ids = tokenizer(text=texts)["input_ids"]
+        with (
+            clock("generation"),
+            unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as policy,
+        ):
+            generated = shared_prefix.generate(
+                policy,
+                prompt_ids,
+                tokenizer=tokenizer,
+                max_new_tokens=args.tokens,
+                temperature=1.0,
+                eos_token_ids=set(),
+            )
+        check_lengths(generated)
+        return {"prompt_ids": prompt_ids, "completion_ids": completions, "logprobs": None}
+
+    def check_lengths(generated: list[list[int]]) -> None:
+        assert all(len(completion) == args.tokens for completion in generated)
+
+    def reward(prompts: list[str], **_: Any) -> list[float]:
+        return [float(i % args.generations) for i in range(len(prompts))]  # no advantage is zero
+
+    class Callbacks(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            memory.reset()
+            clock.reset()
+            num_tokens.update(generation=0, training=0)
+            clock.start("step")
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            clock.stop("step")
+
+    embedding = torch.nn.functional.embedding
+
+    def counting(ids: torch.Tensor, *weights: Any, **options: Any) -> torch.Tensor:
+        num_tokens["generation" if clock.runs("generation") else "training"] += ids.numel()
+        return embedding(ids, *weights, **options)
+
+    torch.nn.functional.embedding = counting
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = Measured(
+            model=model,
+            processing_class=tokenizer,
+            reward_funcs=[reward],
+            train_dataset=Dataset.from_dict({"prompt": texts * 2}),
+            peft_config=LoraConfig(
+                r=16, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"
+            ),
+            args=GRPOConfig(
+                output_dir=scratch,
+                per_device_train_batch_size=args.prompts * args.generations,
+                num_generations=args.generations,
+                max_completion_length=args.tokens,
+                generation_kwargs={"min_new_tokens": args.tokens},
+                beta=args.beta,
+                gradient_checkpointing=not args.no_gradient_checkpointing,
+                bf16=args.dtype == "bf16",
+                learning_rate=1e-4,
+                lr_scheduler_type="constant",
+                max_steps=2,
+                shuffle_dataset=False,
+                use_vllm=args.vllm and side == "trl",
+                use_cpu=not torch.cuda.is_available(),
+                logging_steps=1,
+                save_strategy="no",
+                report_to="none",
+            ),
+            **({} if side == "trl" else {"rollout_func": rollout}),
+        )
+        trainer.add_callback(Callbacks())
+        trainer.accelerator.backward = clock.wrap("backward", trainer.accelerator.backward)
+        trainer.train()
+    ids = tokenizer(text=texts)["input_ids"]
+    return Step(
+        side=side,
+        shots=shots,
+        generation_s=clock.seconds["generation"],
+        log_probs_s=clock.seconds["log_probs"],
+        backward_s=clock.seconds["backward"],
+        step_s=clock.seconds["step"],
+        peak_memory_mb=memory.bytes() / 1e6,
+        generation_tokens=num_tokens["generation"],
+        training_tokens=num_tokens["training"],
+        header_tokens=common_prefix_length(ids) if shots else 0,
+        gradient_norm=trainer.state.log_history[1]["grad_norm"],
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

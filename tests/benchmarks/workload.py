@@ -1,0 +1,170 @@
+"""What the benchmarks work on: a model, GSM8K prompts, and the machine's clock and memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from rlvr_trainer.models import load_model, load_tokenizer
+from rlvr_trainer.models.load import DTYPES
+from rlvr_trainer.prompt import PromptLayout
+from rlvr_trainer.recipe import ModelSection, PromptSection
+from rlvr_trainer.tasks.gsm8k import GSM8K, read_text
+
+SMOLLM2 = "embedded:smollm2-135m-instruct"
+RANDOM_QWEN = "random:qwen2.5-0.5b"
+QWEN_SHAPE = {
+    "vocab_size": 151_936,
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32_768,
+    "tie_word_embeddings": True,
+}
+MAX_SHOTS = 8
+FIRST_QUESTION = 100  # a training row well after the exemplars
+
+
+def default_model() -> str:
+    """The embedded model on a CPU; on a GPU Qwen2.5-0.5B's shape, which needs no download."""
+    return RANDOM_QWEN if torch.cuda.is_available() else SMOLLM2
+
+
+def load(name: str, dtype: str) -> tuple[Any, Any]:
+    """The model on this machine's device, and a tokenizer (SmolLM2's for the random one)."""
+    tokenizer = load_tokenizer(ModelSection(name=SMOLLM2))
+    if name == RANDOM_QWEN:
+        torch.manual_seed(0)
+        model = Qwen2ForCausalLM(Qwen2Config(**QWEN_SHAPE)).to(DTYPES[dtype])
+    else:
+        model = load_model(ModelSection(name=name, dtype=dtype))
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+
+
+def prompts(count: int, num_shots: int) -> list[str]:
+    """Different GSM8K questions behind one header of `num_shots` worked examples."""
+    task = GSM8K()
+    lines = read_text("train").splitlines()
+    rows = [
+        task.parse(json.loads(line), str(i))
+        for i, line in enumerate(lines[: FIRST_QUESTION + count])
+    ]
+    layout = PromptLayout(PromptSection(), rows[:MAX_SHOTS])
+    return [layout.prompt(row, num_shots) for row in rows[FIRST_QUESTION:]]
+
+
+def solutions(tokenizer: Any, count: int, num_tokens: int) -> list[list[int]]:
+    """`count` different completions of `num_tokens` tokens: stretches of GSM8K's solutions."""
+    text = "\n".join(
+        json.loads(line)["answer"] for line in read_text("train").splitlines()[500:2000]
+    )
+    ids = tokenizer(text=text)["input_ids"]
+    return [ids[i * num_tokens : (i + 1) * num_tokens] for i in range(count)]
+
+
+class Clock:
+    """Seconds by name, with the GPU's queue empty where they begin and end."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._started: dict[str, float] = {}
+
+    def reset(self) -> None:
+        self.seconds.clear()
+
+    def start(self, name: str) -> None:
+        synchronize()
+        self._started[name] = time.perf_counter()
+
+    def stop(self, name: str) -> None:
+        synchronize()
+        took = time.perf_counter() - self._started.pop(name)
+        self.seconds[name] = self.seconds.get(name, 0.0) + took
+
+    def runs(self, name: str) -> bool:
+        return name in self._started
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        self.start(name)
+        yield
+        self.stop(name)
+
+    def wrap(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            with self(name):
+                return function(*args, **kwargs)
+
+        return timed
+
+
+def multiplication_rate(dtype: str, inner: int, outer: int) -> float:
+    """Floating-point operations a second of (2048, inner) × (inner, outer)."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    x = torch.randn(2048, inner, device=device).to(DTYPES[dtype])
+    w = torch.randn(outer, inner, device=device).to(DTYPES[dtype])
+    clock, count = Clock(), 10
+    for attempt in range(10):
+        with clock(str(attempt)):
+            for _ in range(count):
+                torch.nn.functional.linear(x, w)
+    return 2 * 2048 * inner * outer * count / min(clock.seconds.values())
+
+
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+class PeakMemory:
+    """Bytes above what is held when it is made: of the GPU, or of this process."""
+
+    def __init__(self) -> None:
+        self.base = _status("VmRSS")
+        if torch.cuda.is_available():
+            self.base = torch.cuda.memory_allocated()
+
+    def reset(self) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM to VmRSS
+
+    def bytes(self) -> int:
+        if torch.cuda.is_available():
+            return torch.cuda.max_memory_allocated() - self.base
+        return _status("VmHWM") - self.base
+
+
+def machine() -> dict[str, Any]:
+    """What a number has to be read with."""
+    return {
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu(),
+        "cores": len(os.sched_getaffinity(0)),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    names = {line.split(":")[1].strip() for line in lines if line.startswith("model name")}
+    return ", ".join(sorted(names)) or platform.machine()
+
+
+def _status(field: str) -> int:
+    for line in Path("/proc/self/status").read_text("ascii").splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise LookupError(field)

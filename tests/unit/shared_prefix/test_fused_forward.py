@@ -1,0 +1,107 @@
+"""The fused forward against the model's own, in float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+from transformers import BitsAndBytesConfig, LlamaForCausalLM
+
+from rlvr_trainer.shared_prefix import generate
+from rlvr_trainer.shared_prefix.decode_attention import HeaderAttention
+from rlvr_trainer.shared_prefix.fused_forward import FusedForward
+
+from .conftest import ARCHITECTURES, random_model
+
+IDS = torch.tensor([7, 3, 150, 9, 9, 42, 11])
+
+
+def adapted(model: Any, **options: Any) -> Any:
+    return get_peft_model(
+        model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, **options)
+    )
+
+
+@torch.no_grad()
+def assert_same_logits(model: Any) -> None:
+    model.eval()
+    expected: Tensor = model(input_ids=IDS[None]).logits[0]
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    every = torch.arange(len(IDS))
+    actual = FusedForward(bare)(IDS, every, HeaderAttention(), every)
+    torch.testing.assert_close(actual, expected, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_its_logits_are_the_models(architecture: str) -> None:
+    assert_same_logits(random_model(architecture))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_adapters_are_part_of_it(architecture: str) -> None:
+    assert_same_logits(adapted(random_model(architecture), lora_alpha=16, use_rslora=True))
+
+
+def test_biases_are_part_of_it() -> None:
+    model = random_model("llama", attention_bias=True, mlp_bias=True)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
+    assert_same_logits(adapted(model))
+
+
+def test_scaled_rotary_positions_are_the_models() -> None:
+    rope = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}
+    assert_same_logits(random_model("llama", rope_parameters=rope))
+
+
+def test_two_active_adapters_add_up_and_a_disabled_one_counts_for_nothing() -> None:
+    model = adapted(random_model("llama"))
+    model.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    model.base_model.set_adapter(["default", "second"])
+    assert_same_logits(model)
+    with model.disable_adapter():
+        assert_same_logits(model)
+    model.merge_adapter()
+    assert_same_logits(model)
+
+
+def test_quantised_weights_are_dequantised(tmp_path: Path) -> None:
+    shape = {"hidden_size": 96, "intermediate_size": 192}
+    random_model("llama", **shape).save_pretrained(tmp_path)
+    quantised = LlamaForCausalLM.from_pretrained(
+        tmp_path,
+        quantization_config=BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.float32,
+        ),
+    )
+    for module in quantised.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    assert_same_logits(adapted(quantised))
+
+
+def test_what_cannot_be_merged_is_generated_module_by_module() -> None:
+    model = adapted(random_model("llama"), use_dora=True)
+    with pytest.raises(NotImplementedError, match="more than B · A"):
+        FusedForward(model.get_base_model())
+    prompt = IDS.tolist()
+    expected = model.generate(
+        input_ids=IDS[None],
+        attention_mask=torch.ones_like(IDS)[None],
+        max_new_tokens=8,
+        do_sample=False,
+        eos_token_id=0,
+        pad_token_id=0,
+    )[0, len(prompt) :].tolist()
+    [actual] = generate(
+        model, [prompt], tokenizer=None, max_new_tokens=8, temperature=0, eos_token_ids={0}
+    )
+    assert actual == expected

@@ -1,0 +1,190 @@
+"""A model's forward as generation on a CPU wants it: adapters merged, projections fused, float32.
+
+A decode step is a few tokens through every weight. Module by module it is hundreds of small
+operations, most of them an adapter's; fused it is four multiplications a layer. They are in float32
+because a merge into bfloat16 would round the adapter away, and because CPUs without AMX multiply it
+as fast or faster.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rlvr_trainer.shared_prefix.registration import SharedAttention
+
+
+@dataclass(frozen=True)
+class _Linear:
+    weight: Tensor  # (out, in)
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight, self.bias)
+
+    def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        out = torch.addmm(residual, x, self.weight.t())
+        return out if self.bias is None else out.add_(self.bias)
+
+
+@dataclass(frozen=True)
+class _Norm:
+    weight: Tensor
+    epsilon: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return functional.rms_norm(x, self.weight.shape, self.weight, self.epsilon)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    before_attention: _Norm
+    query_key_value: _Linear
+    query_norm: _Norm | None
+    key_norm: _Norm | None
+    attention_out: _Linear
+    before_mlp: _Norm
+    gate_up: _Linear
+    activation: nn.Module
+    down: _Linear
+    num_heads: int
+    num_kv_heads: int
+    scale: float
+
+
+class FusedForward:
+    """The forward of a Llama, Qwen2 or Qwen3 model over a packed row, from copies of its weights.
+
+    The copies are those of the policy when it was made; make another after a training step.
+    """
+
+    def __init__(self, model: Any) -> None:
+        """`model`: the transformers model, with adapters in its linear layers or without.
+
+        Raises NotImplementedError for a module whose weights cannot be merged exactly.
+        """
+        inner = model.model
+        if type(inner.embed_tokens) is not nn.Embedding:
+            raise NotImplementedError(f"{type(inner.embed_tokens).__name__} as the embedding")
+        self.embedding: Tensor = inner.embed_tokens.weight
+        self.rotary = inner.rotary_emb
+        self.layers = [_layer(layer) for layer in inner.layers]
+        self.norm = _norm(inner.norm)
+        self.head = _fused(model.lm_head)
+
+    def __call__(
+        self, ids: Tensor, positions: Tensor, attention: SharedAttention, keep: Tensor
+    ) -> Tensor:
+        """Logits (K, V) at the indices `keep` (K,) of a row of tokens (N,) at positions (N,)."""
+        x = functional.embedding(ids, self.embedding).float()
+        cos, sin = self.rotary(x[None], positions[None])  # (1, N, D)
+        cos, sin = cos[0, :, None], _signed(sin[0, :, None])
+        for index, layer in enumerate(self.layers):
+            x = _forward(layer, index, x, cos, sin, attention)
+        return self.head(self.norm(x[keep]))
+
+
+def _forward(
+    layer: _Layer, index: int, x: Tensor, cos: Tensor, sin: Tensor, attention: SharedAttention
+) -> Tensor:
+    n, d = x.shape[0], cos.shape[-1]
+    heads, kv_heads = layer.num_heads, layer.num_kv_heads
+    qkv = layer.query_key_value(layer.before_attention(x)).view(n, heads + 2 * kv_heads, d)
+    q, k, v = qkv.split((heads, kv_heads, kv_heads), 1)
+    if layer.query_norm and layer.key_norm:
+        q, k = layer.query_norm(q), layer.key_norm(k)
+    q, k, v = (
+        part.transpose(0, 1)[None] for part in (_rotate(q, cos, sin), _rotate(k, cos, sin), v)
+    )
+    mixed = attention.attend(index, q, k, v, layer.scale)  # (1, H, N, D)
+    x = layer.attention_out.add_to(x, mixed[0].transpose(0, 1).reshape(n, heads * d))
+    gate, up = layer.gate_up(layer.before_mlp(x)).chunk(2, -1)
+    return layer.down.add_to(x, layer.activation(gate) * up)
+
+
+def _rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
+    """Rotary position embedding of x (N, H, D)."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), signed_sin)
+
+
+def _signed(sin: Tensor) -> Tensor:
+    """The sine with the sign that rotating by halves gives to what it multiplies."""
+    first, second = sin.chunk(2, -1)
+    return torch.cat((-first, second), -1)
+
+
+def _layer(layer: Any) -> _Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+    config = attention.config
+    norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
+    query_norm, key_norm = (_norm(norm) if norm is not None else None for norm in norms)
+    return _Layer(
+        before_attention=_norm(layer.input_layernorm),
+        query_key_value=_fused(attention.q_proj, attention.k_proj, attention.v_proj),
+        query_norm=query_norm,
+        key_norm=key_norm,
+        attention_out=_fused(attention.o_proj),
+        before_mlp=_norm(layer.post_attention_layernorm),
+        gate_up=_fused(mlp.gate_proj, mlp.up_proj),
+        activation=mlp.act_fn,
+        down=_fused(mlp.down_proj),
+        num_heads=config.num_attention_heads,
+        num_kv_heads=config.num_key_value_heads,
+        scale=attention.scaling,
+    )
+
+
+def _norm(module: Any) -> _Norm:
+    if not type(module).__name__.endswith("RMSNorm"):
+        raise NotImplementedError(f"{type(module).__name__} as a norm")
+    return _Norm(module.weight.float(), module.variance_epsilon)
+
+
+def _fused(*modules: nn.Module) -> _Linear:
+    """The layers side by side: one input, their outputs one after the other."""
+    parts = [_merged(module) for module in modules]
+    if len(parts) == 1:
+        return parts[0]
+    biases = [
+        part.weight.new_zeros(len(part.weight)) if part.bias is None else part.bias
+        for part in parts
+    ]
+    has_bias = any(part.bias is not None for part in parts)
+    return _Linear(
+        torch.cat([part.weight for part in parts]), torch.cat(biases) if has_bias else None
+    )
+
+
+def _merged(module: Any) -> _Linear:
+    """A linear layer's weights, dequantised, with its active adapters added."""
+    if not isinstance(module, LoraLayer):
+        return _plain(module)
+    linear = _plain(module.get_base_layer())
+    active = [name for name in module.active_adapters if name in module.lora_A]
+    if module.merged or module.disable_adapters:
+        return linear
+    weight = linear.weight
+    for name in active:
+        a, b = module.lora_A[name], module.lora_B[name]
+        if name in module.lora_variant or b.bias is not None:
+            raise NotImplementedError(f"the adapter {name} is more than B · A")
+        weight = torch.addmm(weight, b.weight.float(), a.weight.float(), alpha=module.scaling[name])
+    return _Linear(weight, linear.bias)
+
+
+def _plain(module: Any) -> _Linear:
+    weight = module.weight
+    if type(module).__name__ == "Linear4bit":
+        from bitsandbytes.functional import dequantize_4bit
+
+        weight = dequantize_4bit(weight.data, weight.quant_state)
+    elif type(module) is not nn.Linear:
+        raise NotImplementedError(f"{type(module).__name__} as a linear layer")
+    if weight.shape != (module.out_features, module.in_features) or weight.device.type != "cpu":
+        raise NotImplementedError("a weight is sharded or lies elsewhere")
+    return _Linear(weight.float(), None if module.bias is None else module.bias.float())
