@@ -1,17 +1,23 @@
 # make demo   set up .venv, then train the embedded model and look at what it learnt
 # make test   set up .venv, then check the code and run the tests
+# make bench  set up .venv, then measure ours against plain TRL and generate (25 minutes on two cores)
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format lock clean
+.PHONY: demo test bench check format lock clean
 
 demo: $(VENV)/installed-local
 	$(BIN)/rlvr run arithmetic --run-dir runs/arithmetic
 
 test: check
 	$(BIN)/pytest
+
+bench: $(VENV)/installed-local
+	$(BIN)/python tests/benchmarks/grpo_step.py
+	$(BIN)/python tests/benchmarks/grpo_step.py --sides ours --shots 0,8 --prompts 8 --dtype fp32 --no-gradient-checkpointing
+	$(BIN)/python tests/benchmarks/evaluation.py --batch-sizes 16
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -74,7 +74,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--beta", type=float, default=0.0)
     parser.add_argument("--no-gradient-checkpointing", action="store_true")
-    parser.add_argument("--vllm", action="store_true", help="TRL's side generates with vLLM")
     parser.add_argument("--json", type=Path, help="write the results here")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -180,8 +179,8 @@ def measure(args: argparse.Namespace, side: str, shots: int) -> Step:
     from rlvr_trainer.allocator import keep_freed_memory
     from rlvr_trainer.shared_prefix.layout import common_prefix_length
 
-    if not torch.cuda.is_available():
-        keep_freed_memory()  # for TRL too
+    if side == "ours" and not torch.cuda.is_available():
+        keep_freed_memory()  # as `rlvr_trainer train` does
     model, tokenizer = workload.load(args.model, args.dtype)
     memory, clock = workload.PeakMemory(), workload.Clock()
     texts = workload.prompts(args.prompts, shots)
@@ -261,7 +260,6 @@ def measure(args: argparse.Namespace, side: str, shots: int) -> Step:
                 lr_scheduler_type="constant",
                 max_steps=2,
                 shuffle_dataset=False,
-                use_vllm=args.vllm and side == "trl",
                 use_cpu=not torch.cuda.is_available(),
                 logging_steps=1,
                 save_strategy="no",
