@@ -16,6 +16,7 @@ from transformers import (
 
 from rlvr_trainer.shared_prefix import generate
 from rlvr_trainer.shared_prefix.sampling import Sampler
+from rlvr_trainer.shared_prefix.stopping import StopStrings
 
 from .conftest import ARCHITECTURES, random_model
 
@@ -101,6 +102,12 @@ def test_a_completion_ends_with_the_token_that_completes_a_stop_string(smollm2_d
     assert stopped == free[: len(stopped)]
     assert "\n\nQuest" in tokenizer.decode(stopped)
     assert "\n\nQuest" not in tokenizer.decode(stopped[:-1])
+
+
+def test_no_completion_has_ended_by_a_stop_string_when_none_is_left(smollm2_dir: Path) -> None:
+    """All that were left may end with an EOS token at once."""
+    stops = StopStrings(AutoTokenizer.from_pretrained(smollm2_dir), ("Question:",))
+    assert stops([]) == []
 
 
 def test_modes_are_restored() -> None:

@@ -18,7 +18,7 @@ class StopStrings:
 
     def __call__(self, completions: Sequence[list[int]]) -> list[bool]:
         """Whether each completion contains a stop string, if it did not before its last token."""
-        if not self.strings:
+        if not self.strings or not completions:  # no completions would decode to one empty text
             return [False] * len(completions)
         texts = self.tokenizer.batch_decode([c[-self.window :] for c in completions])
         return [any(s in text for s in self.strings) for text in texts]
