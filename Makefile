@@ -1,6 +1,6 @@
 # make demo   set up .venv, then train the embedded model and look at what it learnt
 # make test   set up .venv, then check the code and run the tests
-# make bench  set up .venv, then measure ours against plain TRL and generate (25 minutes on two cores)
+# make bench  set up .venv, then measure ours against plain TRL and generate (half an hour on two cores)
 
 PYTHON ?= python3
 VENV := .venv

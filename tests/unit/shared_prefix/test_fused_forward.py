@@ -13,7 +13,7 @@ from transformers import BitsAndBytesConfig, LlamaForCausalLM
 
 from rlvr_trainer.shared_prefix import generate
 from rlvr_trainer.shared_prefix.decode_attention import HeaderAttention
-from rlvr_trainer.shared_prefix.fused_forward import FusedForward
+from rlvr_trainer.shared_prefix.fused_forward import CannotFuse, FusedForward
 
 from .conftest import ARCHITECTURES, random_model
 
@@ -90,7 +90,7 @@ def test_quantised_weights_are_dequantised(tmp_path: Path) -> None:
 
 def test_what_cannot_be_merged_is_generated_module_by_module() -> None:
     model = adapted(random_model("llama"), use_dora=True)
-    with pytest.raises(NotImplementedError, match="more than B · A"):
+    with pytest.raises(CannotFuse, match="more than B · A"):
         FusedForward(model.get_base_model())
     prompt = IDS.tolist()
     expected = model.generate(

@@ -57,6 +57,10 @@ class _Layer:
     scale: float
 
 
+class CannotFuse(Exception):
+    """A module here has no exact fused form; run the model's own forward instead."""
+
+
 class FusedForward:
     """The forward of a Llama, Qwen2 or Qwen3 model over a packed row, from copies of its weights.
 
@@ -66,11 +70,11 @@ class FusedForward:
     def __init__(self, model: Any) -> None:
         """`model`: the transformers model, with adapters in its linear layers or without.
 
-        Raises NotImplementedError for a module whose weights cannot be merged exactly.
+        Raises CannotFuse for a module whose weights cannot be copied or merged exactly.
         """
         inner = model.model
         if type(inner.embed_tokens) is not nn.Embedding:
-            raise NotImplementedError(f"{type(inner.embed_tokens).__name__} as the embedding")
+            raise CannotFuse(f"the embedding is {type(inner.embed_tokens).__name__}")
         self.embedding: Tensor = inner.embed_tokens.weight
         self.rotary = inner.rotary_emb
         self.layers = [_layer(layer) for layer in inner.layers]
@@ -141,7 +145,7 @@ def _layer(layer: Any) -> _Layer:
 
 def _norm(module: Any) -> _Norm:
     if not type(module).__name__.endswith("RMSNorm"):
-        raise NotImplementedError(f"{type(module).__name__} as a norm")
+        raise CannotFuse(f"a norm is {type(module).__name__}")
     return _Norm(module.weight.float(), module.variance_epsilon)
 
 
@@ -165,14 +169,15 @@ def _merged(module: Any) -> _Linear:
     if not isinstance(module, LoraLayer):
         return _plain(module)
     linear = _plain(module.get_base_layer())
-    active = [name for name in module.active_adapters if name in module.lora_A]
     if module.merged or module.disable_adapters:
         return linear
     weight = linear.weight
-    for name in active:
+    for name in module.active_adapters:
+        if name not in module.lora_A:
+            continue
         a, b = module.lora_A[name], module.lora_B[name]
         if name in module.lora_variant or b.bias is not None:
-            raise NotImplementedError(f"the adapter {name} is more than B · A")
+            raise CannotFuse(f"the adapter {name} is more than B · A")
         weight = torch.addmm(weight, b.weight.float(), a.weight.float(), alpha=module.scaling[name])
     return _Linear(weight, linear.bias)
 
@@ -184,7 +189,7 @@ def _plain(module: Any) -> _Linear:
 
         weight = dequantize_4bit(weight.data, weight.quant_state)
     elif type(module) is not nn.Linear:
-        raise NotImplementedError(f"{type(module).__name__} as a linear layer")
+        raise CannotFuse(f"a linear layer is {type(module).__name__}")
     if weight.shape != (module.out_features, module.in_features) or weight.device.type != "cpu":
-        raise NotImplementedError("a weight is sharded or lies elsewhere")
+        raise CannotFuse("a weight is sharded or lies elsewhere")
     return _Linear(weight.float(), None if module.bias is None else module.bias.float())

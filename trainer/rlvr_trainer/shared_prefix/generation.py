@@ -10,7 +10,7 @@ from peft import PeftType
 from torch import Tensor
 
 from rlvr_trainer.shared_prefix.decode_attention import DecodeAttention, HeaderAttention
-from rlvr_trainer.shared_prefix.fused_forward import FusedForward
+from rlvr_trainer.shared_prefix.fused_forward import CannotFuse, FusedForward
 from rlvr_trainer.shared_prefix.layout import common_prefix_length
 from rlvr_trainer.shared_prefix.log_probs import base_model
 from rlvr_trainer.shared_prefix.registration import SharedAttention, enable, packed_mask
@@ -167,7 +167,7 @@ def _forward_of(model: Any, device: torch.device) -> _Forward:
     if device.type == "cpu" and bare.dtype != torch.float64 and is_lora and wants_float32:
         try:
             return FusedForward(bare)
-        except NotImplementedError as error:
+        except CannotFuse as error:
             logger.info("Generating module by module: %s", error)
 
     def by_modules(
