@@ -73,6 +73,7 @@ def train(recipe: Recipe, run_dir: Path, data_dir: Path) -> bool:
         if resume:
             logger.info("continuing from step %s", resume.step)
         trainer.train(resume_from_checkpoint=str(resume.path) if resume else None)
+        _leave_process_group()
         if stop.stopped:
             return False
     if _is_main_process():
@@ -139,6 +140,12 @@ def _join_process_group(recipe: Recipe) -> None:
         deepspeed.init_distributed("gloo")
     else:
         torch.distributed.init_process_group("gloo")
+
+
+def _leave_process_group() -> None:
+    """End the group's threads: one still running at exit can abort a rank whose work is done."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _dataset(rows: Sequence[Row], layout: PromptLayout) -> Dataset:
