@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 MARKER = "COMMITTED.json"
 STAGING = ".staging"
 STEP_DIR = re.compile(r"step-([0-9]+)$")
+TRAINER_STATE = "trainer_state.json"
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def commit(
     """
     target = checkpoints / f"step-{step}"
     try:
-        files = {path.relative_to(staged).as_posix(): _describe(path) for path in _files(staged)}
+        files = describe(staged)
         if target.exists():  # an uncommitted or damaged one, or the same step trained again
             shutil.rmtree(target)
         os.rename(staged, target)
@@ -118,6 +119,29 @@ def verify(path: Path) -> Checkpoint:
         if file.stat().st_size != description["bytes"] or _describe(file) != description:
             raise CheckpointError(f"{file} is not what was written")
     return checkpoint
+
+
+def describe(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and hash of each file below the folder, as a marker holds them."""
+    return {path.relative_to(folder).as_posix(): _describe(path) for path in _files(folder)}
+
+
+def is_last(path: Path) -> bool:
+    """Whether the checkpoint is of the training's last step. Raises CheckpointError."""
+    try:
+        state = json.loads((path / TRAINER_STATE).read_text("utf-8"))
+        return bool(state["global_step"] >= state["max_steps"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path / TRAINER_STATE} cannot be read ({error}); remove the checkpoint to continue "
+            "from the one before"
+        ) from None
+
+
+def newest_committed(checkpoints: Path) -> Path | None:
+    """The newest directory with a marker, its files not checked."""
+    committed = [each for each in _step_dirs(checkpoints) if (each[1] / MARKER).exists()]
+    return max(committed)[1] if committed else None
 
 
 def prune(checkpoints: Path, keep: int) -> None:

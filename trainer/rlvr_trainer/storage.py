@@ -60,6 +60,18 @@ class Storage(Protocol):
     def upload_dir(self, source: Path, prefix: str) -> None:
         """Copy all files of the folder `source` below `prefix`."""
 
+    def upload_file(self, source: Path, key: str) -> None:
+        """Copy one file, of any size."""
+
+    def download_file(self, key: str, target: Path) -> None:
+        """Copy one file, of any size, into a folder that is there."""
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Bytes of each key below the folder `prefix`."""
+
+    def delete(self, key: str) -> None:
+        """Remove a key; nothing happens when there is none."""
+
 
 def open_storage(uri: str | Path) -> Storage:
     """The storage of `s3://bucket/prefix` or of a local folder, which need not exist yet.
@@ -117,11 +129,23 @@ class LocalStorage:
             if not path.name.startswith(ASIDE_PREFIX)
         )
 
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        return {key: self._path(key).stat().st_size for key in self.list(prefix)}
+
+    def delete(self, key: str) -> None:
+        self._path(key).unlink(missing_ok=True)
+
     def download_dir(self, prefix: str, target: Path) -> None:
         _download(self, prefix, target)
 
     def upload_dir(self, source: Path, prefix: str) -> None:
         _upload(self, source, prefix)
+
+    def upload_file(self, source: Path, key: str) -> None:
+        self.write_bytes(key, source.read_bytes())
+
+    def download_file(self, key: str, target: Path) -> None:
+        target.write_bytes(self.read_bytes(key))
 
     def _path(self, key: str) -> Path:
         return self._root / safe_key(key)
@@ -196,6 +220,9 @@ class S3Storage:
         return True
 
     def list(self, prefix: str = "") -> list[str]:
+        return sorted(self.sizes(prefix))
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
         folder = self._key(prefix) if prefix.strip("/") else self._prefix
         start = f"{folder}/" if folder else ""
         own = len(self._prefix) + 1 if self._prefix else 0
@@ -203,8 +230,16 @@ class S3Storage:
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=start
             )
-            keys = [each["Key"] for page in pages for each in page.get("Contents", ())]
-        return sorted(key[own:] for key in keys if not key.endswith("/"))
+            found = {
+                str(each["Key"])[own:]: int(each["Size"])
+                for page in pages
+                for each in page.get("Contents", ())
+            }
+        return {key: size for key, size in found.items() if not key.endswith("/")}
+
+    def delete(self, key: str) -> None:
+        with self._explained(key):
+            self._client.delete_object(Bucket=self._bucket, Key=self._key(key))
 
     def download_dir(self, prefix: str, target: Path) -> None:
         _download(self, prefix, target)
@@ -282,10 +317,7 @@ def _download(storage: LocalStorage | S3Storage, prefix: str, target: Path) -> N
         path = target / safe_key(key.removeprefix(folder).lstrip("/"))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(storage, S3Storage):
-                storage.download_file(key, path)
-            else:
-                path.write_bytes(storage.read_bytes(key))
+            storage.download_file(key, path)
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -297,10 +329,7 @@ def _upload(storage: LocalStorage | S3Storage, source: Path, prefix: str) -> Non
         raise FileNotFoundError(f"{source} is no folder")
     for path in sorted(path for path in source.rglob("*") if path.is_file()):
         key = "/".join(filter(None, (prefix.strip("/"), path.relative_to(source).as_posix())))
-        if isinstance(storage, S3Storage):
-            storage.upload_file(path, key)
-        else:
-            storage.write_bytes(key, path.read_bytes())
+        storage.upload_file(path, key)
 
 
 def _s3_client() -> Any:

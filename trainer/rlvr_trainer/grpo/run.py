@@ -9,7 +9,6 @@ are committed (`trainer`), validation is greedy (`callbacks`).
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -19,23 +18,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from datasets import Dataset
 from safetensors import safe_open
-from transformers.trainer import TRAINER_STATE_NAME
 from trl.models import unwrap_model_for_generation
 
 from rlvr_trainer import checkpoint
 from rlvr_trainer.allocator import keep_freed_memory
 from rlvr_trainer.data import load_exemplars, load_rows, repeat_rows
-from rlvr_trainer.errors import RLVRError
+from rlvr_trainer.errors import CheckpointError, PlatformError, RLVRError
 from rlvr_trainer.evaluate import Evaluator
 from rlvr_trainer.events import emit
 from rlvr_trainer.grpo.arguments import grpo_config, lora_config, world_size
 from rlvr_trainer.grpo.callbacks import StepEvents, StopOnDivergence, StopOnSignal, Validation
 from rlvr_trainer.grpo.rewards import BatchScorer
 from rlvr_trainer.grpo.rollout import Rollout
-from rlvr_trainer.grpo.trainer import RLVRTrainer
+from rlvr_trainer.grpo.trainer import RLVRTrainer, gather_objects
 from rlvr_trainer.models import load_model, load_tokenizer
 from rlvr_trainer.prompt import PromptLayout
 from rlvr_trainer.recipe import Recipe
+from rlvr_trainer.remote_checkpoint import RUN_URI_VARIABLE
 from rlvr_trainer.rewards import build_rewards
 from rlvr_trainer.tasks import Row
 
@@ -65,10 +64,12 @@ def train(recipe: Recipe, run_dir: Path, data_dir: Path) -> bool:
     resume = checkpoint.newest(checkpoints, recipe_hash=recipe.hash)
     if not torch.cuda.is_available():
         keep_freed_memory()
-    if resume is None or not _is_last(resume):
+    if resume is None or not checkpoint.is_last(resume.path):
+        _assert_same_world_size(recipe, resume)
         stop = StopOnSignal()
         stop.install()
         trainer = _trainer(recipe, checkpoints, data_dir)
+        _assert_same_start(resume)
         trainer.add_callback(stop)
         if resume:
             logger.info("continuing from step %s", resume.step)
@@ -83,18 +84,40 @@ def train(recipe: Recipe, run_dir: Path, data_dir: Path) -> bool:
     return True
 
 
-def _is_last(committed: checkpoint.Checkpoint) -> bool:
-    state = json.loads((committed.path / TRAINER_STATE_NAME).read_text("utf-8"))
-    return bool(state["global_step"] >= state["max_steps"])
+def _assert_same_world_size(recipe: Recipe, resume: checkpoint.Checkpoint | None) -> None:
+    """Under ZeRO each rank continues from its own shard. Raises CheckpointError."""
+    if recipe.training.zero_stage and resume and resume.world_size != world_size():
+        raise CheckpointError(
+            f"{resume.path} was trained by {resume.world_size} processes, these are "
+            f"{world_size()}; ZeRO's shards fit the same number only: train with "
+            f"{resume.world_size}, or in another run directory"
+        )
+
+
+def _assert_same_start(resume: checkpoint.Checkpoint | None) -> None:
+    """All ranks continue from one checkpoint, though each node found its own. Raises PlatformError.
+
+    Nodes that started at different times can see different ones; another attempt sees the same.
+    """
+    own = (resume.path / checkpoint.MARKER).read_text("utf-8") if resume else None
+    if len(set(gather_objects(own))) > 1:
+        raise PlatformError(
+            f"the nodes found different checkpoints, this one {resume.path if resume else 'none'}; "
+            "start all of them again"
+        )
 
 
 def _is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def _is_first_of_node() -> bool:
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+
+
 def _trainer(recipe: Recipe, checkpoints: Path, data_dir: Path) -> RLVRTrainer:
     staging = checkpoints / checkpoint.STAGING
-    if _is_main_process():
+    if _is_main_process() or (RUN_URI_VARIABLE in os.environ and _is_first_of_node()):
         checkpoint.staging_dir(checkpoints)
     _join_process_group(recipe)
     arguments = grpo_config(recipe, staging)

@@ -1,0 +1,51 @@
+"""torchrun that writes down how its ranks ended: `python -m rlvr_trainer.launch.elastic ARGUMENTS`.
+
+The arguments are those of torch.distributed.run, whose exit code is 1 for every failure. The exit
+codes of the ranks that failed first (negative: a signal) go to torchrun.json, beside what the ranks
+say of themselves. Those that torchrun then ends because of it are not among them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from rlvr_trainer.files import write_durably
+from rlvr_trainer.ranks import RANK_ENDS_VARIABLE
+
+TORCHRUN_END = "torchrun.json"
+RENDEZVOUS_ERRORS = {
+    "DistNetworkError",
+    "DistStoreError",
+    "RendezvousConnectionError",
+    "RendezvousTimeoutError",
+}
+
+
+def main() -> int:
+    """Run torchrun; 0 when all ranks of this node ended with 0, else 1."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
+    try:
+        run(parse_args(sys.argv[1:]))
+    except ChildFailedError as error:
+        failures = {str(rank): failure.exitcode for rank, failure in error.failures.items()}
+        _write({"failures": failures})
+        return 1
+    except Exception as error:
+        if type(error).__name__ not in RENDEZVOUS_ERRORS:
+            raise
+        _write({"rendezvous": f"{type(error).__name__}: {error}"})
+        return 1
+    return 0
+
+
+def _write(end: dict[str, object]) -> None:
+    write_durably(Path(os.environ[RANK_ENDS_VARIABLE]) / TORCHRUN_END, json.dumps(end))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,229 @@
+"""What one pod does, from its start to the exit code that the operator reads."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import socket
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rlvr_trainer import remote_checkpoint
+from rlvr_trainer.errors import EXIT_PREEMPTED, PlatformError, RLVRError
+from rlvr_trainer.launch.attempts import DEFAULT_MAX_ATTEMPTS, Attempts
+from rlvr_trainer.launch.causes import End, first_cause
+from rlvr_trainer.launch.environment import Nodes, child_environment, read_nodes, torchrun_arguments
+from rlvr_trainer.launch.processes import StopRequest, run_child
+from rlvr_trainer.launch.run_dir import RemoteCopy, RunDir, SharedFolder, is_trained
+from rlvr_trainer.storage import S3_SCHEME, open_storage
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_WORK_DIR = Path("/work/run")
+DEFAULT_MASTER_TIMEOUT_S = 600.0
+RESOLVE_INTERVAL_S = 1.0
+TERMINATION_LOG = "/dev/termination-log"
+TERMINATION_LOG_VARIABLE = "RLVR_TERMINATION_LOG"
+TERMINATION_LOG_BYTES = 4096
+RUN_DIR_VARIABLE = "RLVR_RUN_DIR"
+"""For a command in torchrun's place: the run directory on this node."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line of `launch`."""
+
+    run: str
+    work_dir: Path | None = None
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS
+    master_timeout_s: float = DEFAULT_MASTER_TIMEOUT_S
+    command: list[str] = field(default_factory=list)
+
+    @classmethod
+    def parse(cls, parsed: argparse.Namespace) -> Options:
+        """From what `add_arguments` parsed."""
+        command = parsed.command[1:] if parsed.command[:1] == ["--"] else parsed.command
+        return cls(
+            parsed.run, parsed.work_dir, parsed.max_attempts, parsed.master_timeout_s, command
+        )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `launch`."""
+    add = parser.add_argument
+    add("--run", required=True, metavar="URI", help="a shared folder, or s3://bucket/prefix")
+    add("--work-dir", type=Path, metavar="DIR", help="where a copy of s3:// lies on this node")
+    add(
+        "--max-attempts",
+        type=int,
+        default=DEFAULT_MAX_ATTEMPTS,
+        metavar="N",
+        help="attempts without a new commit before the failure is permanent (default %(default)s)",
+    )
+    add(
+        "--master-timeout-s",
+        type=float,
+        default=DEFAULT_MASTER_TIMEOUT_S,
+        metavar="S",
+        help="how long to wait for the master's name (default %(default)s)",
+    )
+    add("command", nargs=argparse.REMAINDER, help="after --: run it in torchrun's place")
+
+
+def launch(options: Options) -> int:
+    """Train as one node of a job; returns the exit code once its cause is written down."""
+    stop = StopRequest()
+    stop.install()
+    pod = _Pod(options, stop)
+    end = pod.run()
+    say(end, step=pod.step, node_rank=pod.node_rank)
+    return end.exit_code
+
+
+def say(end: End, *, step: int, node_rank: int) -> None:
+    """Write the cause on stderr and, where there is one, to the container's termination message."""
+    if end.exit_code:
+        print(f"error: {end.cause}", file=sys.stderr, flush=True)
+    path = Path(os.environ.get(TERMINATION_LOG_VARIABLE) or TERMINATION_LOG)
+    if TERMINATION_LOG_VARIABLE in os.environ or path.exists():
+        with suppress(OSError):
+            path.write_bytes(termination_message(end, step=step, node_rank=node_rank))
+
+
+def termination_message(end: End, *, step: int, node_rank: int) -> bytes:
+    """JSON of cause, exit code, committed step and node, within Kubernetes's 4096 bytes."""
+    cause = end.cause
+    while True:
+        message = {"cause": cause, "exit_code": end.exit_code, "step": step, "node_rank": node_rank}
+        encoded = json.dumps(message).encode()
+        excess = len(encoded) - TERMINATION_LOG_BYTES
+        if excess <= 0:
+            return encoded
+        # an escaped character takes at most 12 bytes ("\\ud83d\\ude00")
+        cause = cause[: len(cause) - max(excess // 12, 1) - 1] + "…"
+
+
+class _Pod:
+    """One attempt of one node."""
+
+    def __init__(self, options: Options, stop: StopRequest) -> None:
+        self._options = options
+        self._stop = stop
+        self.node_rank = 0
+        self.step = 0
+
+    def run(self) -> End:
+        """Fetch, train, send; never raises."""
+        attempts: Attempts | None = None
+        run_dir: RunDir | None = None
+        try:
+            nodes = read_nodes(os.environ)
+            self.node_rank = nodes.node_rank
+            run_dir = _open_run_dir(self._options, nodes)
+            self.step = remote_checkpoint.committed_step(run_dir.storage)
+            attempts = Attempts(
+                run_dir.storage, nodes.node_rank, max_attempts=self._options.max_attempts
+            )
+            exhausted = attempts.begin(self.step)
+            end = exhausted or self._attempt(nodes, run_dir)
+        except RLVRError as error:
+            end = End(error.exit_code, str(error))
+        except Exception as error:
+            logger.exception("launch failed")
+            end = End(1, f"{type(error).__name__}: {error}")
+        if run_dir and attempts:
+            end = self._close(end, run_dir, attempts)
+        return end
+
+    def _attempt(self, nodes: Nodes, run_dir: RunDir) -> End:
+        trains = not self._options.command
+        run_dir.fetch(required=trains)
+        if trains and is_trained(run_dir.path):
+            # the other nodes may be gone for good: what is left needs none of them
+            if nodes.node_rank > 0:
+                return End(0, "finished")
+            return self._run_and_send(run_dir, [*_TRAIN_ALONE, str(run_dir.path)])
+        if nodes.num_nodes > 1:
+            self._wait_for_master(nodes.master_addr)
+        if self._stop.requested:
+            return End(EXIT_PREEMPTED, "stopped by a signal before training had begun")
+        if not trains:
+            return self._run_and_send(run_dir, self._options.command)
+        log_dir = run_dir.path / "logs" / f"node-{nodes.node_rank}"
+        log_dir.mkdir(parents=True, exist_ok=True)
+        arguments = torchrun_arguments(nodes, str(log_dir), str(run_dir.path))
+        return self._run_and_send(run_dir, [*_TORCHRUN, *arguments], signal_ranks=True)
+
+    def _run_and_send(
+        self, run_dir: RunDir, command: list[str], *, signal_ranks: bool = False
+    ) -> End:
+        run_dir.start()
+        with tempfile.TemporaryDirectory(prefix="rlvr-ranks-") as ends_dir:
+            environment = child_environment(
+                os.environ, **run_dir.environment, **{RUN_DIR_VARIABLE: str(run_dir.path)}
+            )
+            try:
+                evidence = run_child(
+                    command, environment, self._stop, Path(ends_dir), signal_ranks=signal_ranks
+                )
+            except OSError as error:
+                return End(
+                    2, f"{command[0]} cannot be run ({error.strerror or error}); name another"
+                )
+        end = first_cause(evidence)
+        if end.exit_code == 0:
+            run_dir.finish(required=not self._options.command)
+        return end
+
+    def _wait_for_master(self, name: str) -> None:
+        """Until the name resolves, or a stop. Raises PlatformError."""
+        deadline = time.monotonic() + self._options.master_timeout_s
+        while not self._stop.requested:
+            try:
+                socket.getaddrinfo(name, None)
+                return
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise PlatformError(
+                        f"the master's name {name!r} did not resolve within "
+                        f"{self._options.master_timeout_s:g} s ({error}); is its pod running?"
+                    ) from None
+            time.sleep(min(RESOLVE_INTERVAL_S, max(deadline - time.monotonic(), 0.01)))
+
+    def _close(self, end: End, run_dir: RunDir, attempts: Attempts) -> End:
+        """Send what is left and record the attempt; what was lost makes a success a failure."""
+        try:
+            run_dir.stop()
+        except RLVRError as error:
+            end = end if end.exit_code else End(PlatformError.exit_code, str(error))
+        try:
+            self.step = remote_checkpoint.committed_step(run_dir.storage)
+            return attempts.end(end, self.step)
+        except RLVRError as error:
+            logger.warning("the attempt is not recorded: %s", error)
+            return end
+
+
+_TORCHRUN = [sys.executable, "-m", "rlvr_trainer.launch.elastic"]
+_TRAIN_ALONE = [sys.executable, "-m", "rlvr_trainer", "train", "--run-dir"]
+
+
+def _open_run_dir(options: Options, nodes: Nodes) -> RunDir:
+    storage = open_storage(options.run)
+    if not options.run.startswith(S3_SCHEME):
+        return SharedFolder(storage)
+    work_dir = options.work_dir or _default_work_dir()
+    return RemoteCopy(storage, work_dir, nodes.node_rank)
+
+
+def _default_work_dir() -> Path:
+    """The volume that is mounted for it, or a folder of this process's own."""
+    if os.path.ismount(DEFAULT_WORK_DIR) or os.path.ismount(DEFAULT_WORK_DIR.parent):
+        return DEFAULT_WORK_DIR
+    return Path(tempfile.mkdtemp(prefix="rlvr-run-"))

@@ -1,0 +1,130 @@
+"""The child of a pod: torchrun or another command, its signals, and what is known of its end."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rlvr_trainer.launch.causes import Evidence
+from rlvr_trainer.launch.cgroup import memory_limit_gib, num_oom_kills
+from rlvr_trainer.launch.elastic import TORCHRUN_END
+from rlvr_trainer.ranks import RANK_ENDS_VARIABLE, read_rank_ends
+
+POLL_S = 0.1
+PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+
+
+class StopRequest:
+    """Whether SIGTERM or SIGINT came; a second one changes nothing."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def install(self) -> None:
+        """Take the signals of this process; call from its main thread."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._request)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+
+
+def run_child(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    stop: StopRequest,
+    ends_dir: Path,
+    *,
+    signal_ranks: bool = False,
+) -> Evidence:
+    """Run the command to its end and say what is known of it. Nothing of it is left running.
+
+    A stop is passed on once, as SIGTERM: to the child, or with `signal_ranks` to its children and
+    not to itself, since torchrun would kill ranks that are still committing.
+    """
+    _adopt_orphans()
+    ooms_before = num_oom_kills()
+    child = subprocess.Popen(
+        command,
+        env={**environment, RANK_ENDS_VARIABLE: str(ends_dir)},
+        start_new_session=True,  # a terminal's ^C comes to this process only
+    )
+    told: set[int] = set()
+    try:
+        while child.poll() is None:
+            if stop.requested:
+                ranks = _children(child.pid) if signal_ranks else []
+                _tell(ranks or [child.pid], told)
+            time.sleep(POLL_S)
+    finally:
+        _kill_what_is_left()
+    torchrun = _read_torchrun_end(ends_dir)
+    return Evidence(
+        exit_code=child.returncode,
+        ends=read_rank_ends(ends_dir),
+        failures={int(rank): code for rank, code in torchrun.get("failures", {}).items()},
+        rendezvous=torchrun.get("rendezvous"),
+        stop_requested=stop.requested,
+        num_oom_kills=num_oom_kills() - ooms_before,
+        memory_limit_gib=memory_limit_gib(),
+    )
+
+
+def _tell(pids: Sequence[int], told: set[int]) -> None:
+    for pid in set(pids) - told:
+        told.add(pid)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+
+
+def _read_torchrun_end(ends_dir: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError):
+        found: dict[str, Any] = json.loads((ends_dir / TORCHRUN_END).read_text("utf-8"))
+        return found
+    return {}
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of grandchildren whose parent dies, as the first process of a pod is."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _kill_what_is_left() -> None:
+    """End every descendant, also those whose parents are gone."""
+    while left := list(_descendants(os.getpid())):
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        time.sleep(POLL_S / 10)
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    for child in _children(pid):
+        yield child
+        yield from _descendants(child)
+
+
+def _children(pid: int) -> list[int]:
+    return [child for child, parent in _parents() if parent == pid]
+
+
+def _parents() -> Iterator[tuple[int, int]]:
+    """(process, its parent) of all processes, by /proc; nothing where there is none."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, ValueError, IndexError):
+            # "pid (name) state parent …", and a name may hold anything
+            after_name = (folder / "stat").read_text().rpartition(")")[2]
+            yield int(folder.name), int(after_name.split()[1])

@@ -1,0 +1,183 @@
+"""The run directory of a launch: a folder that all nodes share, or S3 with a copy on this node.
+
+In a shared folder training works as it stands. From S3 each node fetches recipe, data and the
+newest committed checkpoint; ranks commit checkpoints to S3 themselves (`remote_checkpoint`), and
+here node 0 keeps metrics.jsonl up to date and, at the end, sends the adapter.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from rlvr_trainer import checkpoint, remote_checkpoint
+from rlvr_trainer.errors import ConfigError, DataError, PlatformError, RLVRError
+from rlvr_trainer.recipe_file import parse_recipe
+from rlvr_trainer.remote_checkpoint import RUN_URI_VARIABLE
+from rlvr_trainer.storage import Storage
+
+logger = logging.getLogger(__name__)
+
+RECIPE, DATA, METRICS, ADAPTER, LOGS = "recipe.json", "data", "metrics.jsonl", "adapter", "logs"
+UPLOAD_INTERVAL_S = 5.0
+
+
+class SharedFolder:
+    """A folder on a volume of all nodes."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self.path = Path(storage.uri)
+        self.environment: dict[str, str] = {}
+
+    def fetch(self, *, required: bool) -> None:
+        """Check that there is something to train. Raises ConfigError."""
+        if required and not (self.path / RECIPE).is_file():
+            raise ConfigError(
+                f"{self.path / RECIPE} does not exist; a run directory begins with it"
+            )
+
+    def start(self) -> None:
+        """Nothing to keep up to date."""
+
+    def stop(self) -> None:
+        """Nothing to send."""
+
+    def finish(self, *, required: bool) -> None:
+        """Check that the adapter is there. Raises PlatformError."""
+        if required and not (self.path / ADAPTER).is_dir():
+            raise PlatformError(f"{self.path / ADAPTER} is not there after training; try again")
+
+
+class RemoteCopy:
+    """A copy on this node's disk of a run directory in S3."""
+
+    def __init__(self, storage: Storage, path: Path, node_rank: int) -> None:
+        self.storage = storage
+        self.path = path
+        self.environment = {RUN_URI_VARIABLE: storage.uri}
+        self._is_first = node_rank == 0
+        self._sent = b""
+        self._stopped = threading.Event()
+        self._uploads = threading.Thread(target=self._keep_metrics, daemon=True)
+
+    def fetch(self, *, required: bool) -> None:
+        """Copy recipe, data, metrics and the newest valid checkpoint to this node.
+
+        Raises ConfigError, DataError, CheckpointError, PlatformError.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        for left in (remote_checkpoint.FOLDER, ADAPTER, LOGS):
+            shutil.rmtree(self.path / left, ignore_errors=True)  # S3 is what counts
+        has_recipe = self._fetch_file(RECIPE)
+        if required and not has_recipe:
+            raise ConfigError(
+                f"{self.storage.uri}/{RECIPE} does not exist; a run directory begins with it"
+            )
+        try:
+            self.storage.download_dir(DATA, self.path / DATA)
+        except FileNotFoundError:
+            if required:
+                raise DataError(
+                    f"{self.storage.uri}/{DATA} holds no files; prepare the data first"
+                ) from None
+        if self._is_first and self._fetch_file(METRICS):
+            self._sent = (self.path / METRICS).read_bytes()
+        if has_recipe and required:
+            found = remote_checkpoint.download_newest(
+                self.storage,
+                self.path / remote_checkpoint.FOLDER,
+                recipe_hash=recipe_hash(self.path),
+            )
+            logger.info("%s: %s", self.storage.uri, f"step {found.step}" if found else "a new run")
+
+    def start(self) -> None:
+        """Begin to send metrics.jsonl as it grows."""
+        if self._is_first:
+            self._uploads.start()
+
+    def stop(self) -> None:
+        """Send what the ranks logged and the last of metrics.jsonl.
+
+        Raises ConfigError, PlatformError.
+        """
+        self._stopped.set()
+        try:
+            if (self.path / LOGS).is_dir():
+                self.storage.upload_dir(self.path / LOGS, LOGS)
+        except RLVRError as error:
+            logger.warning("logs are lost: %s", error)
+        if self._is_first:
+            with suppress(RuntimeError):  # it was never started
+                self._uploads.join()
+            self._send_metrics()
+
+    def finish(self, *, required: bool) -> None:
+        """Send the adapter, and check that S3 lists all of it.
+
+        Raises ConfigError, PlatformError.
+        """
+        if not self._is_first:
+            return
+        adapter = self.path / ADAPTER
+        if adapter.is_dir():
+            self.storage.upload_dir(adapter, ADAPTER)
+            self._assert_sent(ADAPTER)
+        elif required:
+            raise PlatformError(f"{adapter} is not there after training; try again")
+
+    def _assert_sent(self, folder: str) -> None:
+        listed = self.storage.sizes(folder)
+        for path in (self.path / folder).rglob("*"):
+            key = path.relative_to(self.path).as_posix()
+            if path.is_file() and listed.get(key) != path.stat().st_size:
+                raise PlatformError(
+                    f"{self.storage.uri}/{key} is {listed.get(key, 'not there')} after its upload, "
+                    f"not {path.stat().st_size} bytes; try again"
+                )
+
+    def _keep_metrics(self) -> None:
+        while not self._stopped.wait(UPLOAD_INTERVAL_S):
+            try:
+                self._send_metrics()
+            except RLVRError as error:  # the next one sends it all again
+                logger.warning("metrics are late: %s", error)
+
+    def _send_metrics(self) -> None:
+        metrics = self.path / METRICS
+        content = metrics.read_bytes() if metrics.is_file() else b""
+        if content != self._sent:
+            self.storage.write_bytes(METRICS, content)
+            self._sent = content
+
+    def _fetch_file(self, key: str) -> bool:
+        target = self.path / key
+        target.unlink(missing_ok=True)
+        try:
+            self.storage.download_file(key, target)
+        except FileNotFoundError:
+            return False
+        return True
+
+
+RunDir = SharedFolder | RemoteCopy
+
+
+def recipe_hash(run_dir: Path) -> str:
+    """The hash of a run directory's recipe. Raises ConfigError."""
+    path = run_dir / RECIPE
+    try:
+        tree = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}); write it anew") from None
+    return parse_recipe(tree, origin=str(path)).hash
+
+
+def is_trained(run_dir: Path) -> bool:
+    """Whether the last step is committed, so that only the adapter is left to place."""
+    newest = checkpoint.newest_committed(run_dir / remote_checkpoint.FOLDER)
+    return newest is not None and checkpoint.is_last(newest)

@@ -1,0 +1,95 @@
+"""How each rank of a training ended, written down for the process that started it.
+
+torchrun ends with 1 whatever its children end with. So a rank that `launch` started (RLVR_RANK_ENDS
+names a folder) leaves a file there with its exit code and cause, and whether it only followed
+another rank that had died.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rlvr_trainer.errors import EXIT_PREEMPTED, PlatformError, RLVRError
+from rlvr_trainer.files import write_durably
+
+RANK_ENDS_VARIABLE = "RLVR_RANK_ENDS"
+
+PEER_ERRORS = {"DistBackendError", "DistNetworkError", "DistStoreError"}
+"""Classes of torch.distributed; known by name, so that nothing here imports torch."""
+
+PEER_WORDS = (
+    "connection closed by peer",
+    "connection reset by peer",
+    "connection refused",
+    "broken pipe",
+    "socket timeout",
+    "timed out waiting",
+    "nccl communicator was aborted",
+    "connectfullmesh failed",
+    "read error",  # gloo's, when a socket breaks between two messages
+)
+
+
+@dataclass(frozen=True)
+class RankEnd:
+    """How one rank ended; a rank that was killed leaves none."""
+
+    rank: int
+    exit_code: int
+    cause: str
+    is_peer_failure: bool = False
+
+
+def was_launched() -> bool:
+    """Whether this process is a rank that `launch` reads the end of."""
+    return bool(os.environ.get(RANK_ENDS_VARIABLE))
+
+
+def record_error(error: BaseException) -> None:
+    """Write down why this rank fails; does nothing where no launch asked for it."""
+    peer = is_peer_failure(error)
+    code = error.exit_code if isinstance(error, RLVRError) else 1
+    cause = str(error) if isinstance(error, RLVRError) else f"{type(error).__name__}: {error}"
+    _write(RankEnd(_rank(), PlatformError.exit_code if peer else code, cause, peer))
+
+
+def record_preempted() -> None:
+    """Write down that this rank stopped on a signal, after all ranks had committed a step."""
+    _write(RankEnd(_rank(), EXIT_PREEMPTED, "stopped by a signal after a commit"))
+
+
+def read_rank_ends(folder: Path) -> list[RankEnd]:
+    """What the ranks of this node wrote, by rank; a damaged file counts as none."""
+    return sorted(_read(folder), key=lambda end: end.rank)
+
+
+def is_peer_failure(error: BaseException) -> bool:
+    """Whether the error only says that another rank is gone."""
+    if isinstance(error, RLVRError):
+        return False
+    if type(error).__name__ in PEER_ERRORS:
+        return True
+    message = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in message for words in PEER_WORDS)
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _write(end: RankEnd) -> None:
+    folder = os.environ.get(RANK_ENDS_VARIABLE)
+    if folder:
+        write_durably(Path(folder) / f"rank-{end.rank}.json", json.dumps(asdict(end)))
+
+
+def _read(folder: Path) -> Iterator[RankEnd]:
+    for path in folder.glob("rank-*.json"):
+        try:
+            yield RankEnd(**json.loads(path.read_text("utf-8")))
+        except (ValueError, TypeError):
+            continue
