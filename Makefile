@@ -1,5 +1,7 @@
 # make demo   set up .venv, then train the embedded model and look at what it learnt
 # make test   set up .venv, then check the code and run the tests
+# make images        build the two images with Docker; BASE_IMAGE names what they begin with
+# make test-cluster  run jobs on a real single-node Kubernetes (root on Linux); -full: every fault
 # make bench  set up .venv, then measure ours against plain TRL and generate (half an hour on two cores)
 
 PYTHON ?= python3
@@ -43,9 +45,35 @@ install = $(BIN)/uv pip install --quiet --python $(BIN)/python $(1) || $(BIN)/py
 lock: $(VENV)/installed-dev
 	$(call compile,--extra local,local)
 	$(call compile,--extra local --group dev -c requirements/local.txt,dev)
+	$(call compile,--extra pipelines --extra kubernetes --extra s3 -c requirements/local.txt,components)
 
 compile = $(BIN)/uv pip compile pyproject.toml --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-annotate --quiet $(1) -o requirements/$(2).txt
+
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' trainer/rlvr_trainer/__init__.py)
+BASE_IMAGE ?= python:3.11-slim-bookworm
+DOCKER ?= docker
+DOCKER_BUILD_OPTIONS ?=
+
+.PHONY: images cluster-up cluster-down test-cluster test-cluster-full
+
+images: image-components image-trainer
+
+image-%: docker/%.Dockerfile
+	DOCKER_BUILDKIT=1 $(DOCKER) build --tag rlvr-$*:$(VERSION) --build-arg VERSION=$(VERSION) \
+		--build-arg BASE_IMAGE=$(BASE_IMAGE) $(DOCKER_BUILD_OPTIONS) --file $< .
+
+cluster-up:
+	tests/cluster/up.sh
+
+cluster-down:
+	tests/cluster/down.sh
+
+test-cluster: $(VENV)/installed-dev
+	tests/cluster/test.sh "cluster and not full"
+
+test-cluster-full: $(VENV)/installed-dev
+	tests/cluster/test.sh cluster
 
 clean:
 	rm -rf $(VENV) runs build dist .mypy_cache .pytest_cache .ruff_cache

@@ -28,11 +28,8 @@ ENV PATH=/opt/rlvr/bin:${PATH} \
     PYTHONUNBUFFERED=1 \
     RLVR_CACHE=/tmp/cache/rlvr \
     XDG_CACHE_HOME=/tmp/cache
-COPY pyproject.toml README.md LICENSE /src/
-COPY trainer /src/trainer
-COPY components /src/components
-COPY pipelines /src/pipelines
 RUN --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
+    --mount=type=bind,target=/src \
     --mount=type=secret,id=uv,target=/etc/uv/uv.toml \
     VIRTUAL_ENV=/opt/rlvr /opt/uv/bin/uv pip install --no-cache --compile-bytecode \
     --no-deps --build-constraints /requirements/local.txt /src

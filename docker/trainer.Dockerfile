@@ -52,11 +52,8 @@ ENV PATH=/opt/rlvr/bin:${PATH} \
     HF_HOME=/tmp/cache/huggingface \
     TRITON_HOME=/tmp/cache
 COPY --from=model --chown=65532:65532 /var/cache/rlvr /var/cache/rlvr
-COPY pyproject.toml README.md LICENSE /src/
-COPY trainer /src/trainer
-COPY components /src/components
-COPY pipelines /src/pipelines
 RUN --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
+    --mount=type=bind,target=/src \
     VIRTUAL_ENV=/opt/rlvr /opt/uv/bin/uv pip install --no-cache --compile-bytecode \
     --no-deps --no-build-isolation --offline /src
 USER 65532:65532
