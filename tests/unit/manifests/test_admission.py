@@ -1,0 +1,222 @@
+"""What the admission policies accept and refuse, asked of a real API server by dry runs.
+
+Skipped where none answers. The server is the one of `make test-cluster`, or RLVR_TEST_KUBECONFIG's;
+the policies and the CRDs are there already, nothing is changed.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+KUBECONFIG = os.environ.get(
+    "RLVR_TEST_KUBECONFIG", "/var/tmp/rlvr-cluster/etc/kubeconfig/admin.conf"
+)
+DIGEST = "@sha256:" + "0" * 64
+
+pytestmark = pytest.mark.cluster
+
+
+def kubectl(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["kubectl", "--kubeconfig", KUBECONFIG, "--request-timeout=10s", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def image() -> str:
+    """An image that the cluster's policy allows."""
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is not on the PATH")
+    if not os.path.exists(KUBECONFIG) or kubectl("get", "--raw", "/readyz").returncode:
+        pytest.skip(f"no API server answers for {KUBECONFIG}")
+    if kubectl("get", "validatingadmissionpolicy", "rlvr-pytorchjobs").returncode:
+        pytest.skip("the admission policies are not installed there")
+    params = kubectl("get", "configmap", "-n", "rlvr", "rlvr-job-policy", "-o", "json")
+    prefix: str = json.loads(params.stdout)["data"]["imagePrefixes"].split(",")[0].strip()
+    return f"{prefix}rlvr-trainer{DIGEST}" if prefix.endswith("/") else f"{prefix}0.1.0{DIGEST}"
+
+
+def pod(image: str) -> dict[str, Any]:
+    return {
+        "serviceAccountName": "rlvr-trainer",
+        "containers": [{"name": "pytorch", "image": image, "command": ["true"]}],
+    }
+
+
+def pytorchjob(pod_spec: dict[str, Any], **metadata: Any) -> dict[str, Any]:
+    replica = {"replicas": 1, "restartPolicy": "ExitCode", "template": {"spec": pod_spec}}
+    return {
+        "apiVersion": "kubeflow.org/v1",
+        "kind": "PyTorchJob",
+        "metadata": {"name": "rlvr-policy-test", "namespace": "rlvr"} | metadata,
+        "spec": {"pytorchReplicaSpecs": {"Master": replica, "Worker": copy.deepcopy(replica)}},
+    }
+
+
+def trainjob(image: str | None, pod_spec: dict[str, Any] | None, **spec: Any) -> dict[str, Any]:
+    patch = {"name": "node", "template": {"spec": {"template": {"spec": pod_spec}}}}
+    body: dict[str, Any] = {
+        "runtimeRef": {"name": "torch-distributed", "kind": "ClusterTrainingRuntime"},
+        "trainer": {"numNodes": 2} | ({"image": image} if image else {}),
+    }
+    if pod_spec is not None:
+        template = {"spec": {"replicatedJobs": [patch]}}
+        body["runtimePatches"] = [
+            {"manager": "rlvr.dev/test", "trainingRuntimeSpec": {"template": template}}
+        ]
+    return {
+        "apiVersion": "trainer.kubeflow.org/v1alpha1",
+        "kind": "TrainJob",
+        "metadata": {"name": "rlvr-policy-test", "namespace": "rlvr"},
+        "spec": body | spec,
+    }
+
+
+def refusal(job: dict[str, Any]) -> str:
+    """The API server's answer to creating it; empty if it would."""
+    done = kubectl(
+        "create", "--dry-run=server", "--validate=strict", "-f", "-", stdin=json.dumps(job)
+    )
+    return "" if done.returncode == 0 else done.stderr
+
+
+def worker(job: dict[str, Any]) -> dict[str, Any]:
+    spec: dict[str, Any] = job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]
+    return spec
+
+
+def test_a_job_as_we_render_it_is_accepted(image: str) -> None:
+    assert refusal(pytorchjob(pod(image))) == ""
+
+
+FAULTS: dict[str, tuple[Callable[[dict[str, Any]], object], list[str]]] = {
+    "another service account": (
+        lambda spec: spec.update(serviceAccountName="default"),
+        ["Worker runs as service account 'default'", "rlvr-trainer", "set service_account"],
+    ),
+    "no service account": (
+        lambda spec: spec.pop("serviceAccountName"),
+        ["Worker runs as service account ''", "set service_account"],
+    ),
+    "the old field of the service account": (
+        lambda spec: (spec.pop("serviceAccountName"), spec.update(serviceAccount="rlvr-trainer")),
+        ["Worker runs as service account ''"],
+    ),
+    "another registry": (
+        lambda spec: spec["containers"][0].update(image="docker.io/evil/miner:1"),
+        ["the image 'docker.io/evil/miner:1'", "push it there", "rlvr/rlvr-job-policy"],
+    ),
+    "no image": (
+        lambda spec: spec["containers"][0].pop("image"),
+        ["the image ''"],
+    ),
+    "an init container from another registry": (
+        lambda spec: spec.update(initContainers=[{"name": "init", "image": "alpine"}]),
+        ["the image 'alpine'"],
+    ),
+    "a hostPath": (
+        lambda spec: spec.update(volumes=[{"name": "root", "hostPath": {"path": "/"}}]),
+        ["the volume 'root' is a hostPath", "use a claim"],
+    ),
+    "the node's network": (
+        lambda spec: spec.update(hostNetwork=True),
+        ["Worker asks for hostNetwork", "leave it out"],
+    ),
+    "the node's processes": (
+        lambda spec: spec.update(hostPID=True),
+        ["Worker asks for hostNetwork, hostPID"],
+    ),
+    "a privileged container": (
+        lambda spec: spec["containers"][0].update(securityContext={"privileged": True}),
+        ["the container 'pytorch' is privileged", "leave that out"],
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_refused_says_what_was_got_and_what_to_do(image: str, fault: str) -> None:
+    change, words = FAULTS[fault]
+    job = pytorchjob(pod(image))
+    change(worker(job))
+    answer = refusal(job)
+    assert "ValidatingAdmissionPolicy 'rlvr-pytorchjobs'" in answer
+    assert "PyTorchJob rlvr-policy-test: " in answer
+    for word in words:
+        assert word in answer
+
+
+def test_a_prefix_does_not_cover_a_longer_name(image: str) -> None:
+    job = pytorchjob(pod(image))
+    worker(job)["containers"][0]["image"] = f"evil.example.com/{image}"
+    assert "is not from" in refusal(job)
+
+
+def test_in_other_namespaces_our_jobs_are_held_to_it_and_others_are_not(image: str) -> None:
+    foreign = pytorchjob(pod("docker.io/library/python:3"), namespace="default")
+    assert refusal(foreign) == ""
+    foreign["metadata"]["labels"] = {"app.kubernetes.io/part-of": "rlvr"}
+    assert "is not from" in refusal(foreign)
+
+
+TRAINJOB_FAULTS: dict[str, tuple[Callable[[dict[str, Any]], object], list[str]]] = {
+    "another service account": (
+        lambda spec: spec.update(serviceAccountName="default"),
+        ["runs as service account 'default'"],
+    ),
+    "no service account": (
+        lambda spec: spec.pop("serviceAccountName"),
+        ["no service account is set over the runtime ClusterTrainingRuntime/torch-distributed"],
+    ),
+    "a hostPath": (
+        lambda spec: spec.update(volumes=[{"name": "root", "hostPath": {"path": "/"}}]),
+        ["the volume 'root' is a hostPath"],
+    ),
+    "a privileged container": (
+        lambda spec: spec.update(
+            containers=[{"name": "node", "securityContext": {"privileged": True}}]
+        ),
+        ["a container is privileged"],
+    ),
+}
+
+
+@pytest.fixture
+def overrides(image: str) -> dict[str, Any]:
+    if kubectl("get", "crd", "trainjobs.trainer.kubeflow.org").returncode:
+        pytest.skip("the cluster has no TrainJob")
+    return {"serviceAccountName": "rlvr-trainer"}
+
+
+def test_trainjobs_are_accepted_and_refused_likewise(image: str, overrides: dict[str, Any]) -> None:
+    assert refusal(trainjob(image, overrides)) == ""
+    assert "is not from" in refusal(trainjob("docker.io/evil/miner:1", overrides))
+    assert "the image ''" in refusal(trainjob(None, overrides))
+    assert "no service account is set" in refusal(trainjob(image, None))
+
+
+def test_a_trainjob_of_our_own_runtime_needs_neither(overrides: dict[str, Any]) -> None:
+    ours = {"name": "rlvr", "kind": "TrainingRuntime"}
+    assert refusal(trainjob(None, None, runtimeRef=ours)) == ""
+
+
+@pytest.mark.parametrize("fault", TRAINJOB_FAULTS)
+def test_what_a_trainjob_may_not_lay_over_its_runtime(
+    image: str, overrides: dict[str, Any], fault: str
+) -> None:
+    change, words = TRAINJOB_FAULTS[fault]
+    change(overrides)
+    answer = refusal(trainjob(image, overrides))
+    for word in words:
+        assert word in answer
