@@ -1,0 +1,190 @@
+"""Launches as real processes, with commands in torchrun's place."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlvr_trainer.launch.causes import End
+from rlvr_trainer.launch.cgroup import memory_limit_gib, num_oom_kills
+from rlvr_trainer.launch.pod import TERMINATION_LOG_BYTES, termination_message
+
+WAITS = "import time; print('ready', flush=True); time.sleep(60)"
+COMMITS = """
+import signal, sys, time
+stopped = []
+signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
+print('ready', flush=True)
+while not stopped: time.sleep(0.01)
+time.sleep(0.3)
+sys.exit(143 if len(stopped) == 1 else 99)
+"""
+
+
+def start(run_dir: Path, *command: str, **environ: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "rlvr_trainer", "launch", "--run", str(run_dir), *command],
+        env={**os.environ, "RLVR_TERMINATION_LOG": str(run_dir / "termination"), **environ},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def launch(run_dir: Path, script: str, *options: str, **environ: str) -> tuple[int, str]:
+    process = start(run_dir, *options, "--", sys.executable, "-c", script, **environ)
+    errors = process.communicate(timeout=60)[1]
+    return process.returncode, errors
+
+
+def message(run_dir: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run_dir / "termination").read_text())
+    return found
+
+
+def test_a_command_that_ends_well_ends_the_pod_well(tmp_path: Path) -> None:
+    assert launch(tmp_path, "") == (0, "")
+    assert message(tmp_path) == {"cause": "finished", "exit_code": 0, "step": 0, "node_rank": 0}
+
+
+def test_a_failure_is_said_on_stderr_and_to_kubernetes(tmp_path: Path) -> None:
+    code, errors = launch(tmp_path, "raise SystemExit(3)")
+    assert code == 3
+    assert errors == f"error: {message(tmp_path)['cause']}\n"
+
+
+def test_the_committed_step_is_told(tmp_path: Path) -> None:
+    script = (
+        "import os, pathlib; p = pathlib.Path(os.environ['RLVR_RUN_DIR'], 'checkpoints/step-7');"
+        "p.mkdir(parents=True); (p / 'COMMITTED.json').write_text('{}'); os.kill(os.getpid(), 9)"
+    )
+    assert launch(tmp_path, script)[0] == 138
+    assert message(tmp_path)["step"] == 7
+    (attempt,) = json.loads((tmp_path / "attempts.json").read_text())
+    assert (attempt["step"], attempt["exit_code"]) == (7, 138)
+
+
+def test_a_cause_that_a_rank_wrote_is_the_pods_own(tmp_path: Path) -> None:
+    script = (
+        "from rlvr_trainer.errors import RewardError; from rlvr_trainer.ranks import record_error;"
+        "record_error(RewardError('it never agrees')); raise SystemExit(1)"
+    )
+    assert launch(tmp_path, script) == (5, "error: it never agrees\n")
+
+
+def test_the_budget_ends_what_the_operator_would_repeat(tmp_path: Path) -> None:
+    script = "import os; os.kill(os.getpid(), 9)"
+    assert launch(tmp_path, script, "--max-attempts", "2")[0] == 138
+    code, errors = launch(tmp_path, script, "--max-attempts", "2")
+    assert code == 9
+    assert "2 attempts (--max-attempts 2) failed" in errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_passed_on_once_and_waited_for(tmp_path: Path, number: signal.Signals) -> None:
+    process = start(tmp_path, "--", sys.executable, "-c", COMMITS)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    time.sleep(0.2)
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert message(tmp_path)["exit_code"] == 143
+
+
+def test_a_command_that_dies_of_the_signal_is_preempted(tmp_path: Path) -> None:
+    process = start(tmp_path, "--", sys.executable, "-c", WAITS)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+
+
+def test_nothing_that_the_command_started_is_left(tmp_path: Path) -> None:
+    script = (
+        "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', 'import time; "
+        "time.sleep(60)'], start_new_session=True); print(p.pid, flush=True)"
+    )
+    process = start(tmp_path, "--", sys.executable, "-c", script)
+    pid = int(process.communicate(timeout=30)[0])
+    assert process.returncode == 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+TWO_NODES = {
+    "PET_NNODES": "2",
+    "PET_NODE_RANK": "1",
+    "PET_NPROC_PER_NODE": "1",
+    "MASTER_ADDR": "master-0.invalid",
+}
+
+
+def test_a_master_without_a_name_is_waited_for_and_then_named(tmp_path: Path) -> None:
+    code, errors = launch(tmp_path, "", "--master-timeout-s", "0.5", **TWO_NODES)
+    assert code == 138
+    assert "'master-0.invalid' did not resolve within 0.5 s" in errors
+    assert message(tmp_path)["node_rank"] == 1
+
+
+def test_a_signal_ends_the_wait_for_the_master(tmp_path: Path) -> None:
+    process = start(tmp_path, "--", sys.executable, "-c", "", **TWO_NODES)
+    while not (tmp_path / "attempts-node-1.json").exists():
+        time.sleep(0.05)
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+
+
+def test_a_folder_without_a_recipe_cannot_be_trained(tmp_path: Path) -> None:
+    process = start(tmp_path)
+    errors = process.communicate(timeout=30)[1]
+    assert process.returncode == 2
+    assert "recipe.json does not exist" in errors
+
+
+def test_a_command_that_does_not_exist_is_a_mistake(tmp_path: Path) -> None:
+    process = start(tmp_path, "--", str(tmp_path / "absent"))
+    assert "absent cannot be run" in process.communicate(timeout=30)[1]
+    assert process.returncode == 2
+
+
+def test_launch_does_not_import_torch() -> None:
+    script = (
+        "import sys, rlvr_trainer.__main__; "
+        "sys.exit(any(name in sys.modules for name in ('torch', 'kubernetes', 'kfp', 'boto3')))"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize("cause", ["x" * 9000, '"\\\n' * 3000, "\U0001f4a5" * 3000])
+def test_a_long_cause_is_cut_to_what_kubernetes_keeps(cause: str) -> None:
+    encoded = termination_message(End(138, cause), step=3, node_rank=1)
+    assert len(encoded) <= TERMINATION_LOG_BYTES
+    found = json.loads(encoded)
+    assert found["exit_code"] == 138
+    assert cause.startswith(found["cause"].removesuffix("…"))
+    assert len(found["cause"]) > 300
+
+
+def test_both_versions_of_cgroups_tell_of_memory(tmp_path: Path) -> None:
+    second, first = tmp_path / "v2", tmp_path / "v1"
+    second.mkdir()
+    (second / "memory.events").write_text("low 0\noom 2\noom_kill 1\noom_group_kill 5\n")
+    (second / "memory.max").write_text("2147483648\n")
+    (first / "memory").mkdir(parents=True)
+    (first / "memory" / "memory.oom_control").write_text("oom_kill_disable 0\noom_kill 3\n")
+    (first / "memory" / "memory.limit_in_bytes").write_text("9223372036854771712\n")
+    assert (num_oom_kills(second), memory_limit_gib(second)) == (1, 2.0)
+    assert (num_oom_kills(first), memory_limit_gib(first)) == (3, None)
+    assert (num_oom_kills(tmp_path), memory_limit_gib(tmp_path)) == (0, None)
