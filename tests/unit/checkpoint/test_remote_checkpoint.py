@@ -1,0 +1,175 @@
+"""Checkpoints of nodes with disks of their own, committed to one place (a folder stands for S3)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlvr_trainer import checkpoint, remote_checkpoint
+from rlvr_trainer.errors import CheckpointError, ConfigError, PlatformError
+from rlvr_trainer.storage import LocalStorage, Storage
+
+HASH = "0123456789ab"
+
+
+class Gathering:
+    """all_gather_object between threads."""
+
+    def __init__(self, size: int) -> None:
+        self._barrier = threading.Barrier(size)
+        self._values: list[Any] = [None] * size
+
+    def of(self, rank: int) -> Callable[[Any], list[Any]]:
+        def gather(value: Any) -> list[Any]:
+            self._values[rank] = value
+            self._barrier.wait(5)
+            values = list(self._values)
+            self._barrier.wait(5)
+            return values
+
+        return gather
+
+
+def save(root: Path, step: int, *, storages: list[Storage] | None = None) -> list[Any]:
+    """Stage files on two nodes and commit them; returns what each node's call gave or raised."""
+    gathering, results = Gathering(2), [None, None]
+    storages = storages or [LocalStorage(root / "s3"), LocalStorage(root / "s3")]
+
+    def node(rank: int, storage: Storage) -> None:
+        staged = root / f"disk-{rank}" / f"checkpoint-{step}"
+        shutil.rmtree(staged, ignore_errors=True)
+        (staged / "shards").mkdir(parents=True)
+        (staged / "shards" / f"rank-{rank}").write_text(f"{step} {rank}")
+        (staged / "both").write_text(f"of node {rank}")
+        try:
+            results[rank] = remote_checkpoint.upload(
+                staged,
+                storage,
+                gathering.of(rank),
+                rank=rank,
+                step=step,
+                recipe_hash=HASH,
+                world_size=2,
+            )
+        except Exception as error:
+            results[rank] = error
+
+    threads = [
+        threading.Thread(target=node, args=(rank, storage)) for rank, storage in enumerate(storages)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    return results
+
+
+def download(root: Path, recipe_hash: str = HASH) -> checkpoint.Checkpoint | None:
+    return remote_checkpoint.download_newest(
+        LocalStorage(root / "s3"), root / "fresh", recipe_hash=recipe_hash
+    )
+
+
+def test_a_checkpoint_holds_the_files_of_all_nodes(tmp_path: Path) -> None:
+    first, second = save(tmp_path, 10)
+    assert first == second
+    found = download(tmp_path)
+    assert found is not None
+    assert (found.step, found.world_size) == (10, 2)
+    assert (found.path / "shards" / "rank-0").read_text() == "10 0"
+    assert (found.path / "shards" / "rank-1").read_text() == "10 1"
+    assert (found.path / "both").read_text() == "of node 0"
+    assert checkpoint.newest(tmp_path / "fresh", recipe_hash=HASH) == found
+
+
+def test_another_attempt_at_a_step_never_mixes_with_the_first(tmp_path: Path) -> None:
+    assert save(tmp_path, 10)[0] != save(tmp_path, 10)[0]
+    assert remote_checkpoint.committed_step(LocalStorage(tmp_path / "s3")) == 10
+
+
+def test_training_starts_anew_where_nothing_was_committed(tmp_path: Path) -> None:
+    folder = save(tmp_path, 10)[0]
+    (tmp_path / "s3" / folder / checkpoint.MARKER).unlink()
+    assert download(tmp_path) is None
+    assert remote_checkpoint.committed_step(LocalStorage(tmp_path / "s3")) == 0
+
+
+@pytest.mark.parametrize("damage", ["flip", "remove", "marker"])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> None:
+    save(tmp_path, 10)
+    newest = tmp_path / "s3" / save(tmp_path, 20)[0]
+    match damage:
+        case "flip":
+            (newest / "both").write_text("of node 7")
+        case "remove":
+            (newest / "both").unlink()
+        case "marker":
+            (newest / checkpoint.MARKER).write_text("{")
+    found = download(tmp_path)
+    assert found is not None
+    assert found.step == 10
+    assert not (tmp_path / "fresh" / "step-20").exists()
+
+
+def test_training_never_starts_anew_in_silence_when_all_are_damaged(tmp_path: Path) -> None:
+    (tmp_path / "s3" / save(tmp_path, 10)[0] / "both").write_text("other")
+    with pytest.raises(CheckpointError, match="are damaged"):
+        download(tmp_path)
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
+    save(tmp_path, 10)
+    with pytest.raises(CheckpointError, match=f"belongs to recipe {HASH}, this is another"):
+        download(tmp_path, "another")
+
+
+def test_a_name_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
+    marker = tmp_path / "s3" / save(tmp_path, 10)[0] / checkpoint.MARKER
+    tree = json.loads(marker.read_text())
+    marker.write_text(json.dumps({**tree, "files": {"../../out": tree["files"]["both"]}}))
+    with pytest.raises(ConfigError, match="write a relative path"):
+        download(tmp_path)
+
+
+class Refusing(LocalStorage):
+    """Storage that cannot be written to."""
+
+    def upload_file(self, source: Path, key: str) -> None:
+        raise PlatformError("no network")
+
+
+def test_no_node_waits_for_one_that_cannot_upload(tmp_path: Path) -> None:
+    good, bad = LocalStorage(tmp_path / "s3"), Refusing(tmp_path / "s3")
+    first, second = save(tmp_path, 10, storages=[good, bad])
+    assert str(second) == "no network"
+    assert "another node failed to commit a checkpoint: no network" in str(first)
+    assert download(tmp_path) is None
+
+
+def test_pruning_keeps_the_newest_and_what_is_being_written(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path / "s3")
+    for step in (10, 20, 30):
+        save(tmp_path, step)
+    storage.write_bytes("checkpoints/step-20.attempt-cut/file", b"")
+    storage.write_bytes("checkpoints/step-40.attempt-now/file", b"")
+    remote_checkpoint.prune(storage, keep=2)
+    folders = {key.split("/")[1].partition(".attempt-")[0] for key in storage.list("checkpoints")}
+    assert folders == {"step-20", "step-30", "step-40"}
+    assert not storage.list("checkpoints/step-20.attempt-cut")
+
+
+def test_an_identity_that_may_not_delete_keeps_all(tmp_path: Path) -> None:
+    class Kept(LocalStorage):
+        def delete(self, key: str) -> None:
+            raise ConfigError("access is denied")
+
+    for step in (10, 20):
+        save(tmp_path, step)
+    remote_checkpoint.prune(Kept(tmp_path / "s3"), keep=1)
+    assert len(list((tmp_path / "s3" / "checkpoints").iterdir())) == 2
