@@ -84,6 +84,8 @@ def first_cause(evidence: Evidence) -> End:
 
 def _ended(who: str, code: int, evidence: Evidence) -> End:
     """The end of a process that wrote nothing; `code` is negative or 128 + n for a signal."""
+    if code == EXIT_PREEMPTED and evidence.stop_requested:
+        return End(code, "stopped by a signal")
     if code in (EXIT_INFRASTRUCTURE, EXIT_PREEMPTED):
         return End(code, f"{who} ended with {code}")
     if 0 < code < FIRST_SIGNAL_CODE:
@@ -94,7 +96,7 @@ def _ended(who: str, code: int, evidence: Evidence) -> End:
     except ValueError:
         return End(EXIT_INFRASTRUCTURE, f"{who} ended with {code}")
     if evidence.stop_requested and number in (signal.SIGTERM, signal.SIGINT):
-        return End(EXIT_PREEMPTED, f"stopped by a signal before {who} had begun to train")
+        return End(EXIT_PREEMPTED, f"{who} was stopped by a signal before it could commit")
     hint = SIGNAL_HINTS.get(signal.Signals(number), "")
     return End(EXIT_INFRASTRUCTURE, f"{who} was killed by {name}{hint}")
 

@@ -25,7 +25,8 @@ RENDEZVOUS_ERRORS = {
 
 
 def main() -> int:
-    """Run torchrun; 0 when all ranks of this node ended with 0, else 1."""
+    """Run torchrun; 0 when all ranks of this node ended with 0, 128 + n on signal n, else 1."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
@@ -35,6 +36,8 @@ def main() -> int:
         failures = {str(rank): failure.exitcode for rank, failure in error.failures.items()}
         _write({"failures": failures})
         return 1
+    except SignalException as error:
+        return 128 + int(error.sigval)
     except Exception as error:
         if type(error).__name__ not in RENDEZVOUS_ERRORS:
             raise

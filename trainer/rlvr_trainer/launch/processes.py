@@ -20,6 +20,8 @@ from rlvr_trainer.launch.elastic import TORCHRUN_END
 from rlvr_trainer.ranks import RANK_ENDS_VARIABLE, read_rank_ends
 
 POLL_S = 0.1
+KILL_TIMEOUT_S = 10.0
+"""A process that waits for a device cannot be killed; the container's end takes it."""
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
@@ -59,11 +61,16 @@ def run_child(
         start_new_session=True,  # a terminal's ^C comes to this process only
     )
     told: set[int] = set()
+    has_ranks = False
     try:
         while child.poll() is None:
+            if signal_ranks and (stop.requested or not has_ranks):
+                ranks = _children(child.pid)
+                has_ranks = has_ranks or bool(ranks)
+            else:
+                ranks = []
             if stop.requested:
-                ranks = _children(child.pid) if signal_ranks else []
-                _tell(ranks or [child.pid], told)
+                _tell(ranks if has_ranks else [child.pid], told)
             time.sleep(POLL_S)
     finally:
         _kill_what_is_left()
@@ -101,7 +108,8 @@ def _adopt_orphans() -> None:
 
 def _kill_what_is_left() -> None:
     """End every descendant, also those whose parents are gone."""
-    while left := list(_descendants(os.getpid())):
+    deadline = time.monotonic() + KILL_TIMEOUT_S
+    while (left := list(_descendants(os.getpid()))) and time.monotonic() < deadline:
         for pid in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

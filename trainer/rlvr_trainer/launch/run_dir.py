@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from rlvr_trainer import checkpoint, remote_checkpoint
-from rlvr_trainer.errors import ConfigError, DataError, PlatformError, RLVRError
+from rlvr_trainer.errors import CheckpointError, ConfigError, DataError, PlatformError, RLVRError
 from rlvr_trainer.recipe_file import parse_recipe
 from rlvr_trainer.remote_checkpoint import RUN_URI_VARIABLE
 from rlvr_trainer.storage import Storage
@@ -180,4 +180,7 @@ def recipe_hash(run_dir: Path) -> str:
 def is_trained(run_dir: Path) -> bool:
     """Whether the last step is committed, so that only the adapter is left to place."""
     newest = checkpoint.newest_committed(run_dir / remote_checkpoint.FOLDER)
-    return newest is not None and checkpoint.is_last(newest)
+    try:
+        return newest is not None and checkpoint.is_last(newest)
+    except CheckpointError:
+        return False  # training passes it over
