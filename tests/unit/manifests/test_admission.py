@@ -16,6 +16,9 @@ from typing import Any
 
 import pytest
 
+from .pod_security import violations
+from .test_pod_security import BAD, GOOD
+
 KUBECONFIG = os.environ.get(
     "RLVR_TEST_KUBECONFIG", "/var/tmp/rlvr-cluster/etc/kubeconfig/admin.conf"
 )
@@ -220,3 +223,49 @@ def test_what_a_trainjob_may_not_lay_over_its_runtime(
     answer = refusal(trainjob(image, overrides))
     for word in words:
         assert word in answer
+
+
+SERVER_CANNOT_SAY = {
+    # refused before Pod Security, by validation
+    "containers[pytorch].securityContext.privileged: true",
+    "containers[pytorch].securityContext.procMount: Unmasked",
+    "volumes[data]: nfs",
+}
+
+
+@pytest.mark.parametrize("violation", ["", *sorted(BAD.keys() - SERVER_CANNOT_SAY)])
+def test_our_evaluator_of_pod_security_and_the_server_agree(image: str, violation: str) -> None:
+    spec = copy.deepcopy(GOOD)
+    if violation:
+        BAD[violation](spec)
+    for container in spec["initContainers"] + spec["containers"]:
+        container["image"] = image
+    manifest = {"apiVersion": "v1", "kind": "Pod", "spec": spec}
+    manifest["metadata"] = {"name": "rlvr-policy-test", "namespace": "rlvr"}
+    answer = refusal(manifest)
+    assert ("violates PodSecurity" in answer) == bool(violations(spec)), answer
+
+
+@pytest.mark.parametrize(
+    ("verb", "resource", "allowed"),
+    [
+        ("create", "pytorchjobs.kubeflow.org", True),
+        ("delete", "pytorchjobs.kubeflow.org", True),
+        ("get", "pods/log", True),
+        ("watch", "events", True),
+        ("get", "resourcequotas", True),
+        ("create", "pods", False),
+        ("create", "pods/exec", False),
+        ("get", "secrets", False),
+        ("update", "configmaps", False),
+        ("create", "rolebindings.rbac.authorization.k8s.io", False),
+        ("create", "serviceaccounts/token", False),
+    ],
+)
+def test_what_the_launcher_may(image: str, verb: str, resource: str, allowed: bool) -> None:
+    for account, may in (("rlvr-launcher", allowed), ("rlvr-trainer", False)):
+        name, _, subresource = resource.partition("/")
+        question = [verb, name] + ([f"--subresource={subresource}"] if subresource else [])
+        user = f"--as=system:serviceaccount:rlvr:{account}"
+        answer = kubectl("auth", "can-i", *question, "--namespace", "rlvr", user)
+        assert answer.stdout.strip() == ("yes" if may else "no"), (account, answer.stderr)
