@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from .conftest import MANIFESTS
 
@@ -67,3 +69,42 @@ def test_the_bucket_is_reached_by_tls_only_and_forgets_uploads() -> None:
     assert rules["OnlyByTls"]["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
     lifecycle = json.loads((EKS / "bucket" / "lifecycle.json").read_text())["Rules"]
     assert any("AbortIncompleteMultipartUpload" in rule for rule in lifecycle)
+
+
+@pytest.mark.parametrize("path", sorted(EKS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_nodes_are_private_encrypted_and_repaired(path: Path) -> None:
+    for group in yaml.safe_load(path.read_text())["managedNodeGroups"]:
+        assert group["privateNetworking"]
+        assert group["volumeEncrypted"]
+        assert group["disablePodIMDS"], "pods would have the node's role"
+        assert group["nodeRepairConfig"] == {"enabled": True}
+        if "labels" in group:  # where jobs run
+            assert group["efaEnabled"]
+            assert group["availabilityZones"] == ["MY_ZONE"]
+            config = yaml.safe_load(group["overrideBootstrapCommand"])
+            assert config["spec"]["instance"]["localStorage"] == {"strategy": "RAID0"}
+
+
+@pytest.mark.parametrize("overlay", ["eks", "eks-p5"])
+def test_jobs_go_to_a_pool_that_there_is(overlay: str) -> None:
+    (settings,) = yaml.safe_load_all(
+        (MANIFESTS / "overlays" / overlay / "platform.yaml").read_text()
+    )
+    pools = [
+        group["labels"]
+        for path in EKS.glob("*.yaml")
+        for group in yaml.safe_load(path.read_text())["managedNodeGroups"]
+        if "labels" in group
+    ]
+    assert settings["node_selector"] in pools
+
+
+def test_the_walk_through_fills_in_every_placeholder() -> None:
+    filled = set(re.findall(r"s[/|](MY_[A-Z_]+)[/|]", (EKS / "README.md").read_text()))
+    used = {
+        name
+        for path in MANIFESTS.rglob("*")
+        if path.suffix in {".yaml", ".json"}
+        for name in re.findall(r"MY_[A-Z][A-Z_]+", path.read_text())
+    }
+    assert used == filled
