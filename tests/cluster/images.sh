@@ -14,12 +14,12 @@ have() {
   made "$1" "$3" && "${CTR[@]}" images ls -q | grep -qx "docker.io/library/$2"
 }
 
-static_image() { # NAME TAG PROGRAM
+static_image() { # NAME TAG PROGRAM PATH_IN_IMAGE
   local inputs archive=$CLUSTER_DIR/$1.tar
-  inputs=$(digest "$HERE/oci_image.py" "$BIN/$3" "$2")
+  inputs=$(digest "$HERE/oci_image.py" "$BIN/$3" "$2" "$4")
   have "image-$1" "$2" "$inputs" && return 0
   say "image $2"
-  python3 "$HERE/oci_image.py" "$2" "$BIN/$3" "$archive"
+  python3 "$HERE/oci_image.py" "$2" "$BIN/$3" "$4" "$archive"
   "${CTR[@]}" images import "$archive" >/dev/null
   rm -f "$archive"
   note_made "image-$1" "$inputs"
@@ -76,7 +76,8 @@ our_image() { # NAME
     return 1
   }
   say "image $tag to containerd"
-  "${DOCKER[@]}" save "$tag" | "${CTR[@]}" images import - >/dev/null
+  python3 "$HERE/from_docker.py" "$tag" "$DATA/containerd/layers.json" \
+    -- "${DOCKER[@]}" -- "${CTR[@]}"
   note_made "image-$name" "$inputs"
 }
 
@@ -91,8 +92,8 @@ if [ ! -f "$RUN/containerd.pid" ]; then
   started_containerd=yes
   start_containerd
 fi
-static_image pause rlvr-pause:1 pause
-static_image operator "rlvr-training-operator:$OPERATOR_VERSION" training-operator
+static_image pause rlvr-pause:1 pause /pause
+static_image operator "rlvr-training-operator:$OPERATOR_VERSION" training-operator /manager
 our_image components
 [ "${RLVR_CLUSTER_TRAINER:-1}" = 0 ] || our_image trainer
 say "images there"

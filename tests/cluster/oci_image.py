@@ -1,7 +1,7 @@
-"""Writes an image archive that holds one static program: oci_image.py TAG PROGRAM ARCHIVE.
+"""Writes an image archive that holds one static program: oci_image.py TAG PROGRAM PATH ARCHIVE.
 
 Such an image needs no daemon and no base. The archive is an OCI layout in a tar file, which
-`ctr images import` reads; the program is its entry point, and /tmp is there.
+`ctr images import` reads; the program lies at PATH and is the entry point, and /tmp is there.
 """
 
 from __future__ import annotations
@@ -18,44 +18,53 @@ CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"
 
 
-def main(tag: str, program: Path, archive: Path) -> None:
-    blobs: dict[str, bytes] = {}
-
-    def blob(content: bytes, media_type: str) -> dict[str, object]:
-        digest = hashlib.sha256(content).hexdigest()
-        blobs[f"blobs/sha256/{digest}"] = content
-        return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content)}
-
-    layer = blob(layer_of(program), LAYER)
-    platform = {"architecture": "amd64", "os": "linux"}
-    config = platform | {
-        "config": {"Entrypoint": [f"/{program.name}"]},
-        "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
-    }
+def main(tag: str, program: Path, path: str, archive: Path) -> None:
+    layer = layer_of(program, path)
+    config = json.dumps(
+        {
+            "architecture": "amd64",
+            "os": "linux",
+            "config": {"Entrypoint": [path]},
+            "rootfs": {"type": "layers", "diff_ids": [descriptor(layer, LAYER)["digest"]]},
+        }
+    ).encode()
     manifest = {
         "schemaVersion": 2,
         "mediaType": MANIFEST,
-        "config": blob(json.dumps(config).encode(), CONFIG),
-        "layers": [layer],
+        "config": descriptor(config, CONFIG),
+        "layers": [descriptor(layer, LAYER)],
     }
-    entry = blob(json.dumps(manifest).encode(), MANIFEST)
-    entry |= {"annotations": {"io.containerd.image.name": f"docker.io/library/{tag}"}}
-    blobs["oci-layout"] = b'{"imageLayoutVersion":"1.0.0"}'
-    blobs["index.json"] = json.dumps(
-        {"schemaVersion": 2, "manifests": [entry | {"platform": platform}]}
-    ).encode()
+    write_archive(archive, tag, manifest, [config, layer])
+
+
+def descriptor(content: bytes, media_type: str) -> dict[str, object]:
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    return {"mediaType": media_type, "digest": digest, "size": len(content)}
+
+
+def write_archive(
+    archive: Path, tag: str, manifest: dict[str, object], blobs: list[bytes]
+) -> None:
+    """An OCI layout of one image; blobs that containerd has already may be left out."""
+    written = json.dumps(manifest).encode()
+    entry = descriptor(written, MANIFEST) | {
+        "annotations": {"io.containerd.image.name": f"docker.io/library/{tag}"},
+        "platform": {"architecture": "amd64", "os": "linux"},
+    }
     with tarfile.open(archive, "w") as tar:
-        for name, content in blobs.items():
-            add(tar, name, content)
+        add(tar, "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
+        add(tar, "index.json", json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode())
+        for content in [written, *blobs]:
+            add(tar, f"blobs/sha256/{hashlib.sha256(content).hexdigest()}", content)
 
 
-def layer_of(program: Path) -> bytes:
+def layer_of(program: Path, path: str) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         tmp = tarfile.TarInfo("tmp")
         tmp.type, tmp.mode = tarfile.DIRTYPE, 0o1777
         tar.addfile(tmp)
-        add(tar, program.name, program.read_bytes(), mode=0o755)
+        add(tar, path.lstrip("/"), program.read_bytes(), mode=0o755)
     return buffer.getvalue()
 
 
@@ -66,4 +75,4 @@ def add(tar: tarfile.TarFile, name: str, content: bytes, mode: int = 0o644) -> N
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4]))

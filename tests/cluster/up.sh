@@ -166,18 +166,18 @@ s3() {
   start s3 env ROOT_ACCESS_KEY="$S3_ACCESS_KEY" ROOT_SECRET_KEY="$S3_SECRET_KEY" \
     versitygw --port "${S3_ENDPOINT#http://}" posix "$DATA/s3"
   wait_for 30 "the bucket is there" curl -sf --request PUT --user "$S3_ACCESS_KEY:$S3_SECRET_KEY" \
-    --aws-sigv4 aws:amz:us-east-1:s3 "$S3_ENDPOINT/$S3_BUCKET"
+    --aws-sigv4 aws:amz:us-east-1:s3 --header "x-amz-content-sha256: $(sha256sum </dev/null | cut -c1-64)" \
+    "$S3_ENDPOINT/$S3_BUCKET"
 }
 
 operator() {
-  local overlay=$CLUSTER_DIR/manifests/overlays/rlvr file
-  mkdir -p "$overlay"
-  for file in kustomization.yaml initContainer.yaml; do
-    sed -e "s|\${OPERATOR_IMAGE}|rlvr-training-operator:$OPERATOR_VERSION|" \
-      -e "s|\${COMPONENTS_IMAGE}|rlvr-components:$RLVR_VERSION|" \
-      "$HERE/manifests/operator/$file" >"$overlay/$file"
-  done
-  kubectl apply --server-side --kustomize "$overlay" >/dev/null
+  local overlays=$CLUSTER_DIR/manifests/overlays
+  rm -rf "$overlays/rlvr" "$overlays/rlvr-operator"
+  cp -r "$HERE/manifests/operator" "$overlays/rlvr"
+  cp -r "$ROOT/manifests/operator" "$overlays/rlvr-operator"
+  sed -i -e "s|\${OPERATOR_IMAGE}|rlvr-training-operator:$OPERATOR_VERSION|" \
+    -e "s|\${COMPONENTS_IMAGE}|rlvr-components:$RLVR_VERSION|" "$overlays/rlvr/kustomization.yaml"
+  kubectl apply --server-side --kustomize "$overlays/rlvr" >/dev/null
   kubectl --namespace kubeflow rollout status deployment/training-operator --timeout=180s >/dev/null
   say "the training operator is ready"
 }
