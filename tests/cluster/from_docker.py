@@ -1,8 +1,8 @@
 """Copies an image from Docker to containerd, but only the layers that are not there yet.
 
-`docker save | ctr images import` writes all of an image's gigabytes several times for every change to
-a line of code. Here each layer's own directory, as Docker's overlay2 driver keeps it, is streamed into
-containerd's content store once; then a manifest that names the layers is imported.
+`docker save | ctr images import` writes all of an image's gigabytes several times for every change
+to a line of code. Here each layer's directory, as Docker's overlay2 driver keeps it, is streamed
+into containerd's content store once; then a manifest that names the layers is imported.
 
 from_docker.py TAG LAYERS.json -- DOCKER COMMAND -- CTR COMMAND
 LAYERS.json remembers which blob holds which of Docker's layers.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,7 @@ def main(tag: str, record: Path, docker: list[str], ctr: list[str]) -> None:
     for name, directory in zip(names, directories, strict=True):
         if known.get(name, {}).get("digest") not in present:
             known[name] = ingest(directory, f"rlvr-{name}", ctr)
+            keep(known[name], ctr, "yes")
             record.write_text(json.dumps(known))
     layers = [known[name] for name in names]
 
@@ -53,14 +55,27 @@ def main(tag: str, record: Path, docker: list[str], ctr: list[str]) -> None:
     }
     with tempfile.NamedTemporaryFile(suffix=".tar") as archive:
         write_archive(Path(archive.name), tag, manifest, [config])
-        subprocess.run([*ctr, "images", "import", archive.name], check=True, stdout=sys.stderr)
+        subprocess.run(
+            [*ctr, "images", "import", archive.name], check=True, stdout=subprocess.DEVNULL
+        )
+    for layer in layers:
+        keep(layer, ctr, "")
 
 
-def ingest(directory: str, key: str, ctr: list[str]) -> dict[str, object]:
+def keep(layer: dict[str, Any], ctr: list[str], value: str) -> None:
+    """Guard a blob from garbage collection, for as long as no image refers to it."""
+    label = f"containerd.io/gc.root={value}"
+    subprocess.run(
+        [*ctr, "content", "label", layer["digest"], label], check=True, stdout=subprocess.DEVNULL
+    )
+
+
+def ingest(directory: str, key: str, ctr: list[str]) -> dict[str, Any]:
     """Stream a layer's directory into the content store and return its descriptor."""
-    # what a layer removes from those below it, overlayfs marks by devices, which a tar for an image
-    # would have to translate; our Dockerfiles remove nothing that an earlier layer made
-    removed = subprocess.check_output(["find", directory, "-type", "c"], text=True)
+    # overlayfs marks what a layer removes from those below by devices of number 0, which a tar for
+    # an image would have to translate; our Dockerfiles remove nothing that an earlier layer made
+    devices = subprocess.check_output(["find", directory, "-type", "c"], text=True).splitlines()
+    removed = [device for device in devices if os.stat(device).st_rdev == 0]
     assert not removed, f"the layer removes files of earlier layers: {removed}"
     pack = ["tar", "--numeric-owner", "--sort=name", "-C", directory, "-c", "."]
     digest, size = hashlib.sha256(), 0

@@ -50,7 +50,7 @@ base_image() {
     "$root"/usr/share/{doc,man,locale}/*
   # the build trusts whom this machine trusts
   cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
-  tar --numeric-owner -C "$root" -c . | "${DOCKER[@]}" import \
+  tar --numeric-owner --exclude='./dev/*' -C "$root" -c . | "${DOCKER[@]}" import \
     --change 'ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' \
     - rlvr-base:bookworm >/dev/null
   rm -rf "$root"

@@ -42,9 +42,7 @@ def descriptor(content: bytes, media_type: str) -> dict[str, object]:
     return {"mediaType": media_type, "digest": digest, "size": len(content)}
 
 
-def write_archive(
-    archive: Path, tag: str, manifest: dict[str, object], blobs: list[bytes]
-) -> None:
+def write_archive(archive: Path, tag: str, manifest: dict[str, object], blobs: list[bytes]) -> None:
     """An OCI layout of one image; blobs that containerd has already may be left out."""
     written = json.dumps(manifest).encode()
     entry = descriptor(written, MANIFEST) | {

@@ -104,3 +104,30 @@ def test_pod_security_refuses_a_root_pod(kubectl: Kubectl, payload_image: str) -
     }
     with pytest.raises(AssertionError, match="violates PodSecurity"):
         kubectl.apply(pod)
+
+
+def test_the_trainer_image_holds_the_embedded_model(kubectl: Kubectl, trainer_image: str) -> None:
+    code = (
+        "import time; from rlvr_trainer.models import locate_model;"
+        "from rlvr_trainer.recipe import ModelSection;"
+        "model = ModelSection(name='embedded:smollm2-135m-instruct');"
+        "start = time.monotonic(); locate_model(model); print(time.monotonic() - start < 10)"
+    )
+    trainer = container("c", trainer_image, code)
+    trainer["resources"] = {"limits": {"memory": "2Gi"}, "requests": {"cpu": "100m"}}
+    trainer["securityContext"] = RESTRICTED | {"readOnlyRootFilesystem": True}
+    trainer["volumeMounts"] = [{"name": "tmp", "mountPath": "/tmp"}]
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "trainer", "namespace": kubectl.namespace},
+        "spec": {
+            "restartPolicy": "Never",
+            "containers": [trainer],
+            "volumes": [{"name": "tmp", "emptyDir": {}}],
+        },
+    }
+    kubectl.apply(pod)
+    ended = {"Succeeded", "Failed"}
+    kubectl.wait("the pod ends", lambda: phases(kubectl)["trainer"] in ended, timeout_s=120)
+    assert kubectl("logs", "trainer").splitlines()[-1] == "True"
