@@ -30,11 +30,6 @@ network() {
   nft delete table ip6 kube-proxy
 } 2>/dev/null
 
-cgroups() {
-  find /sys/fs/cgroup -depth -type d \( -path '*/kubepods' -o -path '*/kubepods/*' \) \
-    -exec rmdir {} \; 2>/dev/null
-}
-
 for name in kubelet kube-proxy coredns kube-scheduler kube-controller-manager kube-apiserver s3; do
   stop "$name"
 done
@@ -42,7 +37,8 @@ containers
 for name in containerd etcd dockerd; do stop "$name"; done
 mounts
 network
-cgroups
+remove_cgroups kubepods
+remove_cgroups rlvr-docker
 [ ! -f "$RUN/sysctl" ] || xargs sysctl -qw <"$RUN/sysctl"
 rm -f "$RUN/sysctl"
 rm -rf "$SOCKETS" "$DATA"/{etcd,kubelet,kubelet-pki,pod-logs,cni,s3}

@@ -83,6 +83,12 @@ wait_for() {
   return 1
 }
 
+# remove_cgroups NAME: in every hierarchy, with those below
+remove_cgroups() {
+  find /sys/fs/cgroup -depth -type d \( -path "*/$1" -o -path "*/$1/*" \) \
+    -exec rmdir {} \; 2>/dev/null || true
+}
+
 # digest INPUT...: of files, folders and plain words, to know whether something must be made again
 digest() {
   local input

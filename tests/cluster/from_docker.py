@@ -5,7 +5,7 @@ to a line of code. Here each layer's directory, as Docker's overlay2 driver keep
 into containerd's content store once; then a manifest that names the layers is imported.
 
 from_docker.py TAG LAYERS.json -- DOCKER COMMAND -- CTR COMMAND
-LAYERS.json remembers which blob holds which of Docker's layers.
+LAYERS.json remembers which blob holds which of Docker's layers, and each tag's last image.
 """
 
 from __future__ import annotations
@@ -60,6 +60,12 @@ def main(tag: str, record: Path, docker: list[str], ctr: list[str]) -> None:
         )
     for layer in layers:
         keep(layer, ctr, "")
+    # the kubelet's side names an image by its configuration too, which would keep the old layers
+    name, old = descriptor(config, CONFIG)["digest"], known.get(tag)
+    known[tag] = name
+    record.write_text(json.dumps(known))
+    if old not in (None, name):
+        subprocess.run([*ctr, "images", "rm", old], check=True, stdout=subprocess.DEVNULL)
 
 
 def keep(layer: dict[str, Any], ctr: list[str], value: str) -> None:

@@ -30,13 +30,14 @@ start_docker() {
   # builds use the host's network, so Docker needs no bridge and touches no firewall
   start dockerd /usr/sbin/dockerd --data-root "$DOCKER_DIR/data" --exec-root "$SOCKETS/docker" \
     --pidfile "$SOCKETS/docker.pid" --host "unix://$DOCKER_DIR/docker.sock" \
-    --bridge=none --iptables=false --ip6tables=false --oom-score-adjust 0
+    --bridge=none --iptables=false --ip6tables=false --oom-score-adjust 0 --cgroup-parent /rlvr-docker
   wait_for 30 "docker runs" "${DOCKER[@]}" version
 }
 
 stop_docker() {
   stop dockerd
   rm -rf "$SOCKETS/docker" "$SOCKETS/docker.pid"
+  remove_cgroups rlvr-docker
 }
 
 base_image() {
