@@ -61,7 +61,7 @@ WORKDIR /home/rlvr
 RUN python -m rlvr_trainer --version && python -c "import bitsandbytes, deepspeed, trl"
 ARG VERSION=0
 LABEL org.opencontainers.image.title="rlvr-trainer" \
-    org.opencontainers.image.description="Trains and evaluates: rlvr with torch" \
+    org.opencontainers.image.description="rlvr with torch: trains and evaluates" \
     org.opencontainers.image.version="${VERSION}" \
     org.opencontainers.image.licenses="Apache-2.0"
 CMD ["python", "-m", "rlvr_trainer", "--help"]

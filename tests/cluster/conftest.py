@@ -170,7 +170,7 @@ def s3(cluster: Cluster) -> S3:
 def base_manifests(kube: Path) -> None:
     """manifests/overlays/local is applied: namespace `rlvr`, roles, quota, admission policies."""
     overlay = HERE.parents[1] / "manifests" / "overlays" / "local"
-    Kubectl(kube, "default")("apply", "--server-side", "-k", str(overlay))
+    Kubectl(kube, "rlvr")("apply", "--server-side", "-k", str(overlay))
 
 
 @pytest.fixture
