@@ -40,6 +40,14 @@ from rlvr_trainer.models.embedded import EMBEDDED_MODELS, embedded_model_dir; \
     fi
 
 FROM dependencies
+# DeepSpeed compiles its collectives for a CPU, and Triton its kernels' launchers, when they are first
+# used; an official Python image has Python's headers already
+# hadolint ignore=DL3008,SC2086
+RUN apt-get update \
+    && headers=$(python3 -c "import os, sysconfig; \
+print('' if os.path.exists(sysconfig.get_path('include') + '/Python.h') else 'python3-dev')") \
+    && apt-get install -y --no-install-recommends g++ ${headers} \
+    && rm -rf /var/lib/apt/lists/*
 # named, since getpass and torch ask for the user's name; 65532 is distroless's nonroot
 RUN groupadd --gid 65532 rlvr && useradd --uid 65532 --gid 65532 --create-home rlvr
 # /tmp can be written where the root file system cannot. RLVR_CACHE holds the embedded model; set it

@@ -65,7 +65,7 @@ def main(tag: str, record: Path, docker: list[str], ctr: list[str]) -> None:
     known[tag] = name
     record.write_text(json.dumps(known))
     if old not in (None, name):
-        subprocess.run([*ctr, "images", "rm", old], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*ctr, "images", "rm", old], check=False, capture_output=True)
 
 
 def keep(layer: dict[str, Any], ctr: list[str], value: str) -> None:
