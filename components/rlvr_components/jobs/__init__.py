@@ -5,6 +5,7 @@ A backend's `render` is pure, and what it gives is what `submit` sends: a previe
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -23,6 +24,16 @@ ALLOWED_ENVIRONMENT_PREFIXES = ("CUDA_", "FI_", "NCCL_", "PYTORCH_", "TORCH_")
 """What a job takes over from the environment that it is launched from; never a credential."""
 
 
+Step = Literal["train", "evaluate-base", "evaluate-trained"]
+"""A step of the pipeline that loads a model, and so runs as a job."""
+
+STEP_IN_NAME: dict[Step, str] = {
+    "train": "train",
+    "evaluate-base": "base",
+    "evaluate-trained": "trained",
+}
+
+
 @dataclass(frozen=True)
 class Resources:
     """What a job asks for."""
@@ -32,22 +43,64 @@ class Resources:
 
 
 @dataclass(frozen=True)
+class Owner:
+    """The object that takes the job with it when it is deleted: in Kubeflow, the Workflow or pod."""
+
+    api_version: str
+    kind: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
 class JobSpec:
-    """A training job, wherever it runs."""
+    """A job, wherever it runs."""
 
     run_name: str
     recipe_hash: str
     command: tuple[str, ...]
     run_dir: str
     """The run directory: recipe, data, checkpoints, metrics."""
+    step: Step = "train"
+    run_id: str = ""
+    """Of the pipeline run; another one makes another job of the same recipe."""
     attempt: int = 1
     env: Mapping[str, str] = field(default_factory=dict)
     resources: Resources = Resources()
+    owner: Owner | None = None
 
     @property
     def name(self) -> str:
-        """The same for the same run, recipe and attempt, so that a retry finds the job."""
-        return f"rlvr-{self.run_name}-{self.recipe_hash}-{self.attempt}"
+        """The same for the same run, step, recipe and attempt, so that a retry finds the job.
+
+        At most 49 characters: a replica's Service adds `-worker-NN` and must stay within 63.
+        """
+        return f"{self.name_of_all_attempts}-{self.attempt}"
+
+    @property
+    def name_of_all_attempts(self) -> str:
+        """The name without the attempt's number."""
+        return f"rlvr-{self.run_name}-{STEP_IN_NAME[self.step]}-{self.key}"
+
+    @property
+    def key(self) -> str:
+        """Eight hex digits of what makes two jobs the same: run directory, run id, step, recipe."""
+        parts = (self.run_dir, self.run_id, self.step, self.recipe_hash)
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One pod of a job."""
+
+    name: str
+    """`master-0`, `worker-1`."""
+    phase: str
+    """Kubernetes' own word: Pending, Running, Succeeded, Failed."""
+    node: str = ""
+    reason: str = ""
+    """What it waits for, or why it ended."""
+    num_restarts: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,17 +111,21 @@ class JobStatus:
     exit_code: int | None = None
     """DESIGN's exit code, once it has ended."""
     cause: str = ""
-    """Why it failed: the first real cause, for people."""
+    """Why it failed, or what it waits for: the first real cause, for people."""
+    replicas: tuple[Replica, ...] = ()
 
 
 class Backend(Protocol):
-    """A place where a training job can run."""
+    """A place where a job can run."""
 
     def render(self, spec: JobSpec) -> Any:
         """What `submit` would send. Pure."""
 
     def submit(self, rendered: Any) -> str:
-        """Start it; returns the job's id. Raises PlatformError, ConfigError."""
+        """Start it, or adopt the one of its name; returns the job's id.
+
+        Raises PlatformError, ConfigError.
+        """
 
     def status(self, job: str) -> JobStatus:
         """Where the job stands now."""

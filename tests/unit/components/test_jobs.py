@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import sys
 import threading
@@ -24,7 +25,7 @@ def test_a_training_job_trains_in_its_run_directory() -> None:
 
     assert spec.command == ("python", "-m", "rlvr_trainer", "train", "--run", "/runs/tiny")
     assert spec.env == {"RLVR_EVENTS": "/runs/tiny/metrics.jsonl"}
-    assert spec.name == f"rlvr-tiny-{RECIPE.hash}-1"
+    assert re.fullmatch(r"rlvr-tiny-train-[0-9a-f]{8}-1", spec.name)
 
 
 def test_a_job_takes_over_what_is_allowed_and_no_credential() -> None:
