@@ -12,6 +12,7 @@ from rlvr_pipelines.cli.publish import publish
 from rlvr_pipelines.cli.recipes import recipes
 from rlvr_pipelines.cli.report import report
 from rlvr_pipelines.cli.run import run
+from rlvr_pipelines.cli.upload import upload
 from rlvr_trainer import __version__
 
 
@@ -24,5 +25,5 @@ def main() -> None:
     """
 
 
-for command in (recipes, plan_command, run, evaluate, report, publish, compile_command):
+for command in (recipes, plan_command, run, evaluate, report, publish, compile_command, upload):
     main.add_command(command)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from rlvr_pipelines.cli.errors import DEBUG
+from rlvr_pipelines.kubeflow.access import (
+    COOKIES_VARIABLE,
+    ENDPOINT_VARIABLE,
+    TOKEN_PATH_VARIABLE,
+    TOKEN_VARIABLE,
+    Access,
+)
 
 if TYPE_CHECKING:
     from rlvr_trainer.recipe import Recipe
@@ -45,6 +53,72 @@ run_dir_option = click.option(
 run_dir_argument = click.argument(
     "run_dir", type=click.Path(path_type=Path, file_okay=False), metavar="RUN_DIR"
 )
+
+
+def _file(help: str) -> dict[str, Any]:
+    kind = click.Path(path_type=Path, exists=True, dir_okay=False)
+    return {"type": kind, "metavar": "FILE", "help": help}
+
+
+_CLUSTER = (
+    click.option("--namespace", default="", metavar="NAME", help="Of the jobs; in Kubeflow with "
+                 "several users, the profile.  [default: the kubeconfig's]"),
+    click.option("--context", metavar="NAME", help="Of the kubeconfig."),
+)  # fmt: skip
+_KUBEFLOW = (
+    click.option("--endpoint", default="", metavar="URL", help="Of Kubeflow Pipelines.  [default: "
+                 f"${ENDPOINT_VARIABLE}, else through the cluster]"),
+    click.option("--token-file", **_file("Holds a token for Kubeflow; read again when it changes."
+                 f"  [default: ${TOKEN_PATH_VARIABLE}, or the token in ${TOKEN_VARIABLE}]")),
+    click.option("--cookies-file", **_file("Holds cookies for Kubeflow.  [default: those in "
+                 f"${COOKIES_VARIABLE}]")),
+    click.option("--ca-file", **_file("Authorities to trust for Kubeflow.")),
+)  # fmt: skip
+
+
+def cluster_options(command: Command) -> Command:
+    """--namespace and --context, as `access`."""
+    return _with_access(command, _CLUSTER)
+
+
+def access_options(command: Command) -> Command:
+    """How to reach the cluster and Kubeflow, as `access`."""
+    return _with_access(command, (*_CLUSTER, *_KUBEFLOW))
+
+
+def _with_access(command: Command, options: Iterable[Callable[[Any], Any]]) -> Command:
+    names = Access.__dataclass_fields__
+
+    @functools.wraps(command)
+    def with_access(**arguments: Any) -> Any:
+        access = {name: arguments.pop(name) for name in names if name in arguments}
+        return command(access=Access(**access), **arguments)
+
+    decorated: Any = with_access
+    for decorate in reversed(tuple(options)):
+        decorated = decorate(decorated)
+    return cast(Command, decorated)
+
+
+def package_options(command: Command) -> Command:
+    """--image and --secret: what else a compiled pipeline holds."""
+    for decorate in (
+        click.option(
+            "--secret",
+            default="",
+            metavar="NAME",
+            help="A Secret whose keys are the steps' environment: storage credentials, say.",
+        ),
+        click.option(
+            "--image",
+            "images",
+            multiple=True,
+            metavar="NAME=REF",
+            help="Replace an image of the steps, `trainer` or `components`; may be repeated.",
+        ),
+    ):
+        command = decorate(command)
+    return command
 
 
 def recipe_options(command: Command) -> Command:

@@ -1,0 +1,65 @@
+"""`rlvr upload`."""
+
+from __future__ import annotations
+
+import click
+
+from rlvr_pipelines.cli.options import (
+    access_options,
+    debug_option,
+    load,
+    output_option,
+    package_options,
+    print_json,
+    recipe_options,
+)
+from rlvr_pipelines.kubeflow.access import Access
+
+
+@click.command()
+@recipe_options
+@package_options
+@access_options
+@output_option
+@debug_option
+def upload(
+    recipe: str,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    images: tuple[str, ...],
+    secret: str,
+    access: Access,
+    output: str,
+) -> None:
+    """Upload the pipeline with RECIPE to Kubeflow, as a version of its own.
+
+    The version is named by package and recipe. The same bytes are uploaded once; other content
+    under the same name (another image, say) becomes a version with its content's hash in its name.
+
+    \b
+    rlvr upload gsm8k --endpoint http://localhost:8080
+    """
+    from rlvr_pipelines.extras import PIPELINES, require
+
+    loaded = load(recipe, overrides, seed)
+    require(PIPELINES, "an upload")
+    from rlvr_pipelines.compile import compile_package, parse_images
+    from rlvr_pipelines.kubeflow.client import connect
+    from rlvr_pipelines.kubeflow.upload import upload as upload_package
+
+    package = compile_package(loaded, images=parse_images(images), secret=secret)
+    uploaded = upload_package(connect(access), package)
+    if output == "json":
+        print_json(vars(uploaded))
+        return
+    match uploaded.outcome:
+        case "created":
+            what = "is a new pipeline"
+        case "added":
+            what = "has a new version"
+        case "unchanged":
+            what = "is there already, with the same content"
+    click.echo(f"{uploaded.pipeline} {what}: {uploaded.version}")
+    click.echo(f"pipeline  {uploaded.pipeline_id}")
+    click.echo(f"version   {uploaded.version_id}")
+    click.echo(uploaded.link)

@@ -1,0 +1,31 @@
+"""How a command reaches Kubeflow and the cluster. Imports nothing of theirs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ENDPOINT_VARIABLE = "KF_PIPELINES_ENDPOINT"
+UI_VARIABLE = "KF_PIPELINES_UI_ENDPOINT"
+TOKEN_PATH_VARIABLE = "KF_PIPELINES_SA_TOKEN_PATH"
+"""kfp's own variables."""
+
+TOKEN_VARIABLE = "RLVR_KUBEFLOW_TOKEN"
+COOKIES_VARIABLE = "RLVR_KUBEFLOW_COOKIES"
+"""For what kfp has no variable: a secret is never an option, which any `ps` would show."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """Where they are, and which files say who we are. Nothing here is a secret itself."""
+
+    endpoint: str = ""
+    """Of Kubeflow Pipelines, or of the UI in front of it; empty: the environment's, or through the
+    cluster."""
+    namespace: str = ""
+    """Of jobs; in Kubeflow with several users, the profile. Empty: the kubeconfig's."""
+    context: str | None = None
+    """Of the kubeconfig."""
+    token_file: Path | None = None
+    cookies_file: Path | None = None
+    ca_file: Path | None = None

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .fake_api import FakeKubeflow, serving
+
+Serve = Callable[..., FakeKubeflow]
+
+
+@pytest.fixture(autouse=True)
+def _nobody_elses_kubeflow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No endpoint, kubeconfig, token or context of whoever runs the tests."""
+    for name in (
+        "KF_PIPELINES_ENDPOINT", "KF_PIPELINES_UI_ENDPOINT", "KF_PIPELINES_SA_TOKEN_PATH",
+        "KF_PIPELINES_DEFAULT_EXPERIMENT_NAME", "RLVR_KUBEFLOW_TOKEN", "RLVR_KUBEFLOW_COOKIES",
+        "KUBERNETES_SERVICE_HOST",
+    ):  # fmt: skip
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "no-kubeconfig"))
+    monkeypatch.setattr("kfp.client.client.Client._LOCAL_KFP_CONTEXT", str(tmp_path / "context"))
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Starts a fake of Kubeflow with these settings."""
+    with ExitStack() as stack:
+
+        def start(**settings: Any) -> FakeKubeflow:
+            return stack.enter_context(serving(FakeKubeflow(**settings)))
+
+        yield start

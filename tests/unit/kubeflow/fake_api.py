@@ -1,0 +1,295 @@
+"""A fake of Kubeflow Pipelines' API server, for tests: what the client needs, in memory.
+
+A whole Kubeflow is no part of a unit test. The fake speaks HTTP on loopback and kfp_server_api's
+own types, which read what came in and write what goes out. What it refuses, and in which words, is
+taken from backend/src/apiserver of kubeflow/pipelines 2.17.
+"""
+
+from __future__ import annotations
+
+import email.message
+import email.policy
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import kfp_server_api as api
+import yaml
+
+CODECS = api.ApiClient(api.Configuration())
+GRPC_CODE = {400: 3, 401: 16, 403: 7, 404: 5, 409: 6, 500: 13, 503: 14}
+
+
+class Refused(Exception):
+    """The server answers with an error."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass
+class FakeKubeflow:
+    """The server's state, and how it is to behave."""
+
+    version: str = "2.17.0"
+    multi_user: bool = False
+    namespaces: tuple[str, ...] = ("kubeflow",)
+    """Those that the caller may use, in multi-user mode."""
+    token: str = ""
+    """The only one that is let in; empty: none is asked for."""
+    login_page: bool = False
+    """A proxy in front answers everything with a page of HTML."""
+    failures: list[int] = field(default_factory=list)
+    """Statuses of the next answers."""
+    course: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    """What each look at a run finds: its state, and those of its tasks."""
+
+    url: str = ""
+    requests: list[str] = field(default_factory=list)
+    pipelines: dict[str, api.V2beta1Pipeline] = field(default_factory=dict)
+    versions: dict[str, api.V2beta1PipelineVersion] = field(default_factory=dict)
+    experiments: dict[str, api.V2beta1Experiment] = field(default_factory=dict)
+    runs: dict[str, api.V2beta1Run] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+    """Of the last request."""
+
+    # What each path answers; a group of the path and the query are its arguments.
+
+    def list_pipelines(self, query: dict[str, str]) -> Any:
+        self._authorize(query.get("namespace", ""))
+        found = _filtered(self.pipelines.values(), query)
+        return api.V2beta1ListPipelinesResponse(pipelines=found, total_size=len(found))
+
+    def create_pipeline(self, query: dict[str, str], body: bytes) -> Any:
+        pipeline = _read(body, "V2beta1Pipeline")
+        self._authorize(pipeline.namespace or "")
+        if any(each.display_name == pipeline.display_name for each in self.pipelines.values()):
+            raise Refused(409, "The name already exists")
+        pipeline.pipeline_id = f"pipeline-{len(self.pipelines) + 1}"
+        self.pipelines[pipeline.pipeline_id] = pipeline
+        return pipeline
+
+    def list_versions(self, query: dict[str, str], pipeline_id: str) -> Any:
+        own = [each for each in self.versions.values() if each.pipeline_id == pipeline_id]
+        found = _filtered(own, query)
+        return api.V2beta1ListPipelineVersionsResponse(
+            pipeline_versions=found, total_size=len(found)
+        )
+
+    def upload_version(self, query: dict[str, str], body: bytes) -> Any:
+        pipeline_id, name = query["pipelineid"], query["name"]
+        if pipeline_id not in self.pipelines:
+            raise Refused(400, "Failed to create a pipeline version")
+        for each in self.versions.values():
+            if (each.pipeline_id, each.display_name) == (pipeline_id, name):
+                raise Refused(409, "Failed to create a pipeline version")
+        version = api.V2beta1PipelineVersion(
+            pipeline_id=pipeline_id,
+            pipeline_version_id=f"version-{len(self.versions) + 1}",
+            name=name,
+            display_name=name,
+            description=query.get("description"),
+            pipeline_spec=self._uploaded_spec(body),
+        )
+        self.versions[version.pipeline_version_id] = version
+        return version
+
+    def list_experiments(self, query: dict[str, str]) -> Any:
+        namespace = query.get("namespace", "")
+        if namespace and not self.multi_user:
+            raise Refused(400, "In single-user mode, ListExperiment cannot filter by namespace.")
+        self._authorize(namespace)
+        found = _filtered(self.experiments.values(), query)
+        return api.V2beta1ListExperimentsResponse(experiments=found, total_size=len(found))
+
+    def create_experiment(self, query: dict[str, str], body: bytes) -> Any:
+        experiment = _read(body, "V2beta1Experiment")
+        self._authorize(experiment.namespace or "")
+        experiment.experiment_id = f"experiment-{len(self.experiments) + 1}"
+        experiment.storage_state = "AVAILABLE"
+        self.experiments[experiment.experiment_id] = experiment
+        return experiment
+
+    def create_run(self, query: dict[str, str], body: bytes) -> Any:
+        run = _read(body, "V2beta1Run")
+        if not run.display_name:
+            raise Refused(400, "The run name is empty. Please specify a valid name")
+        if run.experiment_id not in self.experiments:
+            raise Refused(404, f"Experiment {run.experiment_id} not found")
+        run.run_id = f"00000000-0000-0000-0000-{len(self.runs) + 1:012}"
+        run.state = "PENDING"
+        self.runs[run.run_id] = run
+        return run
+
+    def get_run(self, query: dict[str, str], run_id: str) -> Any:
+        run = self._run(run_id)
+        if self.course:
+            run.state, tasks = self.course.pop(0)
+            run.run_details = api.V2beta1RunDetails(task_details=_details(run_id, tasks))
+        return run
+
+    def terminate_run(self, query: dict[str, str], body: bytes, run_id: str) -> Any:
+        run = self._run(run_id)
+        if run.state in ("SUCCEEDED", "FAILED", "CANCELED"):
+            raise Refused(400, f"Failed to terminate run {run_id}: it has ended")
+        run.state = "CANCELING"
+        return {}
+
+    def health(self, query: dict[str, str]) -> Any:
+        return {"commit_sha": "abc", "tag_name": self.version, "multi_user": self.multi_user}
+
+    def _run(self, run_id: str) -> Any:
+        if run_id not in self.runs:
+            raise Refused(404, f"Run {run_id} not found")
+        return self.runs[run_id]
+
+    def _authorize(self, namespace: str) -> None:
+        if self.multi_user and namespace not in self.namespaces:
+            raise Refused(
+                403, f"User 'me@example.com' is not authorized in namespace '{namespace}'"
+            )
+
+    def _uploaded_spec(self, body: bytes) -> Any:
+        """The file of a multipart form, parsed as the server does."""
+        policy = email.policy.HTTP
+        head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
+        form = email.message_from_bytes(head + body, policy=policy)
+        assert isinstance(form, email.message.EmailMessage)
+        (part,) = form.iter_parts()
+        assert part.get_param("name", header="content-disposition") == "uploadfile"
+        assert str(part.get_filename()).endswith(".yaml")
+        pipeline, *platforms = yaml.safe_load_all(part.get_content())
+        if not platforms:
+            return pipeline
+        return {"pipeline_spec": pipeline, "platform_spec": platforms[0]}
+
+
+ROUTES: list[tuple[str, str, Callable[..., Any]]] = [
+    ("GET", r"/apis/v2beta1/healthz", FakeKubeflow.health),
+    ("GET", r"/apis/v2beta1/pipelines", FakeKubeflow.list_pipelines),
+    ("POST", r"/apis/v2beta1/pipelines", FakeKubeflow.create_pipeline),
+    ("POST", r"/apis/v2beta1/pipelines/upload_version", FakeKubeflow.upload_version),
+    ("GET", r"/apis/v2beta1/pipelines/([^/]+)/versions", FakeKubeflow.list_versions),
+    ("GET", r"/apis/v2beta1/experiments", FakeKubeflow.list_experiments),
+    ("POST", r"/apis/v2beta1/experiments", FakeKubeflow.create_experiment),
+    ("POST", r"/apis/v2beta1/runs", FakeKubeflow.create_run),
+    ("GET", r"/apis/v2beta1/runs/([^/:]+)", FakeKubeflow.get_run),
+    ("POST", r"/apis/v2beta1/runs/([^/:]+):terminate", FakeKubeflow.terminate_run),
+]
+
+
+@contextmanager
+def serving(fake: FakeKubeflow) -> Iterator[FakeKubeflow]:
+    """The fake on a port of loopback, while within; its address is `fake.url`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._answer()
+
+        def do_POST(self) -> None:
+            self._answer()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def _answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            parts = urlsplit(self.path)
+            fake.requests.append(f"{self.command} {parts.path}")
+            fake.headers = dict(self.headers)
+            if fake.login_page:
+                self._send(200, "text/html; charset=utf-8", b"<html>Log in with Dex</html>")
+                return
+            try:
+                status, answer = 200, self._route(parts.path, parts.query, body)
+            except Refused as refusal:
+                status, answer = refusal.status, _error(refusal)
+            content = json.dumps(CODECS.sanitize_for_serialization(answer)).encode()
+            self._send(status, "application/json", content)
+
+        def _route(self, path: str, query: str, body: bytes) -> Any:
+            if fake.failures:
+                raise Refused(fake.failures.pop(0), "told to fail")
+            if fake.token and self.headers.get("authorization") != f"Bearer {fake.token}":
+                raise Refused(401, "Request header error: there is no user identity header.")
+            arguments: dict[str, Any] = {
+                name: values[0] for name, values in parse_qs(query).items()
+            }
+            for method, pattern, respond in ROUTES:
+                match = re.fullmatch(pattern, path)
+                if match and method == self.command:
+                    bodies = (body,) if method == "POST" else ()
+                    return respond(fake, arguments, *bodies, *match.groups())
+            raise Refused(404, "Not Found")
+
+        def _send(self, status: int, content_type: str, content: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", content_type)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    fake.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield fake
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _read(body: bytes, kind: str) -> Any:
+    return CODECS.deserialize(SimpleNamespace(data=body), kind)
+
+
+def _filtered(items: Any, query: dict[str, str]) -> list[Any]:
+    found = list(items)
+    for predicate in json.loads(query.get("filter") or "{}").get("predicates", ()):
+        assert predicate["operation"] == "EQUALS", "nothing else is used"
+        key, value = predicate["key"], predicate["stringValue"]
+        found = [item for item in found if getattr(item, key) == value]
+    return found
+
+
+def _error(refusal: Refused) -> dict[str, Any]:
+    code = GRPC_CODE[refusal.status]
+    return {
+        "error": f"Failed to do it: {refusal}",
+        "code": code,
+        "message": f"Failed to do it: {refusal}",
+        "details": [
+            {"@type": "type.googleapis.com/google.rpc.Status", "code": code,
+             "message": str(refusal), "details": []}
+        ],
+    }  # fmt: skip
+
+
+def _details(run_id: str, tasks: dict[str, str]) -> list[api.V2beta1PipelineTaskDetail]:
+    """Argo's nodes behind these tasks: each has a driver and an executor, and all a root."""
+    nodes = {"rlvr-tiny-x7k2p": "RUNNING", "root-driver": "SUCCEEDED", "root": "RUNNING"}
+    for name, state in tasks.items():
+        nodes |= {f"{name}-driver": "SUCCEEDED", name: state}
+    nodes["executor"] = "RUNNING"
+    return [
+        api.V2beta1PipelineTaskDetail(
+            run_id=run_id,
+            task_id=f"task-{number}",
+            display_name=name,
+            state=state,
+            create_time="2026-11-02T10:00:00Z",
+            start_time=f"2026-11-02T10:00:{number:02}Z",
+            end_time="1970-01-01T00:00:00Z",
+        )
+        for number, (name, state) in enumerate(nodes.items())
+    ]
