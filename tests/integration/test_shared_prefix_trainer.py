@@ -1,21 +1,16 @@
-"""SharedPrefixGRPOTrainer against TRL's own GRPOTrainer: the same completions, the same training.
-
-Whole training runs in float32 on a random two-layer model. SGD, because Adam divides a gradient
-that is rounding noise by its own size.
-"""
+"""SharedPrefixGRPOTrainer against TRL's GRPOTrainer: the same completions, the same training."""
 
 from __future__ import annotations
 
-import random
-from collections import Counter
-from itertools import combinations, product
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
-from peft import LoraConfig
 from tokenizers import Tokenizer
 from tokenizers.decoders import Fuse
 from tokenizers.models import WordLevel
@@ -23,17 +18,25 @@ from tokenizers.pre_tokenizers import Split
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import GRPOConfig, GRPOTrainer
 
-from rlvr_trainer.generation import Sampling, complete
-from rlvr_trainer.models import load_model, load_tokenizer
-from rlvr_trainer.recipe import ModelSection, QuantizationSection
 from rlvr_trainer.shared_prefix import SharedPrefixGRPOTrainer, SharedPrefixMismatch
 from rlvr_trainer.shared_prefix import trainer as trainer_module
 
-HEADER = "".join(f"Question: What is {n} + {n}?\nSolution: {2 * n}\n\n" for n in range(1, 5))
-QUESTIONS = [f"Question: What is {n} times {n + 1}{'0' * (n % 3)}?\nSolution:" for n in range(10)]
-NUM_STEPS = 5
+from . import shared_prefix_training
+from .shared_prefix_training import (
+    HEADER,
+    NUM_STEPS,
+    Case,
+    Matrix,
+    Outcome,
+    all_cases,
+    assert_same_training,
+    in_half_of_the_groups,
+    name_of,
+    pairwise_cases,
+    train,
+)
 
-MATRIX: dict[str, tuple[Any, ...]] = {
+MATRIX: Matrix = {
     "weights": ("lora", "qlora", "full"),
     "checkpointing": (None, "reentrant", "non-reentrant"),
     "beta": (0.0, 0.1),
@@ -42,33 +45,9 @@ MATRIX: dict[str, tuple[Any, ...]] = {
     "entropy_coef": (0.0, 0.01),
     "header": (HEADER, ""),
 }
-Case = dict[str, Any]
-
-
-def all_cases() -> list[Case]:
-    return [dict(zip(MATRIX, values, strict=True)) for values in product(*MATRIX.values())]
-
-
-def pairwise_cases() -> list[Case]:
-    """Few cases in which every two values of different fields occur together, chosen greedily."""
-    candidates, chosen = all_cases(), []
-    open_pairs = {pair for case in candidates for pair in _pairs(case)}
-    while open_pairs:
-        best = max(candidates, key=lambda case: len(open_pairs & _pairs(case)))
-        open_pairs -= _pairs(best)
-        chosen.append(best)
-    return chosen
-
-
-def _pairs(case: Case) -> set[Any]:
-    return set(combinations(case.items(), 2))
-
-
-def name_of(case: Case) -> str:
-    shots = "header" if case["header"] else "no header"
-    parts = [case["weights"], case["checkpointing"], case["loss"], shots]
-    parts += [f"{name} {case[name]}" for name in ("beta", "num_iterations", "entropy_coef")]
-    return ", ".join(str(part) for part in parts if part)
+SIMPLE: Case = {name: values[0] for name, values in MATRIX.items()}
+TWO_RANKS: Matrix = {"zero": (2, 3), **MATRIX, "weights": ("lora", "qlora")}
+CASES_IN_A_LAUNCH = 20
 
 
 @pytest.fixture(autouse=True)
@@ -101,131 +80,60 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def completions_for(prompts: list[str]) -> list[list[int]]:
-    """Ragged completions, decided by the prompt and the place in its group."""
-    places: Counter[str] = Counter()
-    completions = []
-    for prompt in prompts:
-        draw = random.Random(f"{prompt} {places[prompt]}")
-        places[prompt] += 1
-        completions.append([draw.randrange(2, 97) for _ in range(draw.randrange(1, 12))])
-    return completions
+def assert_trains_as_trl_does(case: Case, *args: Any, **options: Any) -> None:
+    expected = train(GRPOTrainer, case, *args, **options)
+    actual = train(SharedPrefixGRPOTrainer, case, *args, **options)
+    assert_same_training(Outcome.of(actual), Outcome.of(expected))
 
 
-def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
-    tokenizer = trainer.processing_class
-    return {
-        "prompt_ids": tokenizer(text=prompts)["input_ids"],
-        "completion_ids": completions_for(prompts),
-        "logprobs": None,
-    }
-
-
-def vowels(completions: list[str], **_: Any) -> list[float]:
-    return [sum(c in "aeiou" for c in completion) / 20 for completion in completions]
-
-
-def in_half_of_the_groups(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
-    """Equal rewards, hence no advantage, for questions that end with a zero."""
-    scores = vowels(completions)
-    return [
-        0.5 if prompt.endswith("0?\nSolution:") else score
-        for prompt, score in zip(prompts, scores, strict=True)
-    ]
-
-
-def train(
-    trainer_class: type[GRPOTrainer], case: Case, model_dir: Path, output_dir: Path, **options: Any
-) -> GRPOTrainer:
-    """Five steps of 2 × 8 completions in groups of 4; everything is computed in float32."""
-    quantization = QuantizationSection(compute_dtype="fp32", storage_dtype="fp32")
-    model_section = ModelSection(name=str(model_dir), dtype="fp32")
-    tokenizer = load_tokenizer(model_section)
-    model = load_model(model_section, quantization if case["weights"] == "qlora" else None)
-    if case["weights"] == "qlora":
-        evaluate_once(model, tokenizer)
-    reentrant = case["checkpointing"] == "reentrant"
-    torch.manual_seed(0)
-    trainer = trainer_class(
-        model=model,
-        processing_class=tokenizer,
-        reward_funcs=options.pop("reward_funcs", [vowels]),
-        train_dataset=Dataset.from_dict({"prompt": [case["header"] + q for q in QUESTIONS]}),
-        peft_config=None
-        if case["weights"] == "full"
-        else LoraConfig(
-            r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False
-        ),
-        rollout_func=rollout,
-        args=GRPOConfig(
-            output_dir=str(output_dir),
-            max_steps=NUM_STEPS,
-            per_device_train_batch_size=8,
-            gradient_accumulation_steps=2,
-            num_generations=4,
-            max_completion_length=12,
-            gradient_checkpointing=case["checkpointing"] is not None,
-            gradient_checkpointing_kwargs={"use_reentrant": reentrant},
-            beta=case["beta"],
-            num_iterations=case["num_iterations"],
-            loss_type="grpo" if case["loss"] == "gspo" else case["loss"],
-            importance_sampling_level="sequence" if case["loss"] == "gspo" else "token",
-            entropy_coef=case["entropy_coef"],
-            optim="sgd",
-            learning_rate=0.05,
-            lr_scheduler_type="constant",
-            bf16=False,
-            use_cpu=True,
-            logging_steps=1,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            **options,
-        ),
-    )
-    for parameter in trainer.model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()  # TRL casts adapters of quantised models
-    trainer.train()
-    return trainer
-
-
-def evaluate_once(model: Any, tokenizer: Any) -> None:
-    """A greedy evaluation, after which bitsandbytes' packing would leave no gradient."""
-    prompt_ids = tokenizer(text=[HEADER + QUESTIONS[0]])["input_ids"]
-    complete(model, tokenizer, prompt_ids, sampling=Sampling(2), stop="Q", share_prefix=True)
-
-
-def losses(trainer: GRPOTrainer) -> list[float]:
-    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-
-
-def trained(trainer: GRPOTrainer) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in trainer.model.parameters() if p.requires_grad])
-
-
-def assert_trains_as_trl_does(case: Case, model_dir: Path, folder: Path) -> None:
-    expected = train(GRPOTrainer, case, model_dir, folder)
-    actual = train(SharedPrefixGRPOTrainer, case, model_dir, folder)
-    assert not actual._logged_reasons, "the plain path was taken"
-    steps = actual.state.log_history[:NUM_STEPS]
-    assert all(step["grad_norm"] > 0 for step in steps)
-    assert losses(actual) == pytest.approx(losses(expected), abs=1e-4)
-    torch.testing.assert_close(trained(actual), trained(expected), atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize("case", pairwise_cases(), ids=name_of)
+@pytest.mark.parametrize("case", pairwise_cases(MATRIX), ids=name_of)
 def test_it_trains_as_trl_does(case: Case, model_dir: Path, tmp_path: Path) -> None:
     assert_trains_as_trl_does(case, model_dir, tmp_path)
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("case", all_cases(), ids=name_of)
+@pytest.mark.parametrize("case", all_cases(MATRIX), ids=name_of)
 def test_it_trains_as_trl_does_in_every_case(case: Case, model_dir: Path, tmp_path: Path) -> None:
     assert_trains_as_trl_does(case, model_dir, tmp_path)
 
 
-SIMPLE: Case = {name: values[0] for name, values in MATRIX.items()}
+def assert_two_ranks_train_as_trl_does(
+    cases: list[Case], model_dir: Path, folder: Path, num_steps: int = NUM_STEPS
+) -> None:
+    """All cases in one launch, whose start costs more than they do."""
+    (folder / "cases.json").write_text(json.dumps(cases))
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    program = [shared_prefix_training.__file__, model_dir, folder / "cases.json", folder, num_steps]
+    with (folder / "log").open("w") as log:
+        code = subprocess.call(
+            [sys.executable, "-m", *launcher, *map(str, program)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+    assert code == 0, (folder / "log").read_text()[-3000:]
+    for index, case in enumerate(cases):
+        both = torch.load(folder / f"{index}.pt")
+        print(name_of(case))  # shown when it fails
+        assert_same_training(
+            *(Outcome(**both[side.__name__]) for side in (SharedPrefixGRPOTrainer, GRPOTrainer))
+        )
+
+
+def test_two_ranks_under_zero_train_as_trl_does(model_dir: Path, tmp_path: Path) -> None:
+    """Every pair with a stage; other pairs are tested on one rank, as are losses without ranks."""
+    losses = ("grpo", "dapo", "gspo")
+    cases = pairwise_cases(TWO_RANKS | {"loss": losses}, "zero")
+    assert_two_ranks_train_as_trl_does(cases, model_dir, tmp_path, num_steps=2)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("start", range(0, len(all_cases(TWO_RANKS)), CASES_IN_A_LAUNCH))
+def test_two_ranks_under_zero_train_as_trl_does_in_every_case(
+    start: int, model_dir: Path, tmp_path: Path
+) -> None:
+    cases = all_cases(TWO_RANKS)[start : start + CASES_IN_A_LAUNCH]
+    assert_two_ranks_train_as_trl_does(cases, model_dir, tmp_path)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])
@@ -242,16 +150,21 @@ def test_sequences_without_advantage_are_left_out_where_they_have_no_gradient(
         return packed(*args, rows=rows, **kwargs)
 
     monkeypatch.setattr(trainer_module, "token_log_probs", counting)
-    options: Any = {"reward_funcs": [in_half_of_the_groups]}
-    expected = train(GRPOTrainer, case, model_dir, tmp_path, **options)
-    actual = train(SharedPrefixGRPOTrainer, case, model_dir, tmp_path, **options)
+    assert_trains_as_trl_does(case, model_dir, tmp_path, reward=in_half_of_the_groups)
     assert (sum(left_out) > 0) == (beta == 0.0)
-    assert losses(actual) == pytest.approx(losses(expected), abs=1e-4)
-    torch.testing.assert_close(trained(actual), trained(expected), atol=1e-5, rtol=1e-4)
 
 
-def test_a_packed_forward_that_differs_from_the_plain_one_stops_the_training(
-    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "first_pass",
+    [
+        pytest.param({}, id="policy"),
+        pytest.param({"num_iterations": 2}, id="old policy"),
+        pytest.param({"beta": 0.1}, id="reference"),
+        pytest.param({"beta": 0.1, "weights": "full"}, id="reference model"),
+    ],
+)
+def test_a_packed_forward_that_differs_from_the_plain_one_stops_the_training_before_its_use(
+    first_pass: Case, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packed = trainer_module.token_log_probs
 
@@ -259,9 +172,16 @@ def test_a_packed_forward_that_differs_from_the_plain_one_stops_the_training(
         log_probs, entropies = packed(*args, **kwargs)
         return log_probs * 1.001, entropies
 
+    plain_loss = SharedPrefixGRPOTrainer._compute_loss
+
+    def loss(trainer: Any, *args: Any) -> Any:
+        assert not first_pass, "the first pass was used"
+        return plain_loss(trainer, *args)
+
     monkeypatch.setattr(trainer_module, "token_log_probs", wrong)
+    monkeypatch.setattr(SharedPrefixGRPOTrainer, "_compute_loss", loss)
     with pytest.raises(SharedPrefixMismatch, match="set shared_prefix to off"):
-        train(SharedPrefixGRPOTrainer, SIMPLE, model_dir, tmp_path)
+        train(SharedPrefixGRPOTrainer, SIMPLE | first_pass, model_dir, tmp_path)
 
 
 def test_what_cannot_be_packed_takes_the_plain_path_and_says_why_once(
@@ -271,7 +191,7 @@ def test_what_cannot_be_packed_takes_the_plain_path_and_says_why_once(
     case = SIMPLE | {"weights": "full"}
     expected = train(GRPOTrainer, case, model_dir, tmp_path, **options)
     actual = train(SharedPrefixGRPOTrainer, case, model_dir, tmp_path, **options)
-    assert losses(actual) == losses(expected)
+    assert Outcome.of(actual).losses == Outcome.of(expected).losses
     said = [r.message for r in caplog.records if "Shared prefixes are not used" in r.message]
     assert said == ["Shared prefixes are not used: cast_lm_head_to_fp32 is set."]
 

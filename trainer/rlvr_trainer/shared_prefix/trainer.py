@@ -89,11 +89,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         reason = self._plain_reason(
             model, attention_mask, logits_to_keep, compute_aux_loss, multimodal
         )
-        if (
-            self._policy_rows is not None
-            and not self._verified
-            and self._on_every_rank(reason is None)
-        ):
+        if self.shared_prefix and not self._verified and self._on_every_rank(reason is None):
             self._verify(model, input_ids, attention_mask, logits_to_keep)
             self._verified = True
         if reason is not None:
@@ -195,7 +191,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
     def _verify(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, num_tokens: int
     ) -> None:
-        """Compare with TRL's own forward on two sequences.
+        """Compare with TRL's own forward on two sequences, before any packed result is used.
 
         Every rank takes part and all raise together. The tolerance is what TRL's forward differs
         from itself when padding is added, which is rounding alone.

@@ -1,0 +1,238 @@
+"""One training of a tiny model, by TRL's own trainer or ours, on completions that are given.
+
+Everything is float32. SGD, because Adam divides a gradient that is rounding noise by its own size.
+As a program it is a rank of torchrun: it trains every case of a file by both trainers, under ZeRO.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+from collections import Counter
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import combinations, product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from trl import GRPOConfig, GRPOTrainer
+
+from rlvr_trainer.generation import Sampling, complete
+from rlvr_trainer.grpo.zero import zero_config
+from rlvr_trainer.models import load_model, load_tokenizer
+from rlvr_trainer.recipe import ModelSection, QuantizationSection
+from rlvr_trainer.shared_prefix import SharedPrefixGRPOTrainer
+
+HEADER = "".join(f"Question: What is {n} + {n}?\nSolution: {2 * n}\n\n" for n in range(1, 5))
+QUESTIONS = [f"Question: What is {n} times {n + 1}{'0' * (n % 3)}?\nSolution:" for n in range(10)]
+NUM_STEPS = 5
+BATCH_SIZE = 8  # of all ranks, in one of two micro-steps
+
+Case = dict[str, Any]
+Matrix = dict[str, tuple[Any, ...]]
+
+
+def all_cases(matrix: Matrix) -> list[Case]:
+    return [dict(zip(matrix, values, strict=True)) for values in product(*matrix.values())]
+
+
+def pairwise_cases(matrix: Matrix, field: str = "") -> list[Case]:
+    """Few cases in which every two values of different fields occur together, chosen greedily.
+
+    With `field`, only pairs that one of its values is in.
+    """
+
+    def pairs(case: Case) -> set[Any]:
+        every = combinations(case.items(), 2)
+        return {(a, b) for a, b in every if not field or field in (a[0], b[0])}
+
+    candidates, chosen = all_cases(matrix), []
+    open_pairs = {pair for case in candidates for pair in pairs(case)}
+    while open_pairs:
+        best = max(candidates, key=lambda case: len(open_pairs & pairs(case)))
+        open_pairs -= pairs(best)
+        chosen.append(best)
+    return chosen
+
+
+def name_of(case: Case) -> str:
+    zero = f"ZeRO-{case['zero']}" if "zero" in case else None
+    shots = "header" if case["header"] else "no header"
+    parts = [zero, case["weights"], case["checkpointing"], case["loss"], shots]
+    parts += [f"{name} {case[name]}" for name in ("beta", "num_iterations", "entropy_coef")]
+    return ", ".join(str(part) for part in parts if part)
+
+
+def train(
+    trainer_class: type[GRPOTrainer], case: Case, model_dir: Path, output_dir: Path, **options: Any
+) -> GRPOTrainer:
+    """Steps of 2 × 8 completions in groups of 4."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    reward = options.pop("reward", vowels)
+    num_steps = options.pop("num_steps", NUM_STEPS)
+    arguments = GRPOConfig(  # before the model: with ZeRO-3 it is sharded while it is loaded
+        output_dir=str(output_dir),
+        deepspeed=zero_config(case["zero"], bf16=False) if "zero" in case else None,
+        max_steps=num_steps,
+        per_device_train_batch_size=BATCH_SIZE // world_size,
+        gradient_accumulation_steps=2,
+        num_generations=4,
+        max_completion_length=12,
+        gradient_checkpointing=case["checkpointing"] is not None,
+        gradient_checkpointing_kwargs={"use_reentrant": case["checkpointing"] == "reentrant"},
+        beta=case["beta"],
+        num_iterations=case["num_iterations"],
+        loss_type="grpo" if case["loss"] == "gspo" else case["loss"],
+        importance_sampling_level="sequence" if case["loss"] == "gspo" else "token",
+        entropy_coef=case["entropy_coef"],
+        optim="sgd",
+        learning_rate=0.05,
+        lr_scheduler_type="constant",
+        bf16=False,
+        use_cpu=True,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        **options,
+    )
+    quantization = QuantizationSection(compute_dtype="fp32", storage_dtype="fp32")
+    model_section = ModelSection(name=str(model_dir), dtype="fp32")
+    tokenizer = load_tokenizer(model_section)
+    model = load_model(model_section, quantization if case["weights"] == "qlora" else None)
+    if case["weights"] == "qlora":
+        evaluate_once(model, tokenizer)
+    torch.manual_seed(0)
+    trainer = trainer_class(
+        model=model,
+        processing_class=tokenizer,
+        reward_funcs=[reward],
+        train_dataset=Dataset.from_dict({"prompt": [case["header"] + q for q in QUESTIONS]}),
+        peft_config=None
+        if case["weights"] == "full"
+        else LoraConfig(
+            r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False
+        ),
+        rollout_func=rollout,
+        args=arguments,
+    )
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()  # TRL casts adapters of quantised models
+    trainer.train()
+    return trainer
+
+
+def evaluate_once(model: Any, tokenizer: Any) -> None:
+    """A greedy evaluation, after which bitsandbytes' packing would leave no gradient."""
+    prompt_ids = tokenizer(text=[HEADER + QUESTIONS[0]])["input_ids"]
+    complete(model, tokenizer, prompt_ids, sampling=Sampling(2), stop="Q", share_prefix=True)
+
+
+def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
+    tokenizer = trainer.processing_class
+    return {
+        "prompt_ids": tokenizer(text=prompts)["input_ids"],
+        "completion_ids": completions_for(prompts),
+        "logprobs": None,
+    }
+
+
+def completions_for(prompts: list[str]) -> list[list[int]]:
+    """Ragged completions, decided by the prompt and the place in its group."""
+    places: Counter[str] = Counter()
+    completions = []
+    for prompt in prompts:
+        draw = random.Random(f"{prompt} {places[prompt]}")
+        places[prompt] += 1
+        completions.append([draw.randrange(2, 97) for _ in range(draw.randrange(1, 12))])
+    return completions
+
+
+def vowels(completions: list[str], **_: Any) -> list[float]:
+    return [sum(c in "aeiou" for c in completion) / 20 for completion in completions]
+
+
+def in_half_of_the_groups(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
+    """Equal rewards, hence no advantage, for questions that end with a zero."""
+    scores = vowels(completions)
+    return [
+        0.5 if prompt.endswith("0?\nSolution:") else score
+        for prompt, score in zip(prompts, scores, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training gave."""
+
+    losses: list[float]
+    grad_norms: list[float]
+    weights: torch.Tensor
+    plain_reasons: list[str]
+    """Why the plain path was taken."""
+
+    @classmethod
+    def of(cls, trainer: GRPOTrainer) -> Outcome:
+        steps = [entry for entry in trainer.state.log_history if "loss" in entry]
+        return cls(
+            [step["loss"] for step in steps],
+            [step["grad_norm"] for step in steps],
+            _trained(trainer),
+            sorted(getattr(trainer, "_logged_reasons", ())),
+        )
+
+
+def _trained(trainer: GRPOTrainer) -> torch.Tensor:
+    parameters = [p for p in trainer.model.parameters() if p.requires_grad]
+    whole: Any = nullcontext()
+    if hasattr(parameters[0], "ds_id"):
+        import deepspeed
+
+        whole = deepspeed.zero.GatheredParameters(parameters)
+    with whole:
+        return torch.cat([p.detach().flatten() for p in parameters])
+
+
+def assert_same_training(actual: Outcome, expected: Outcome) -> None:
+    assert not actual.plain_reasons, "the plain path was taken"
+    assert all(norm > 0 for norm in actual.grad_norms)
+    assert actual.losses == pytest.approx(expected.losses, abs=1e-4)
+    torch.testing.assert_close(actual.weights, expected.weights, atol=1e-5, rtol=1e-4)
+
+
+def main(model_dir: Path, cases_file: Path, results_dir: Path, num_steps: int) -> None:
+    """Train every case of `cases_file` on all ranks; rank 0 writes what both trainers gave."""
+    import deepspeed
+    from accelerate.state import AcceleratorState
+
+    deepspeed.init_distributed("gloo", verbose=False)
+    for index, case in enumerate(json.loads(cases_file.read_text())):
+        result = {}
+        for trainer_class in (GRPOTrainer, SharedPrefixGRPOTrainer):
+            AcceleratorState._reset_state()  # it keeps the ZeRO stage of its first use
+            trainer = train(
+                trainer_class,
+                case,
+                model_dir,
+                results_dir,
+                reward=in_half_of_the_groups,
+                num_steps=num_steps,
+            )
+            result[trainer_class.__name__] = Outcome.of(trainer)  # all ranks gather the weights
+        if os.environ["RANK"] == "0":
+            torch.save(
+                {name: vars(outcome) for name, outcome in result.items()},
+                results_dir / f"{index}.pt",
+            )
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:4]), num_steps=int(sys.argv[4]))
