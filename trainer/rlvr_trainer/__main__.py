@@ -1,9 +1,10 @@
 """`python -m rlvr_trainer`: what a pod and the local job run.
 
     train --run-dir DIR      train a folder's recipe on its data; alone, or as a rank of torchrun
+    evaluate --run-dir DIR   evaluate a folder's recipe on its data; one part of it, or a node's
     launch --run URI         what a pod runs: fetch, train on all nodes, commit, say why it ended
 
-Both end with DESIGN's exit codes: 0 only when the last step is committed, 143 when a signal stopped
+All end with DESIGN's exit codes: 0 only when the last step is committed, 143 when a signal stopped
 it after a commit, otherwise the error's own.
 """
 
@@ -19,10 +20,11 @@ from pathlib import Path
 from rlvr_trainer import __version__
 from rlvr_trainer.errors import EXIT_PREEMPTED, ConfigError, RLVRError
 from rlvr_trainer.events import EVENTS_VARIABLE
-from rlvr_trainer.launch.pod import Options, add_arguments, launch
+from rlvr_trainer.launch.pod import RUN_DIR_VARIABLE, Options, add_arguments, launch
 from rlvr_trainer.ranks import record_error, record_preempted, was_launched
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.recipe_file import parse_recipe
+from rlvr_trainer.shards import parse_shard
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,13 +41,14 @@ def main(arguments: list[str] | None = None) -> int:
     train.add_argument(
         "--run", "--run-dir", type=Path, required=True, metavar="DIR", help="the run directory"
     )
+    add_evaluate_arguments(verbs.add_parser("evaluate", help="evaluate on the test rows"))
     add_arguments(verbs.add_parser("launch", help="train as a pod of a job does"))
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     if options.verb == "launch":
         return launch(Options.parse(options))
     try:
-        return _train(options.run)
+        return _evaluate(options) if options.verb == "evaluate" else _train(options.run)
     except RLVRError as error:
         record_error(error)
         print(f"error: {error}", file=sys.stderr)
@@ -67,6 +70,42 @@ def _train(run_dir: Path) -> int:
     record_preempted()
     # torchrun would end the other ranks of the node if this one failed
     return 0 if was_launched() else EXIT_PREEMPTED
+
+
+def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `evaluate`."""
+    add = parser.add_argument
+    add(
+        "--run-dir",
+        type=Path,
+        default=os.environ.get(RUN_DIR_VARIABLE),
+        required=RUN_DIR_VARIABLE not in os.environ,
+        metavar="DIR",
+        help="the run directory; under launch, its own",
+    )
+    add("--label", choices=("before", "after"), required=True, help="of the model: training")
+    add("--adapter", default="", metavar="URI", help="a folder or s3://…; none: the base model")
+    add("--shard", metavar="R/N", help="one part only; none: the parts of this node")
+    add(
+        "--shards-per-node",
+        type=int,
+        default=1,
+        metavar="N",
+        help="parts that a node evaluates side by side, a GPU each (default %(default)s)",
+    )
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from rlvr_trainer.evaluate_pod import evaluate
+
+    return evaluate(
+        _read_recipe(options.run_dir),
+        options.run_dir,
+        label=options.label,
+        adapter=options.adapter,
+        shard=parse_shard(options.shard) if options.shard else None,
+        shards_per_node=options.shards_per_node,
+    )
 
 
 def _read_recipe(run_dir: Path) -> Recipe:

@@ -6,7 +6,7 @@ row and anyone can count again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rlvr_trainer.data import load_exemplars, load_rows
-from rlvr_trainer.evaluation import write_samples
+from rlvr_trainer.evaluation import headline, write_samples
 from rlvr_trainer.events import emit
 from rlvr_trainer.generation import Completion, Sampling, complete
 from rlvr_trainer.models import load_model, load_tokenizer, load_trained
@@ -28,6 +28,7 @@ from rlvr_trainer.rewards import (
     is_correct_number,
     last_number,
 )
+from rlvr_trainer.shards import Batch, Shard, batches, greedy_batches
 from rlvr_trainer.tasks import Row
 
 if TYPE_CHECKING:
@@ -72,39 +73,28 @@ class Evaluator:
 
     def greedy(self, rows: Sequence[Row], num_shots: int) -> Iterator[Sample]:
         """One greedy completion for each row, in order."""
-        sampling = Sampling(self.recipe.evaluation_max_completion_tokens)
-        return self._samples(rows, num_shots, sampling, num_samples=1)
-
-    def sampled(self, rows: Sequence[Row], num_shots: int) -> Iterator[Sample]:
-        """`evaluation.pass_at_k.num_samples` sampled completions for each row."""
-        config = self.recipe.evaluation.pass_at_k
-        if config is None:
-            return iter(())
-        sampling = Sampling(self.recipe.evaluation_max_completion_tokens, config.temperature)
-        return self._samples(rows, num_shots, sampling, num_samples=config.num_samples)
-
-    def _samples(
-        self, rows: Sequence[Row], num_shots: int, sampling: Sampling, num_samples: int
-    ) -> Iterator[Sample]:
-        wanted = [(row, index) for row in rows for index in range(num_samples)]
         size = self.recipe.evaluation.batch_size
-        for start in range(0, len(wanted), size):
-            batch = wanted[start : start + size]
-            prompts = [self.layout.prompt(row, num_shots) for row, _ in batch]
-            completions = complete(
-                self.model,
-                self.tokenizer,
-                self.tokenizer(text=prompts)["input_ids"],
-                sampling=sampling,
-                stop=self.recipe.prompt.stop,
-                share_prefix=self.recipe.shared_prefix == "on",
+        return chain.from_iterable(map(self.samples, greedy_batches(rows, num_shots, size)))
+
+    def samples(self, batch: Batch) -> Iterator[Sample]:
+        """The completions of a batch, judged, in order."""
+        if batch.temperature:  # a greedy one draws nothing, and may run while a model trains
+            torch.manual_seed(batch.seed)
+        prompts = [self.layout.prompt(row, batch.num_shots) for row, _ in batch.wanted]
+        completions = complete(
+            self.model,
+            self.tokenizer,
+            self.tokenizer(text=prompts)["input_ids"],
+            sampling=Sampling(self.recipe.evaluation_max_completion_tokens, batch.temperature),
+            stop=self.recipe.prompt.stop,
+            share_prefix=self.recipe.shared_prefix == "on",
+        )
+        for (row, index), completion in zip(batch.wanted, completions, strict=True):
+            yield replace(
+                self._judge(row, completion, batch.num_shots),
+                sample=index,
+                greedy=not batch.temperature,
             )
-            for (row, index), completion in zip(batch, completions, strict=True):
-                yield replace(
-                    self._judge(row, completion, num_shots),
-                    sample=index,
-                    greedy=not sampling.temperature,
-                )
 
     def _judge(self, row: Row, completion: Completion, num_shots: int) -> Sample:
         prompt, text = self.recipe.prompt, completion.text
@@ -137,6 +127,20 @@ def evaluate(
     Writes `samples.jsonl` to `output_dir`, whole or not at all, and returns accuracy, format and
     flexible at the shots that were trained (or the first evaluated ones).
     """
+    samples = evaluate_shard(recipe, data_dir, Shard(), label=label, adapter_dir=adapter_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    write_samples(output_dir / "samples.jsonl", samples)
+    return headline(samples, recipe)
+
+
+def evaluate_shard(
+    recipe: Recipe, data_dir: Path, shard: Shard, *, label: str, adapter_dir: Path | None = None
+) -> list[dict[str, Any]]:
+    """The samples of one part of the evaluation, in order."""
+    rows = load_rows(data_dir, "test")[: recipe.evaluation.num_rows]
+    wanted = shard.of(batches(recipe, rows))
+    if not wanted:  # more parts than batches
+        return []
     if adapter_dir is None:
         model = load_model(recipe.model, recipe.quantization)
     else:
@@ -145,49 +149,27 @@ def evaluate(
         model.to("cuda")
     layout = PromptLayout(recipe.prompt, load_exemplars(data_dir))
     evaluator = Evaluator(recipe, model.eval(), load_tokenizer(recipe.model), layout, label)
-    rows = load_rows(data_dir, "test")[: recipe.evaluation.num_rows]
-    torch.manual_seed(recipe.seed)
-    samples = [asdict(sample) for sample in _with_progress(evaluator, rows)]
-    output_dir.mkdir(parents=True, exist_ok=True)
-    write_samples(output_dir / "samples.jsonl", samples)
-    return headline(samples, recipe)
+    return [asdict(sample) for sample in _with_progress(evaluator, wanted)]
 
 
-def headline(samples: Sequence[Mapping[str, Any]], recipe: Recipe) -> dict[str, float]:
-    """The shares that stand for the whole evaluation: at the trained shots where evaluated."""
-    evaluated = recipe.evaluated_shots
-    shots = recipe.prompt.num_shots if recipe.prompt.num_shots in evaluated else evaluated[0]
-    chosen = [sample for sample in samples if sample["greedy"] and sample["shots"] == shots]
-    return {
-        name: sum(sample[key] for sample in chosen) / len(chosen)
-        for name, key in (("accuracy", "correct"), ("format", "format"), ("flexible", "flexible"))
-    } | {"num_samples": float(len(chosen))}
-
-
-def _with_progress(evaluator: Evaluator, rows: Sequence[Row]) -> Iterator[Sample]:
+def _with_progress(evaluator: Evaluator, wanted: Sequence[Batch]) -> Iterator[Sample]:
     phase = "evaluate-base" if evaluator.label == "before" else "evaluate-trained"
-    num_sampled = len(rows) * (
-        evaluator.recipe.evaluation.pass_at_k.num_samples
-        if evaluator.recipe.evaluation.pass_at_k
-        else 0
-    )
-    shots = evaluator.recipe.evaluated_shots
-    total = len(shots) * (len(rows) + num_sampled)
-    done = judged = correct = formatted = 0
-    for num_shots in shots:
-        for sample in chain(evaluator.greedy(rows, num_shots), evaluator.sampled(rows, num_shots)):
-            done += 1
-            if sample.greedy:  # sampled ones count for pass@k alone
-                judged += 1
-                correct += sample.correct
-                formatted += sample.format
-            if done % PROGRESS_EVERY == 0 or done == total:
-                emit(
-                    "evaluation",
-                    phase=phase,
-                    done=done,
-                    total=total,
-                    accuracy=correct / judged,
-                    format=formatted / judged,
-                )
-            yield sample
+    total = sum(len(batch.wanted) for batch in wanted)
+    judged = correct = formatted = 0
+    drawn = chain.from_iterable(map(evaluator.samples, wanted))
+    for done, sample in enumerate(drawn, start=1):
+        if sample.greedy:  # sampled ones count for pass@k alone
+            judged += 1
+            correct += sample.correct
+            formatted += sample.format
+        if done % PROGRESS_EVERY == 0 or done == total:
+            emit(
+                "evaluation",
+                phase=phase,
+                done=done,
+                total=total,
+                # a part may hold sampled completions only
+                accuracy=correct / judged if judged else None,
+                format=formatted / judged if judged else None,
+            )
+        yield sample

@@ -11,11 +11,14 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlvr_trainer.errors import DataError
 from rlvr_trainer.files import write_text
 from rlvr_trainer.statistics import mcnemar_exact, pass_at_k, wilson_interval
+
+if TYPE_CHECKING:
+    from rlvr_trainer.recipe import Recipe
 
 Sample = Mapping[str, Any]
 """One line of `samples.jsonl`."""
@@ -72,6 +75,17 @@ def compare(
         "shots": shots,
         "verdict": verdict(shots[headline], shots=int(headline) if len(shots) > 1 else None),
     }
+
+
+def headline(samples: Iterable[Sample], recipe: Recipe) -> dict[str, float]:
+    """The shares that stand for the whole evaluation: at the trained shots where evaluated."""
+    evaluated = recipe.evaluated_shots
+    shots = recipe.prompt.num_shots if recipe.prompt.num_shots in evaluated else evaluated[0]
+    chosen = [sample for sample in samples if sample["greedy"] and sample["shots"] == shots]
+    return {
+        name: sum(sample[key] for sample in chosen) / len(chosen)
+        for name, key in (("accuracy", "correct"), ("format", "format"), ("flexible", "flexible"))
+    } | {"num_samples": float(len(chosen))}
 
 
 def summarise(samples: Iterable[Sample], *, k: Sequence[int] = DEFAULT_K) -> dict[str, Any]:
@@ -175,17 +189,31 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
     Raises DataError for a file that cannot be read and for a line that is not a sample.
     """
     try:
-        lines = path.read_text("utf-8").split("\n")
+        text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path}: the samples cannot be read ({error}); evaluate again, or name another file"
         ) from error
-    return [_parse(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    return parse_samples(str(path), text)
 
 
 def write_samples(path: Path, samples: Iterable[Sample]) -> None:
     """Write a `samples.jsonl` whole or not at all."""
-    write_text(path, "".join(json.dumps(dict(sample)) + "\n" for sample in samples))
+    write_text(path, sample_lines(samples))
+
+
+def sample_lines(samples: Iterable[Sample]) -> str:
+    """The content of a `samples.jsonl`."""
+    return "".join(json.dumps(dict(sample)) + "\n" for sample in samples)
+
+
+def parse_samples(origin: str, text: str) -> list[dict[str, Any]]:
+    """The samples of such a content; `origin` names it in errors. Raises DataError."""
+    return [
+        _parse(origin, number, line)
+        for number, line in enumerate(text.split("\n"), 1)
+        if line.strip()
+    ]
 
 
 def write_json(path: Path, value: object) -> None:
@@ -256,18 +284,18 @@ def _pass_at_k(rows: Iterable[Sequence[bool]], k: Sequence[int]) -> dict[str, An
     return {"pass_at_k": means} if means else {}
 
 
-def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
+def _parse(origin: str, number: int, line: str) -> dict[str, Any]:
     try:
         sample = json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(
-            f"{path}, line {number}: not JSON ({error.msg}); the file was cut off or edited: "
+            f"{origin}, line {number}: not JSON ({error.msg}); the file was cut off or edited: "
             "evaluate again"
         ) from error
     missing = _FIELDS - sample.keys() if isinstance(sample, dict) else _FIELDS
     if missing:
         raise DataError(
-            f"{path}, line {number}: not a sample, without {', '.join(sorted(missing))}; "
+            f"{origin}, line {number}: not a sample, without {', '.join(sorted(missing))}; "
             "is this the right file?"
         )
     found: dict[str, Any] = sample

@@ -10,15 +10,24 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from rlvr_trainer import remote_checkpoint
 from rlvr_trainer.errors import EXIT_PREEMPTED, PlatformError, RLVRError
 from rlvr_trainer.launch.attempts import DEFAULT_MAX_ATTEMPTS, Attempts
 from rlvr_trainer.launch.causes import End, first_cause
-from rlvr_trainer.launch.environment import Nodes, child_environment, read_nodes, torchrun_arguments
+from rlvr_trainer.launch.environment import (
+    NODE_RANK_VARIABLE,
+    NUM_NODES_VARIABLE,
+    Nodes,
+    child_environment,
+    read_nodes,
+    torchrun_arguments,
+)
 from rlvr_trainer.launch.processes import StopRequest, run_child
 from rlvr_trainer.launch.run_dir import RemoteCopy, RunDir, SharedFolder, is_trained
 from rlvr_trainer.storage import S3_SCHEME, open_storage
@@ -154,20 +163,28 @@ class _Pod:
         if self._stop.requested:
             return End(EXIT_PREEMPTED, "stopped by a signal before training had begun")
         if not trains:
-            return self._run_and_send(run_dir, self._options.command)
+            environment = {
+                RUN_DIR_VARIABLE: str(run_dir.path),
+                NODE_RANK_VARIABLE: str(nodes.node_rank),
+                NUM_NODES_VARIABLE: str(nodes.num_nodes),
+            }
+            return self._run_and_send(run_dir, self._options.command, environment)
         log_dir = run_dir.path / "logs" / f"node-{nodes.node_rank}"
         log_dir.mkdir(parents=True, exist_ok=True)
         arguments = torchrun_arguments(nodes, str(log_dir), str(run_dir.path))
         return self._run_and_send(run_dir, [*_TORCHRUN, *arguments], signal_ranks=True)
 
     def _run_and_send(
-        self, run_dir: RunDir, command: list[str], *, signal_ranks: bool = False
+        self,
+        run_dir: RunDir,
+        command: list[str],
+        added: Mapping[str, str] = MappingProxyType({}),
+        *,
+        signal_ranks: bool = False,
     ) -> End:
         run_dir.start()
         with tempfile.TemporaryDirectory(prefix="rlvr-ranks-") as ends_dir:
-            environment = child_environment(
-                os.environ, **run_dir.environment, **{RUN_DIR_VARIABLE: str(run_dir.path)}
-            )
+            environment = child_environment(os.environ, **run_dir.environment, **added)
             try:
                 evidence = run_child(
                     command, environment, self._stop, Path(ends_dir), signal_ranks=signal_ranks
@@ -217,7 +234,7 @@ _TRAIN_ALONE = [sys.executable, "-m", "rlvr_trainer", "train", "--run-dir"]
 def _open_run_dir(options: Options, nodes: Nodes) -> RunDir:
     storage = open_storage(options.run)
     if not options.run.startswith(S3_SCHEME):
-        return SharedFolder(storage)
+        return SharedFolder(storage, nodes.node_rank)
     work_dir = options.work_dir or _default_work_dir()
     return RemoteCopy(storage, work_dir, nodes.node_rank)
 

@@ -2,13 +2,15 @@
 
 In a shared folder training works as it stands. From S3 each node fetches recipe, data and the
 newest committed checkpoint; ranks commit checkpoints to S3 themselves (`remote_checkpoint`), and
-here node 0 keeps metrics.jsonl up to date and, at the end, sends the adapter.
+here node 0 keeps metrics.jsonl up to date and, at the end, sends the adapter. RLVR_ADAPTER_URI says
+where the adapter goes when that is not the run directory: to the artifact of a pipeline, say.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import threading
 from contextlib import suppress
@@ -18,21 +20,23 @@ from rlvr_trainer import checkpoint, remote_checkpoint
 from rlvr_trainer.errors import CheckpointError, ConfigError, DataError, PlatformError, RLVRError
 from rlvr_trainer.recipe_file import parse_recipe
 from rlvr_trainer.remote_checkpoint import RUN_URI_VARIABLE
-from rlvr_trainer.storage import Storage
+from rlvr_trainer.storage import Storage, open_storage
 
 logger = logging.getLogger(__name__)
 
 RECIPE, DATA, METRICS, ADAPTER, LOGS = "recipe.json", "data", "metrics.jsonl", "adapter", "logs"
+ADAPTER_URI_VARIABLE = "RLVR_ADAPTER_URI"
 UPLOAD_INTERVAL_S = 5.0
 
 
 class SharedFolder:
     """A folder on a volume of all nodes."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, node_rank: int = 0) -> None:
         self.storage = storage
         self.path = Path(storage.uri)
         self.environment: dict[str, str] = {}
+        self._is_first = node_rank == 0
 
     def fetch(self, *, required: bool) -> None:
         """Check that there is something to train. Raises ConfigError."""
@@ -48,9 +52,15 @@ class SharedFolder:
         """Nothing to send."""
 
     def finish(self, *, required: bool) -> None:
-        """Check that the adapter is there. Raises PlatformError."""
-        if required and not (self.path / ADAPTER).is_dir():
-            raise PlatformError(f"{self.path / ADAPTER} is not there after training; try again")
+        """Check that the adapter is there, and send it where it is asked for.
+
+        Raises ConfigError, PlatformError.
+        """
+        adapter = self.path / ADAPTER
+        if required and not adapter.is_dir():
+            raise PlatformError(f"{adapter} is not there after training; try again")
+        if required and self._is_first and os.environ.get(ADAPTER_URI_VARIABLE):
+            _send_adapter(adapter, self.storage)
 
 
 class RemoteCopy:
@@ -125,20 +135,9 @@ class RemoteCopy:
             return
         adapter = self.path / ADAPTER
         if adapter.is_dir():
-            self.storage.upload_dir(adapter, ADAPTER)
-            self._assert_sent(ADAPTER)
+            _send_adapter(adapter, self.storage)
         elif required:
             raise PlatformError(f"{adapter} is not there after training; try again")
-
-    def _assert_sent(self, folder: str) -> None:
-        listed = self.storage.sizes(folder)
-        for path in (self.path / folder).rglob("*"):
-            key = path.relative_to(self.path).as_posix()
-            if path.is_file() and listed.get(key) != path.stat().st_size:
-                raise PlatformError(
-                    f"{self.storage.uri}/{key} is {listed.get(key, 'not there')} after its upload, "
-                    f"not {path.stat().st_size} bytes; try again"
-                )
 
     def _keep_metrics(self) -> None:
         while not self._stopped.wait(UPLOAD_INTERVAL_S):
@@ -165,6 +164,21 @@ class RemoteCopy:
 
 
 RunDir = SharedFolder | RemoteCopy
+
+
+def _send_adapter(adapter: Path, run_dir: Storage) -> None:
+    """Send it, and check that all of it is listed. Raises ConfigError, PlatformError."""
+    elsewhere = os.environ.get(ADAPTER_URI_VARIABLE)
+    storage, folder = (open_storage(elsewhere), "") if elsewhere else (run_dir, ADAPTER)
+    storage.upload_dir(adapter, folder)
+    listed = storage.sizes(folder)
+    for path in adapter.rglob("*"):
+        key = (Path(folder) / path.relative_to(adapter)).as_posix()
+        if path.is_file() and listed.get(key) != path.stat().st_size:
+            raise PlatformError(
+                f"{storage.uri}/{key} is {listed.get(key, 'not there')} after its upload, "
+                f"not {path.stat().st_size} bytes; try again"
+            )
 
 
 def recipe_hash(run_dir: Path) -> str:
