@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 NUM_TRAIN_ROWS = 2000
 NUM_TEST_ROWS = 200
 
-NUMBER_RANGE = (2, 50)
+NUMBER_RANGE = (2, 60)
 """Each number of a problem."""
 NAMES = ("Tom", "Mia", "Sam", "Ava", "Leo", "Zoe", "Max", "Eva", "Ben", "Amy", "Dan", "Ida")
 THINGS = (
