@@ -9,6 +9,8 @@ from rlvr_trainer.errors import ConfigError
 LOCAL = ("local", ("kfp", "torch", "transformers", "trl", "peft"))
 TRAIN = ("train", ("torch", "transformers", "peft"))
 PIPELINES = ("pipelines", ("kfp",))
+KUBERNETES = ("kubernetes", ("kubernetes",))
+S3 = ("s3", ("boto3",))
 
 
 def require(extra: tuple[str, tuple[str, ...]], purpose: str) -> None:

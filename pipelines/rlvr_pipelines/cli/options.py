@@ -6,6 +6,7 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -78,23 +79,66 @@ _KUBEFLOW = (
 
 def cluster_options(command: Command) -> Command:
     """--namespace and --context, as `access`."""
-    return _with_access(command, _CLUSTER)
+    return grouped(command, "access", Access, _CLUSTER)
 
 
 def access_options(command: Command) -> Command:
     """How to reach the cluster and Kubeflow, as `access`."""
-    return _with_access(command, (*_CLUSTER, *_KUBEFLOW))
+    return grouped(command, "access", Access, (*_CLUSTER, *_KUBEFLOW))
 
 
-def _with_access(command: Command, options: Iterable[Callable[[Any], Any]]) -> Command:
-    names = Access.__dataclass_fields__
+@dataclass(frozen=True)
+class JobOptions:
+    """Where a job keeps its run directory, how large it is, and the platform's settings."""
+
+    storage: str
+    num_nodes: int | None
+    gpus_per_node: int | None
+    platform_file: Path | None
+    platform_overrides: tuple[str, ...]
+
+    def settings(self) -> dict[str, Any]:
+        """The platform's settings that are given here, nodes and GPUs among them."""
+        from rlvr_pipelines.platform_settings import read_settings
+
+        settings = read_settings(self.platform_file, self.platform_overrides)
+        for name in ("num_nodes", "gpus_per_node"):
+            if getattr(self, name) is not None:
+                settings[name] = getattr(self, name)
+        return settings
+
+
+_JOB = (
+    click.option("--storage", default="", metavar="URI", help="Where jobs keep run directories: "
+                 "s3://bucket/prefix, or a path on a volume of all pods."),
+    click.option("--nodes", "num_nodes", type=click.IntRange(min=1), help="Pods that train "
+                 "together.  [default: the platform's]"),
+    click.option("--gpus", "gpus_per_node", type=click.IntRange(min=0), help="GPUs of each pod; "
+                 "0: a CPU.  [default: the platform's]"),
+    click.option("--platform", "platform_file", **_file("The platform's settings: image, selectors"
+                 ", volumes.  [default: the namespace's ConfigMap rlvr-platform]")),
+    click.option("--platform-set", "platform_overrides", multiple=True, metavar="A=B",
+                 help="Change a setting of the platform; may be repeated."),
+)  # fmt: skip
+
+
+def job_options(command: Command) -> Command:
+    """The size, place and platform of jobs, as `job`."""
+    return grouped(command, "job", JobOptions, _JOB)
+
+
+def grouped(
+    command: Command, name: str, kind: type[Any], options: Iterable[Callable[[Any], Any]]
+) -> Command:
+    """Hand the values of these options to the command as one object of this dataclass."""
 
     @functools.wraps(command)
-    def with_access(**arguments: Any) -> Any:
-        access = {name: arguments.pop(name) for name in names if name in arguments}
-        return command(access=Access(**access), **arguments)
+    def with_group(**arguments: Any) -> Any:
+        known = kind.__dataclass_fields__
+        group = {field: arguments.pop(field) for field in known if field in arguments}
+        return command(**{name: kind(**group)}, **arguments)
 
-    decorated: Any = with_access
+    decorated: Any = with_group
     for decorate in reversed(tuple(options)):
         decorated = decorate(decorated)
     return cast(Command, decorated)

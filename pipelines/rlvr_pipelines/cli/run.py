@@ -10,20 +10,38 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from rlvr_pipelines.cli.options import (
+    JobOptions,
+    access_options,
     debug_option,
     default_run_dir,
+    job_options,
     load,
     output_option,
+    package_options,
     print_json,
     recipe_options,
     run_dir_option,
 )
+from rlvr_pipelines.cli.run_kubeflow import KubeflowRun, kubeflow_run_options, run_on_kubeflow
+from rlvr_pipelines.kubeflow.access import Access
 
 if TYPE_CHECKING:
     from rlvr_pipelines.run_dir import RunDir
     from rlvr_trainer.recipe import Recipe
+
+_HERE = ("local", "pytorchjob", "trainjob")
+_CLUSTER = ("pytorchjob", "trainjob", "kubeflow")
+_KUBEFLOW = ("kubeflow",)
+PLACES = {
+    **dict.fromkeys(("run_dir", "sweep"), _HERE),
+    **dict.fromkeys((*JobOptions.__dataclass_fields__, "namespace", "context"), _CLUSTER),
+    **dict.fromkeys((*KubeflowRun.__dataclass_fields__, "images", "secret", "endpoint"), _KUBEFLOW),
+    **dict.fromkeys(("token_file", "cookies_file", "ca_file"), _KUBEFLOW),
+}
+"""Where an option means something; everywhere, if it is not here."""
 
 
 @click.command()
@@ -32,12 +50,16 @@ if TYPE_CHECKING:
 @click.option(
     "--on",
     "place",
-    type=click.Choice(["local"]),
+    type=click.Choice(["local", "kubeflow", "pytorchjob", "trainjob"]),
     default="local",
     show_default=True,
-    help="Where it runs.",
+    help="Where it runs. pytorchjob, trainjob: the pipeline here, its model steps in a cluster.",
 )
 @click.option("--sweep", metavar="A.B=V1,V2,…", help="Train once for each value of a field.")
+@job_options
+@kubeflow_run_options
+@package_options
+@access_options
 @output_option
 @debug_option
 def run(
@@ -47,15 +69,29 @@ def run(
     run_dir: Path | None,
     place: str,
     sweep: str | None,
+    job: JobOptions,
+    kubeflow: KubeflowRun,
+    images: tuple[str, ...],
+    secret: str,
+    access: Access,
     output: str,
 ) -> None:
     """Train RECIPE from data to report.
 
     The same command again continues an interrupted run.
+
+    \b
+    rlvr run arithmetic
+    rlvr run gsm8k --on pytorchjob --storage s3://bucket/runs --nodes 2 --gpus 8
+    rlvr run gsm8k --on kubeflow --storage s3://bucket/runs --wait
     """
+    _check_options(place)
+    loaded = load(recipe, overrides, seed)
+    if place == "kubeflow":
+        run_on_kubeflow(loaded, job, kubeflow, access, images=images, secret=secret, output=output)
+        return
     from rlvr_pipelines.extras import LOCAL, require
 
-    loaded = load(recipe, overrides, seed)
     root = run_dir or default_run_dir(loaded)
     again = _command(recipe, overrides, seed, run_dir, sweep)
     if sweep is None:
@@ -86,6 +122,18 @@ def run(
             f"stand above. To try them again: {again}",
             exit_code=first.exit_code,
         )
+
+
+def _check_options(place: str) -> None:
+    """Refuse an option that would be without effect, since somebody meant something by it."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        places = PLACES.get(option.name or "", ())
+        given = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+        if places and given and place not in places:
+            raise click.UsageError(
+                f"{option.opts[0]} is for --on {' and '.join(places)}, not for --on {place}"
+            )
 
 
 def _run(recipe: Recipe, path: Path, again: str) -> RunDir:

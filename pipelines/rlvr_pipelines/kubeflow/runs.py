@@ -15,6 +15,7 @@ from kfp_server_api import V2beta1Experiment, V2beta1Run, V2beta1RuntimeConfig
 from rlvr_pipelines.compile import Package
 from rlvr_pipelines.kubeflow.client import Kubeflow
 from rlvr_pipelines.kubeflow.upload import equals
+from rlvr_pipelines.progress import clock
 from rlvr_trainer.errors import EXIT_PREEMPTED, ConfigError, JobFailed, PlatformError
 
 POLL_S = 3.0
@@ -38,6 +39,12 @@ class Task:
     seconds: float | None = None
     """How long it ran, once it has ended."""
 
+    def line(self) -> str:
+        """For people."""
+        took = f"after {clock(self.seconds)}" if self.seconds is not None else ""
+        words = (f"{self.name:<22}", self.state.lower(), took, self.error)
+        return "  ".join(word for word in words if word)
+
 
 @dataclass(frozen=True)
 class Run:
@@ -49,6 +56,12 @@ class Run:
     link: str
     tasks: tuple[Task, ...] = ()
     error: str = ""
+
+    def facts(self) -> dict[str, Any]:
+        """As plain data."""
+        return {"run": self.id, "kind": "kubeflow", "name": self.name, "state": self.state,
+                "error": self.error, "link": self.link,
+                "tasks": [vars(task) for task in self.tasks]}  # fmt: skip
 
     @property
     def ended(self) -> bool:

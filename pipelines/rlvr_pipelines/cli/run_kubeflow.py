@@ -1,0 +1,110 @@
+"""`rlvr run --on kubeflow`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from rlvr_pipelines.cli.errors import EXIT_INTERRUPTED
+from rlvr_pipelines.cli.options import Command, JobOptions, grouped, print_json
+from rlvr_pipelines.kubeflow.access import Access
+
+if TYPE_CHECKING:
+    from rlvr_pipelines.kubeflow.client import Kubeflow
+    from rlvr_pipelines.kubeflow.runs import Run, Task
+    from rlvr_trainer.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class KubeflowRun:
+    """The options of a run in Kubeflow only."""
+
+    job_place: str
+    experiment: str
+    run_name: str | None
+    wait: bool
+    no_cache: bool
+
+
+_OPTIONS = (
+    click.option("--job", "job_place", type=click.Choice(["pytorchjob", "trainjob", "local"]),
+                 default="pytorchjob", show_default=True,
+                 help="In Kubeflow: what model steps run as; local: in their own pods."),
+    click.option("--experiment", default="rlvr", show_default=True, metavar="NAME",
+                 envvar="KF_PIPELINES_DEFAULT_EXPERIMENT_NAME",
+                 help="In Kubeflow: the runs that this one stands beside."),
+    click.option("--run-name", metavar="NAME",
+                 help="In Kubeflow.  [default: the recipe's name and the time]"),
+    click.option("--wait", is_flag=True, help="In Kubeflow: follow the run, and end as it ends."),
+    click.option("--no-cache", is_flag=True, help="In Kubeflow: reuse no step's outputs."),
+)  # fmt: skip
+
+
+def kubeflow_run_options(command: Command) -> Command:
+    """As `kubeflow`."""
+    return grouped(command, "kubeflow", KubeflowRun, _OPTIONS)
+
+
+def run_on_kubeflow(
+    recipe: Recipe,
+    job: JobOptions,
+    options: KubeflowRun,
+    access: Access,
+    *,
+    images: tuple[str, ...],
+    secret: str,
+    output: str,
+) -> None:
+    """Start the run and say where it is seen; with --wait, follow it and end as it ends."""
+    from rlvr_pipelines.extras import PIPELINES, require
+
+    require(PIPELINES, "a run in Kubeflow")
+    from rlvr_pipelines.compile import compile_package, parse_images
+    from rlvr_pipelines.kubeflow.client import connect
+    from rlvr_pipelines.kubeflow.parameters import parameters
+    from rlvr_pipelines.kubeflow.runs import check_outcome, start_run
+
+    package = compile_package(
+        recipe, images=parse_images(images), secret=secret, use_cache=not options.no_cache
+    )
+    settings = job.settings()
+    kubeflow = connect(access)
+    chosen = parameters(
+        recipe,
+        place=options.job_place,
+        # a profile's jobs stay in the profile
+        namespace="" if kubeflow.namespace else access.namespace,
+        storage=job.storage,
+        settings=settings,
+    )
+    name = options.run_name or f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    run = start_run(kubeflow, package, experiment=options.experiment, name=name, parameters=chosen)
+    click.echo(f"{run.name} is run {run.id}", err=True)
+    click.echo(run.link, err=output == "json")
+    if not options.wait:
+        click.echo(f"To see how far it is: rlvr status {run.id}", err=True)
+        if output == "json":
+            print_json(run.facts())
+        return
+    run = _wait(kubeflow, run)
+    if output == "json":
+        print_json(run.facts())
+    check_outcome(run)
+    click.echo(f"{run.name} succeeded", err=True)
+
+
+def _wait(kubeflow: Kubeflow, run: Run) -> Run:
+    from rlvr_pipelines.kubeflow.runs import follow_run
+
+    try:
+        return follow_run(kubeflow, run.id, _show)
+    except KeyboardInterrupt:
+        click.echo(f"The run goes on; to stop it: rlvr stop {run.id}", err=True)
+        click.get_current_context().exit(EXIT_INTERRUPTED)
+
+
+def _show(task: Task) -> None:
+    click.echo(f"{time.strftime('%H:%M:%S')}  {task.line()}", err=True)

@@ -1,0 +1,31 @@
+"""What the command line says, as the pipeline's parameters; the form in the UI has the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rlvr_trainer.recipe import Recipe
+
+OWN_PARAMETERS = {"num_nodes": "job_num_nodes", "gpus_per_node": "job_gpus_per_node"}
+"""Settings of the platform that have a field of their own in the form."""
+
+
+def parameters(
+    recipe: Recipe, *, place: str, namespace: str, storage: str, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Only what was chosen, so that the UI shows that; the rest is left to the form's defaults.
+
+    `settings` are the platform's, and go before the namespace's ConfigMap.
+    """
+    chosen: dict[str, Any] = {"recipe": recipe.model_dump_json(), "job_place": place}
+    if namespace:
+        chosen["job_namespace"] = namespace
+    if storage:
+        chosen["storage_uri"] = storage
+    chosen |= {OWN_PARAMETERS[key]: settings[key] for key in OWN_PARAMETERS if key in settings}
+    others = {key: value for key, value in settings.items() if key not in OWN_PARAMETERS}
+    if others:
+        chosen["job_platform"] = json.dumps(others, sort_keys=True)
+    return chosen

@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from kfp_server_api import V2beta1Experiment
+
+from rlvr_pipelines.cli import main
+from rlvr_pipelines.kubeflow import runs
+from rlvr_pipelines.pipeline import rlvr_pipeline
+from rlvr_trainer.errors import EXIT_PREEMPTED, ConfigError, JobFailed, PlatformError
+from rlvr_trainer.recipe_file import load_recipe, parse_recipe
+
+from .conftest import Serve
+from .fake_api import FakeKubeflow
+
+TINY = str(Path(__file__).parents[1] / "pipelines" / "tiny.yaml")
+
+
+def rlvr(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def run(fake: FakeKubeflow, *arguments: str) -> Result:
+    return rlvr("run", TINY, "--on", "kubeflow", "--endpoint", fake.url, *arguments)
+
+
+def parameters(fake: FakeKubeflow) -> dict[str, Any]:
+    (started,) = fake.runs.values()
+    sent: dict[str, Any] = started.runtime_config.parameters
+    return sent
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "POLL_S", 0.001)
+
+
+def test_a_run_prints_its_link_and_how_to_look_at_it(serve: Serve) -> None:
+    fake = serve()
+
+    result = run(fake, "--run-name", "first")
+
+    assert result.exit_code == 0, result.stderr
+    (run_id,) = fake.runs
+    assert result.stdout == f"{fake.url}/#/runs/details/{run_id}\n"
+    assert f"rlvr status {run_id}" in result.stderr
+    assert fake.runs[run_id].display_name == "first"
+
+
+def test_what_is_not_said_is_left_to_the_forms_defaults(serve: Serve) -> None:
+    fake = serve()
+
+    run(fake, "--seed", "7")
+
+    assert parse_recipe(json.loads(parameters(fake)["recipe"])) == load_recipe(TINY, ["seed=7"])
+    assert parameters(fake).keys() == {"recipe", "job_place"}
+
+
+def test_every_option_of_a_job_is_a_parameter_of_the_pipeline(serve: Serve, tmp_path: Path) -> None:
+    fake = serve()
+    (tmp_path / "platform.yaml").write_text("image: a\nshm_gib: 4\n")
+
+    run(
+        fake, "--job", "trainjob", "--storage", "s3://bucket/runs", "--nodes", "2", "--gpus", "8",
+        "--namespace", "jobs", "--platform", str(tmp_path / "platform.yaml"),
+        "--platform-set", "image=b", "--platform-set", "node_selector.a.b/c=d",
+    )  # fmt: skip
+
+    sent = parameters(fake)
+    assert sent.keys() <= set(rlvr_pipeline.pipeline_spec.root.input_definitions.parameters)
+    assert json.loads(sent.pop("job_platform")) == {
+        "image": "b", "shm_gib": 4, "node_selector": {"a.b/c": "d"},
+    }  # fmt: skip
+    del sent["recipe"]
+    assert sent == {
+        "job_place": "trainjob",
+        "storage_uri": "s3://bucket/runs",
+        "job_num_nodes": 2,
+        "job_gpus_per_node": 8,
+        "job_namespace": "jobs",
+    }
+
+
+def test_in_a_profile_the_jobs_stay_in_it(serve: Serve) -> None:
+    fake = serve(multi_user=True, namespaces=("me",))
+
+    run(fake, "--namespace", "me")
+
+    assert "job_namespace" not in parameters(fake)
+    assert fake.experiments["experiment-1"].namespace == "me"
+
+
+def test_without_cache_nothing_is_reused(serve: Serve) -> None:
+    fake = serve()
+
+    run(fake, "--no-cache")
+
+    (started,) = fake.runs.values()
+    assert "enableCache" not in json.dumps(started.pipeline_spec)
+
+
+def test_waiting_follows_the_run_and_ends_as_it_does(serve: Serve) -> None:
+    fake = serve()
+    fake.course = [
+        ("RUNNING", {"prepare-data": "RUNNING"}),
+        ("SUCCEEDED", {"prepare-data": "SUCCEEDED"}),
+    ]
+
+    result = run(fake, "--wait")
+
+    assert result.exit_code == 0
+    said = result.stderr
+    assert said.index("running") < said.index("succeeded")
+
+
+@pytest.mark.parametrize(
+    ("state", "exit_code"), [("FAILED", JobFailed.exit_code), ("CANCELED", EXIT_PREEMPTED)]
+)
+def test_waiting_for_what_does_not_succeed_is_an_error(
+    state: str, exit_code: int, serve: Serve
+) -> None:
+    fake = serve()
+    fake.course = [(state, {"train": "FAILED"})]
+
+    result = run(fake, "--wait", "--output", "json")
+
+    assert result.exit_code == exit_code
+    facts = json.loads(result.stdout)
+    assert facts["state"] == state
+    assert facts["tasks"] == [
+        {"name": "train", "state": "FAILED", "error": "", "seconds": None}
+    ]  # fmt: skip
+
+
+def test_interrupting_the_wait_leaves_the_run(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = serve()
+
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs.time, "sleep", interrupt)
+    result = run(fake, "--wait")
+
+    (run_id,) = fake.runs
+    assert result.exit_code == 130
+    assert f"The run goes on; to stop it: rlvr stop {run_id}" in result.stderr
+    assert fake.runs[run_id].state == "PENDING"
+
+
+def test_facts_go_to_standard_output_alone(serve: Serve) -> None:
+    fake = serve()
+
+    facts = json.loads(run(fake, "--output", "json").stdout)
+
+    assert (facts["kind"], facts["state"]) == ("kubeflow", "PENDING")
+    assert facts["link"].endswith(facts["run"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words", "exit_code"),
+    [
+        ({"failures": [401]}, "does not know who is calling", ConfigError.exit_code),
+        ({"failures": [403]}, "denies it", ConfigError.exit_code),
+        ({"failures": [404]}, "2.5 or newer", ConfigError.exit_code),
+        ({"failures": [503]}, "try again later", PlatformError.exit_code),
+        ({"version": "2.3.0"}, "needs 2.5 or newer", ConfigError.exit_code),
+        ({"multi_user": True}, "add --namespace", ConfigError.exit_code),
+        ({"login_page": True}, "web page", ConfigError.exit_code),
+    ],
+)
+def test_a_refusal_is_one_line_that_says_what_to_do(
+    settings: dict[str, Any], words: str, exit_code: int, serve: Serve
+) -> None:
+    fake = serve(**settings)
+
+    result = run(fake)
+
+    assert result.exit_code == exit_code
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert words in line
+    assert fake.runs == {}
+
+
+def test_an_archived_experiment_is_refused(serve: Serve) -> None:
+    fake = serve()
+    fake.experiments["old"] = V2beta1Experiment(
+        experiment_id="old", display_name="old", storage_state="ARCHIVED"
+    )
+
+    result = run(fake, "--experiment", "old")
+
+    assert result.exit_code == ConfigError.exit_code
+    assert "is archived" in result.stderr
+
+
+def test_a_token_is_never_shown(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RLVR_KUBEFLOW_TOKEN", "very-secret")
+    fake = serve(token="another")
+
+    result = run(fake)
+
+    assert result.exit_code == ConfigError.exit_code
+    assert "very-secret" not in result.output
+
+
+def test_upload_says_what_it_did(serve: Serve) -> None:
+    fake = serve()
+    upload = ("upload", TINY, "--endpoint", fake.url)
+
+    first, again = rlvr(*upload), rlvr(*upload)
+    facts = json.loads(rlvr(*upload, "--output", "json").stdout)
+
+    assert (first.exit_code, again.exit_code) == (0, 0)
+    assert "rlvr-tiny is a new pipeline" in first.stdout
+    assert "is there already, with the same content" in again.stdout
+    assert facts["outcome"] == "unchanged"
+    assert facts["link"] in first.stdout
+    assert fake.versions[facts["version_id"]].display_name == facts["version"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--on", "local", "--wait"), "--wait is for --on kubeflow, not for --on local"),
+        (("--storage", "s3://b"), "--storage is for --on pytorchjob and trainjob and kubeflow"),
+        (("--on", "kubeflow", "--sweep", "seed=1,2"), "--sweep is for --on local"),
+        (("--on", "pytorchjob", "--endpoint", "http://x"), "--endpoint is for --on kubeflow"),
+    ],
+)
+def test_an_option_without_effect_is_refused(arguments: tuple[str, ...], words: str) -> None:
+    result = rlvr("run", TINY, *arguments)
+
+    assert result.exit_code == 2
+    assert words in " ".join(result.stderr.split())
