@@ -37,7 +37,7 @@ class Platform(PlatformSection):
     namespace: str = ""
     """Empty: the launcher's own, or that of the kubeconfig's context."""
     image: str
-    """The trainer's image; by digest (`name@sha256:…`) for runs that are to be the same tomorrow."""
+    """The trainer's image; by digest (`name@sha256:…`) where tomorrow's run is to be the same."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     """When nodes pull it."""
     image_pull_secrets: tuple[str, ...] = ()

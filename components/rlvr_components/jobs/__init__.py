@@ -44,7 +44,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Owner:
-    """The object that takes the job with it when it is deleted: in Kubeflow, the Workflow or pod."""
+    """The object that takes the job with it when it is deleted: in Kubeflow, Workflow or pod."""
 
     api_version: str
     kind: str

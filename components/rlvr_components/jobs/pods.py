@@ -1,0 +1,211 @@
+"""The pod of a job, the same for every kind of job. Pure.
+
+Every pod passes Pod Security *restricted*. Its root file system is read-only: what it writes goes
+to /tmp, /dev/shm and its copy of the run directory, all gone with the pod.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from rlvr_components.jobs import JobSpec
+from rlvr_components.platform import Platform
+from rlvr_trainer.errors import ConfigError
+from rlvr_trainer.launch.pod import DEFAULT_WORK_DIR
+
+PART_OF = "rlvr"
+RUN_LABEL = "rlvr.dev/run"
+STEP_LABEL = "rlvr.dev/step"
+JOB_LABEL = "rlvr.dev/job"
+ATTEMPT_LABEL = "rlvr.dev/attempt"
+PIPELINE_RUN_LABEL = "pipeline/runid"
+"""KFP's own label of all that belongs to a pipeline run."""
+RUN_DIR_ANNOTATION = "rlvr.dev/run-dir"
+RECIPE_ANNOTATION = "rlvr.dev/recipe-hash"
+
+NONROOT_ID = 65532
+"""The user of our images."""
+GPU, EFA = "nvidia.com/gpu", "vpc.amazonaws.com/efa"
+
+CREDENTIAL = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|ACCESS_KEY|API_KEY)", re.I)
+NOT_A_CREDENTIAL = re.compile(r"(_FILE|_PATH|^TOKENIZERS_.*)$", re.I)
+
+
+def launch_command(
+    run_dir: str, platform: Platform, command: tuple[str, ...] = ()
+) -> tuple[str, ...]:
+    """What a pod runs for `run_dir`: the training, or `command` in its place."""
+    return (
+        *("python", "-m", "rlvr_trainer", "launch", "--run", run_dir),
+        *("--max-attempts", str(platform.max_attempts)),
+        *("--master-timeout-s", str(platform.queue_timeout_s)),
+        *(("--", *command) if command else ()),
+    )
+
+
+def metadata(spec: JobSpec, platform: Platform) -> dict[str, Any]:
+    """Of the job itself."""
+    owner = spec.owner
+    found: dict[str, Any] = {
+        "name": spec.name,
+        "labels": job_labels(spec, platform),
+        "annotations": job_annotations(spec, platform),
+    }
+    if platform.namespace:
+        found["namespace"] = platform.namespace
+    if owner:
+        found["ownerReferences"] = [
+            {
+                "apiVersion": owner.api_version,
+                "kind": owner.kind,
+                "name": owner.name,
+                "uid": owner.uid,
+                "controller": False,
+                # setting it needs rights on the owner's finalizers
+                "blockOwnerDeletion": False,
+            }
+        ]
+    return found
+
+
+def job_labels(spec: JobSpec, platform: Platform) -> dict[str, str]:
+    """Of the job and of its pods."""
+    return {
+        **platform.labels,
+        "app.kubernetes.io/name": "rlvr-trainer",
+        "app.kubernetes.io/part-of": PART_OF,
+        RUN_LABEL: spec.run_name,
+        STEP_LABEL: spec.step,
+        JOB_LABEL: spec.name_of_all_attempts,
+        ATTEMPT_LABEL: str(spec.attempt),
+        **({PIPELINE_RUN_LABEL: spec.run_id} if spec.run_id else {}),
+    }
+
+
+def job_annotations(spec: JobSpec, platform: Platform) -> dict[str, str]:
+    """Of the job and of its pods."""
+    return {
+        **platform.annotations,
+        RUN_DIR_ANNOTATION: spec.run_dir,
+        RECIPE_ANNOTATION: spec.recipe_hash,
+    }
+
+
+def environment(spec: JobSpec, platform: Platform) -> list[dict[str, str]]:
+    """The platform's and the job's own variables, by name. Raises ConfigError for a credential."""
+    merged = {**platform.env, **spec.env}
+    for name in merged:
+        if CREDENTIAL.search(name) and not NOT_A_CREDENTIAL.search(name):
+            raise ConfigError(
+                f"env.{name} looks like a credential, which everyone who may read the job could "
+                "read; put it into a Secret and name that in `secrets`"
+            )
+    return [{"name": name, "value": merged[name]} for name in sorted(merged)]
+
+
+def container(name: str, spec: JobSpec, platform: Platform) -> dict[str, Any]:
+    """The container that trains."""
+    return {
+        "name": name,
+        "image": platform.image,
+        "imagePullPolicy": platform.image_pull_policy,
+        "command": list(spec.command),
+        "env": environment(spec, platform),
+        **_present("envFrom", [{"secretRef": {"name": each}} for each in platform.secrets]),
+        "resources": resources(spec, platform),
+        "terminationMessagePolicy": "File",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+        "volumeMounts": volume_mounts(platform),
+    }
+
+
+def pod_spec(container_name: str, spec: JobSpec, platform: Platform) -> dict[str, Any]:
+    """The pod around it; its restart policy is the job's affair."""
+    return {
+        "serviceAccountName": platform.service_account,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": platform.stop_grace_s,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": NONROOT_ID,
+            "runAsGroup": NONROOT_ID,
+            "fsGroup": NONROOT_ID,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        **placement(platform),
+        "containers": [container(container_name, spec, platform)],
+        "volumes": volumes(platform),
+    }
+
+
+def placement(platform: Platform) -> dict[str, Any]:
+    """Which nodes, in which order, with which registry."""
+    return {
+        **_present("nodeSelector", dict(platform.node_selector)),
+        **_present("tolerations", [dict(each) for each in platform.tolerations]),
+        **_present("priorityClassName", platform.priority_class),
+        **_present("imagePullSecrets", [{"name": each} for each in platform.image_pull_secrets]),
+    }
+
+
+def resources(spec: JobSpec, platform: Platform) -> dict[str, Any]:
+    """Requests and limits of one pod; CPUs have no limit, which would only throttle."""
+    requests: dict[str, str] = {}
+    limits: dict[str, str] = {}
+    if platform.cpu_per_node:
+        requests["cpu"] = f"{platform.cpu_per_node:g}"
+    if platform.memory_gib_per_node:
+        requests["memory"] = limits["memory"] = gib(platform.memory_gib_per_node)
+    if platform.ephemeral_gib_per_node:
+        requests["ephemeral-storage"] = gib(platform.ephemeral_gib_per_node)
+    for name, count in ((GPU, spec.resources.gpus_per_node), (EFA, platform.efa_per_node)):
+        if count:
+            requests[name] = limits[name] = str(count)
+    return {**_present("requests", requests), **_present("limits", limits)}
+
+
+def volumes(platform: Platform) -> list[dict[str, Any]]:
+    """Scratch space, shared memory and the platform's claims."""
+    return [
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "work", "emptyDir": {}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": gib(platform.shm_gib)}},
+        *(
+            {
+                "name": f"claim-{index}",
+                "persistentVolumeClaim": {"claimName": each.claim, "readOnly": each.read_only},
+            }
+            for index, each in enumerate(platform.volumes)
+        ),
+    ]
+
+
+def volume_mounts(platform: Platform) -> list[dict[str, Any]]:
+    """Where the volumes are."""
+    return [
+        {"name": "tmp", "mountPath": "/tmp"},
+        {"name": "work", "mountPath": str(DEFAULT_WORK_DIR.parent)},
+        {"name": "shm", "mountPath": "/dev/shm"},
+        *(
+            {"name": f"claim-{index}", "mountPath": each.path, "readOnly": each.read_only}
+            for index, each in enumerate(platform.volumes)
+        ),
+    ]
+
+
+def gib(amount: float) -> str:
+    """A quantity as Kubernetes writes it, in whole MiB."""
+    return f"{amount:.0f}Gi" if float(amount).is_integer() else f"{amount * 1024:.0f}Mi"
+
+
+def _present(name: str, value: Mapping[str, Any] | list[Any] | str) -> dict[str, Any]:
+    """The field where it says something: an empty one would differ from what the server stores."""
+    return {name: value} if value else {}
