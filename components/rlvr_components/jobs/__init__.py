@@ -139,15 +139,19 @@ class Backend(Protocol):
 
 def training_job(recipe: Recipe, run_dir: PurePath, environment: Mapping[str, str]) -> JobSpec:
     """The job that trains the recipe in `run_dir`, launched from `environment`."""
-    allowed = {
-        name: value
-        for name, value in sorted(environment.items())
-        if name in ALLOWED_ENVIRONMENT or name.startswith(ALLOWED_ENVIRONMENT_PREFIXES)
-    }
     return JobSpec(
         run_name=recipe.name,
         recipe_hash=recipe.hash,
         command=("python", "-m", "rlvr_trainer", "train", "--run", str(run_dir)),
         run_dir=str(run_dir),
-        env={**allowed, EVENTS_VARIABLE: str(run_dir / "metrics.jsonl")},
+        env={**allowed_environment(environment), EVENTS_VARIABLE: str(run_dir / "metrics.jsonl")},
     )
+
+
+def allowed_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a job takes over of the environment that it is launched from."""
+    return {
+        name: value
+        for name, value in sorted(environment.items())
+        if name in ALLOWED_ENVIRONMENT or name.startswith(ALLOWED_ENVIRONMENT_PREFIXES)
+    }

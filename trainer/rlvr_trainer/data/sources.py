@@ -56,6 +56,12 @@ def read_source(source: str, split: Split) -> Iterator[Record]:
         yield from read(file, name, source)
 
 
+def read_raw(source: str, split: Split) -> bytes:
+    """All of a path or `s3://…`, as it lies there. Raises ConfigError, DataError, PlatformError."""
+    with _open(source, split) as file:
+        return file.read()
+
+
 def _open(source: str, split: Split) -> IO[bytes]:
     try:
         if source.startswith("s3://"):

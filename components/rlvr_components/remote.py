@@ -1,0 +1,252 @@
+"""A model step as a job in a cluster: put what it needs into its run directory, launch, collect.
+
+RUN/                     recipe, data, checkpoints, metrics: the training's run directory
+RUN/evaluate-base/       recipe part, data, samples by part
+RUN/evaluate-trained/    recipe, data, the adapter unless pods read the artifact, samples
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from rlvr_components.jobs import JobSpec, Resources, Step, allowed_environment
+from rlvr_components.pipeline_run import (
+    LaunchSettings,
+    in_kubeflow,
+    owner_of_jobs,
+    read_settings,
+    run_folder,
+    run_id,
+)
+from rlvr_components.staging import stage, stage_folder
+from rlvr_components.task_config import merge_task_config
+from rlvr_trainer.data import load_rows
+from rlvr_trainer.errors import ConfigError, PlatformError, RLVRError
+from rlvr_trainer.evaluation import headline, parse_samples
+from rlvr_trainer.events import EVENTS_VARIABLE, emit
+from rlvr_trainer.launch.run_dir import ADAPTER, ADAPTER_URI_VARIABLE, METRICS
+from rlvr_trainer.recipe import Recipe
+from rlvr_trainer.shards import Shard, batches, join
+from rlvr_trainer.storage import S3_SCHEME, Storage, open_storage
+
+MIRROR_INTERVAL_S = 5.0
+MIRRORED = ("step", "evaluation", "checkpoint")
+"""Events that tell how far a job is; when it began and ended, its launcher knows."""
+
+EvaluateStep = Literal["evaluate-base", "evaluate-trained"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where the jobs of this run are launched, and where their files lie."""
+
+    folder: str
+    """The run's folder."""
+    settings: LaunchSettings
+
+    def adapter_uri(self, artifact_uri: str) -> str:
+        """Where pods write and read the adapter, if that is the artifact itself; else empty."""
+        direct = self.settings.writes_artifacts and artifact_uri.startswith(S3_SCHEME)
+        return artifact_uri if direct else ""
+
+
+def open_site(storage_uri: str, task_config: Any = None) -> Site:
+    """The site that the check step settled, with what KFP was told of this task.
+
+    Raises ConfigError, PlatformError.
+    """
+    folder = run_folder(storage_uri)
+    settings = read_settings(open_storage(folder))
+    if settings is None:
+        raise ConfigError(
+            f"{folder} holds no settings of a launch, which the step Check leaves there; start a "
+            "new run"
+        )
+    platform = merge_task_config(settings.platform, task_config)
+    return Site(folder, replace(settings, platform=platform))
+
+
+def train(recipe: Recipe, data_dir: Path, site: Site, adapter_uri: str) -> Storage:
+    """Train in the run's folder, and return it; the adapter goes to `adapter_uri`, or stays there.
+
+    Raises JobFailed, ConfigError, DataError, PlatformError.
+    """
+    run_dir = open_storage(site.folder)
+    env = {ADAPTER_URI_VARIABLE: adapter_uri} if adapter_uri else {}
+    with phase("train"):
+        stage(run_dir, recipe, data_dir)
+        _launch(site, _spec("train", recipe, run_dir, site, env=env))
+    adapter = open_storage(adapter_uri) if adapter_uri else run_dir
+    if not adapter.list("" if adapter_uri else ADAPTER):
+        raise PlatformError(
+            f"the job succeeded, but no adapter is in {adapter_uri or site.folder}; was it deleted?"
+        )
+    return run_dir
+
+
+def evaluate(
+    step: EvaluateStep,
+    recipe: Recipe,
+    data_dir: Path,
+    site: Site,
+    *,
+    adapter_dir: Path | None = None,
+    adapter_uri: str = "",
+) -> list[dict[str, Any]]:
+    """Evaluate with the job's nodes side by side; the samples of one evaluation, in order.
+
+    Pods read the adapter at `adapter_uri`, or else what is copied there from `adapter_dir`.
+    Raises JobFailed, ConfigError, DataError, PlatformError.
+    """
+    run_dir = open_storage(f"{site.folder}/{step}")
+    platform = site.settings.platform
+    shards_per_node = max(platform.gpus_per_node, 1)
+    with phase(step) as found:
+        stage(run_dir, recipe, data_dir)
+        if adapter_dir is not None and not adapter_uri:
+            stage_folder(run_dir, adapter_dir, f"trained-{ADAPTER}")
+            adapter_uri = f"{run_dir.uri}/trained-{ADAPTER}"
+        command = [
+            *("python", "-m", "rlvr_trainer", "evaluate"),
+            *("--label", "before" if step == "evaluate-base" else "after"),
+            *("--shards-per-node", str(shards_per_node)),
+            *(("--adapter", adapter_uri) if adapter_uri else ()),
+        ]
+        _launch(site, _spec(step, recipe, run_dir, site, command))
+        samples = collect_samples(run_dir, recipe, data_dir, platform.num_nodes * shards_per_node)
+        found.update(headline(samples, recipe))
+    return samples
+
+
+def collect_samples(
+    run_dir: Storage, recipe: Recipe, data_dir: Path, num_shards: int
+) -> list[dict[str, Any]]:
+    """The parts of an evaluation as one. Raises DataError, PlatformError."""
+    parts = []
+    for shard in Shard(0, num_shards).all:
+        where = f"{run_dir.uri}/{shard.key}"
+        try:
+            parts.append(parse_samples(where, run_dir.read_bytes(shard.key).decode()))
+        except FileNotFoundError:
+            raise PlatformError(
+                f"the job succeeded, but {where} is not there; was it deleted?"
+            ) from None
+    rows = load_rows(data_dir, "test")[: recipe.evaluation.num_rows]
+    return join(parts, batches(recipe, rows))
+
+
+def _spec(
+    step: Step,
+    recipe: Recipe,
+    run_dir: Storage,
+    site: Site,
+    command: Sequence[str] = (),
+    *,
+    env: dict[str, str] | None = None,
+) -> JobSpec:
+    settings, platform = site.settings, site.settings.platform
+    launch = [
+        *("python", "-m", "rlvr_trainer", "launch", "--run", run_dir.uri),
+        *("--max-attempts", str(platform.max_attempts)),
+        *(("--", *command) if command else ()),
+    ]
+    return JobSpec(
+        run_name=settings.run_name,
+        recipe_hash=recipe.hash,
+        command=tuple(launch),
+        run_dir=run_dir.uri,
+        step=step,
+        run_id=run_id(),
+        env={**allowed_environment(os.environ), **(env or {})},
+        resources=Resources(platform.num_nodes, platform.gpus_per_node),
+        owner=_owner(platform.namespace),
+    )
+
+
+def _owner(namespace: str) -> Any:
+    if not in_kubeflow():
+        return None
+    from rlvr_components.kubernetes_api import KubernetesApi
+
+    return owner_of_jobs(namespace, KubernetesApi().get)
+
+
+def _launch(site: Site, spec: JobSpec) -> None:
+    from rlvr_components.jobs.cluster import open_backend
+    from rlvr_components.jobs.launch import launch
+
+    backend = open_backend(site.settings.place, site.settings.platform)
+    with mirrored_events(open_storage(spec.run_dir)):
+        launch(backend, spec)
+
+
+@contextmanager
+def phase(name: str) -> Iterator[dict[str, float]]:
+    """Events at the start and the end of a step that runs elsewhere, with what it found."""
+    found: dict[str, float] = {}
+    emit("phase", phase=name, state="started")
+    try:
+        yield found
+    except BaseException as error:
+        emit("phase", phase=name, state="failed", message=str(error))
+        raise
+    emit("phase", phase=name, state="finished", **found)
+
+
+@contextmanager
+def mirrored_events(run_dir: Storage) -> Iterator[None]:
+    """Append what a job tells of itself to the file that RLVR_EVENTS names, while within."""
+    path = os.environ.get(EVENTS_VARIABLE)
+    if not path:
+        yield
+        return
+    mirror, ended = Mirror(run_dir, Path(path)), threading.Event()
+
+    def poll() -> None:
+        while not ended.wait(MIRROR_INTERVAL_S):
+            mirror.update()
+
+    thread = threading.Thread(target=poll, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        mirror.update()
+
+
+class Mirror:
+    """A local copy of the events in a run directory that is elsewhere."""
+
+    def __init__(self, run_dir: Storage, path: Path) -> None:
+        self._run_dir = run_dir
+        self._path = path
+        self._known = set(path.read_text("utf-8").splitlines()) if path.is_file() else set()
+
+    def update(self) -> None:
+        """Append whole lines that are new; where it cannot be read, nothing."""
+        try:
+            lines = self._run_dir.read_bytes(METRICS).decode().split("\n")[:-1]
+        except (FileNotFoundError, RLVRError):
+            return
+        new = [line for line in lines if line not in self._known and _is_mirrored(line)]
+        self._known.update(new)
+        if new:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write("".join(f"{line}\n" for line in new))
+
+
+def _is_mirrored(line: str) -> bool:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(event, dict) and event.get("event") in MIRRORED
