@@ -6,6 +6,7 @@ A backend's `render` is pure, and what it gives is what `submit` sends: a previe
 from __future__ import annotations
 
 import hashlib
+import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -113,10 +114,61 @@ class JobStatus:
     cause: str = ""
     """Why it failed, or what it waits for: the first real cause, for people."""
     replicas: tuple[Replica, ...] = ()
+    is_retried: bool = False
+    """Whether a failed job is worth another attempt at once."""
+
+
+@dataclass(frozen=True)
+class JobSummary:
+    """A job among others: what a list of them shows."""
+
+    name: str
+    kind: str
+    """`PyTorchJob`, `TrainJob`."""
+    namespace: str
+    run: str
+    step: str
+    """`train`, `evaluate-base`, `evaluate-trained`."""
+    attempt: int
+    phase: Literal["pending", "running", "succeeded", "failed"]
+    cause: str = ""
+    exit_code: int | None = None
+    progress_step: str = ""
+    """How far it is: `12/100`."""
+    reward: str = ""
+    progress_phase: str = ""
+    """Which part of a run it is in, by the phases of the events."""
+    run_id: str = ""
+    run_dir: str = ""
+    created: str = ""
+    """As Kubernetes writes it: `2026-11-25T03:00:00Z`."""
+    age_s: float = 0.0
+    replicas: tuple[Replica, ...] = ()
+    is_stopping: bool = False
+    """It is being deleted."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing of it runs any more."""
+        return self.phase in ("succeeded", "failed")
 
 
 class Backend(Protocol):
     """A place where a job can run."""
+
+    @property
+    def max_attempts(self) -> int:
+        """How many jobs one launch may start, the first included."""
+
+    @property
+    def stop_signals(self) -> tuple[signal.Signals, ...]:
+        """Those that stop the job of whoever launched it."""
+
+    def next_attempt(self, spec: JobSpec) -> JobSpec:
+        """The attempt to submit: one that lives or has succeeded, or the one after a failed one.
+
+        Raises JobFailed for a failure that stays one.
+        """
 
     def render(self, spec: JobSpec) -> Any:
         """What `submit` would send. Pure."""
@@ -130,11 +182,14 @@ class Backend(Protocol):
     def status(self, job: str) -> JobStatus:
         """Where the job stands now."""
 
-    def logs(self, job: str) -> Iterator[str]:
-        """The job's lines, without their ends, until it has ended."""
+    def logs(self, job: str, *, follow: bool = True) -> Iterator[str]:
+        """The job's lines, without their ends, until it has ended, or those there are by now."""
 
     def stop(self, job: str) -> None:
-        """Ask the job to stop; training commits a checkpoint first. Returns at once."""
+        """Ask the job to stop; training commits a checkpoint first. Returns at once.
+
+        An empty `job` is the one that is just being submitted. May be called by a signal handler.
+        """
 
 
 def training_job(recipe: Recipe, run_dir: PurePath, environment: Mapping[str, str]) -> JobSpec:

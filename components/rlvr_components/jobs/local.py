@@ -34,9 +34,17 @@ class LocalProcess:
 class LocalBackend:
     """Runs a job's command with this Python."""
 
+    max_attempts = 1
+    stop_signals = (signal.SIGTERM,)
+    """A terminal sends ^C to the job too."""
+
     def __init__(self) -> None:
         self._processes: dict[str, subprocess.Popen[str]] = {}
         self._last_lines: dict[str, deque[str]] = {}
+
+    def next_attempt(self, spec: JobSpec) -> JobSpec:
+        """The same: nothing is known of earlier ones."""
+        return spec
 
     def render(self, spec: JobSpec) -> LocalProcess:
         """The command with this interpreter for its `python`. Pure."""
@@ -69,7 +77,7 @@ class LocalBackend:
         """Running, or how the process ended."""
         return end_of(self._processes[job].poll(), self._last_lines[job])
 
-    def logs(self, job: str) -> Iterator[str]:
+    def logs(self, job: str, *, follow: bool = True) -> Iterator[str]:
         """Standard output and error together, until the process has ended."""
         process, last_lines = self._processes[job], self._last_lines[job]
         assert process.stdout is not None
@@ -81,8 +89,8 @@ class LocalBackend:
 
     def stop(self, job: str) -> None:
         """Send SIGTERM."""
-        process = self._processes[job]
-        if process.poll() is None:
+        process = self._processes.get(job)
+        if process and process.poll() is None:
             process.terminate()
 
 
