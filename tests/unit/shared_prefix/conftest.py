@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import flex_attention as torch_flex
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -20,6 +21,8 @@ from transformers import (
 )
 from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
+
+from rlvr_trainer.shared_prefix import decode_attention, generation, kernels, log_probs
 
 TEMPERATURE = 0.7
 ARCHITECTURES = {
@@ -102,6 +105,17 @@ def ragged() -> Batch:
     return random_batch(
         37, [5, 9, 3], [(0, 7), (1, 12), (0, 12), (2, 1), (1, 4), (0, 0), (2, 12), (1, 12)]
     )
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the device is as on a GPU; FlexAttention runs in its unfused form.
+
+    torch refuses that form's backward on a CPU, because it has no kernel for it there.
+    """
+    for module in (kernels, decode_attention, generation, log_probs):
+        monkeypatch.setattr(module, "is_cpu", lambda device: False)
+    monkeypatch.setattr(torch_flex, "_validate_device", lambda *_: None)
 
 
 LossOf = Callable[[Tensor, Tensor], Tensor]

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch.profiler import ProfilerActivity, profile
 from transformers import (
     AutoTokenizer,
     LogitsProcessorList,
@@ -66,6 +67,33 @@ def test_greedy_equals_plain_generation(architecture: str, header: int) -> None:
             max_batch_size=max_batch_size,
         )
         assert actual == expected
+
+
+@pytest.mark.parametrize("header", [0, 23])
+def test_greedy_equals_plain_generation_as_on_a_gpu(header: int, as_on_a_gpu: None) -> None:
+    test_greedy_equals_plain_generation("qwen2", header)
+
+
+def test_a_decode_step_waits_for_the_device_only_to_read_its_tokens(as_on_a_gpu: None) -> None:
+    model = random_model("llama")
+
+    def transfers_and_waits(num_tokens: int) -> int:
+        """Operations by which a device gets Python's numbers, or is waited for."""
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+            generate(
+                model,
+                prompts(9),
+                tokenizer=None,
+                max_new_tokens=num_tokens,
+                temperature=1.0,
+                top_k=20,
+                top_p=0.9,
+                eos_token_ids=set(),
+            )
+        names = ("aten::lift_fresh", "aten::_local_scalar_dense", "aten::nonzero")
+        return sum(event.count for event in profiler.key_averages() if event.key in names)
+
+    assert transfers_and_waits(2) == transfers_and_waits(12) > 0
 
 
 def test_sequences_that_end_early_leave_the_others_unchanged() -> None:

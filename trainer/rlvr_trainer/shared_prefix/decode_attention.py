@@ -7,8 +7,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from rlvr_trainer.shared_prefix.kernels import attend, compute_dtype, merge_
+from rlvr_trainer.shared_prefix.flex_attention import FlexAttention, block_mask
+from rlvr_trainer.shared_prefix.kernels import attend, attend_few, compute_dtype, is_cpu, merge_
+from rlvr_trainer.shared_prefix.layout import Layout, Segment
 
 
 class HeaderAttention:
@@ -20,14 +23,14 @@ class HeaderAttention:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         dtype = compute_dtype(query)
-        k, v = (x[0].to(dtype).contiguous() for x in (key, value))
-        self.keys[layer], self.values[layer] = k, v
-        repeats = query.shape[1] // k.shape[0]
-        k, v = (x[:, None].expand(-1, repeats, -1, -1) for x in (k, v))
-        out, _ = attend(
-            torch.unflatten(query[0].to(dtype), 0, (-1, repeats)), k, v, scale, causal=True
-        )
-        return out.flatten(0, 1)[None].to(query.dtype)
+        q, k, v = query.to(dtype), key.to(dtype).contiguous(), value.to(dtype).contiguous()
+        self.keys[layer], self.values[layer] = k[0], v[0]
+        if is_cpu(q.device):
+            out, _ = _attend_causally(q[0], k[0], v[0], scale)
+            return out[None].to(query.dtype)
+        return functional.scaled_dot_product_attention(
+            q, k, v, is_causal=True, scale=scale, enable_gqa=True
+        ).to(query.dtype)
 
     def fold_into(self, layer: int, q: Tensor, out: Tensor, lse: Tensor, scale: float) -> None:
         """Merge the attention of q (H, M, D) to the header into `out` and `lse`, in place.
@@ -37,7 +40,7 @@ class HeaderAttention:
         if layer not in self.keys:
             return
         k, v = self.keys[layer][:, None], self.values[layer][:, None]
-        o, s = attend(q.reshape(k.shape[0], 1, -1, q.shape[-1]), k, v, scale)
+        o, s = attend_few(q.reshape(k.shape[0], 1, -1, q.shape[-1]), k, v, scale)
         merge_(out, lse, o.reshape(out.shape), s.reshape(lse.shape))
 
 
@@ -49,30 +52,41 @@ class DecodeAttention:
     """
 
     def __init__(
-        self, header: HeaderAttention, lengths: Sequence[int], copies: Sequence[int], max_new: int
+        self,
+        header: HeaderAttention,
+        lengths: Sequence[int],
+        copies: Sequence[int],
+        max_new: int,
+        device: torch.device,
     ) -> None:
         """`lengths` (Q,) of distinct questions, `copies` (n,) the one each sequence continues."""
-        self.header, self.lengths, self.copies = header, list(lengths), list(copies)
+        self.header, self.lengths = header, list(lengths)
         self.width = max(lengths)
         self.capacity = self.width + max_new
         # None: the forward over questions, which lie one after the other in one row.
         self.column: int | None = None
         self.keys: dict[int, Tensor] = {}  # (n, KV, capacity, D)
         self.values: dict[int, Tensor] = {}
-        first = torch.tensor([self.width - self.lengths[i] for i in self.copies])
-        hidden = torch.arange(self.capacity)[None] < first[:, None]
-        mask = torch.zeros(hidden.shape).masked_fill(hidden, float("-inf"))
-        self.mask = mask[:, None, None]  # (n, 1, 1, capacity)
+        counts, asked = torch.tensor(self.lengths), torch.tensor(list(copies))
+        column = torch.arange(self.capacity)[None]
+        first = (self.width - counts[asked])[:, None]
+        # (n, width): where in the row of questions the token of each column is.
+        start = (counts.cumsum(0) - counts)[asked][:, None]
+        self.source = (start + column - first)[:, : self.width].clamp(min=0).to(device)
+        hidden = torch.zeros(first.shape[0], self.capacity)
+        hidden.masked_fill_(column < first, float("-inf"))
+        self.mask = hidden[:, None, None].to(device)  # (n, 1, 1, capacity)
+        self._questions_and_header: FlexAttention | None = None
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         dtype = compute_dtype(query)
         q, k, v = (x[0].to(dtype) for x in (query, key, value))
-        out, lse = (
-            self._questions(layer, q, k, v, scale)
-            if self.column is None
-            else self._step(layer, q, k, v, scale)
-        )
-        self.header.fold_into(layer, q, out, lse, scale)
+        if self.column is None:
+            self._keep_questions(layer, k, v)
+            over_questions = self._each_question if is_cpu(q.device) else self._all_questions
+            out = over_questions(layer, q, k, v, scale)
+        else:
+            out = self._step(layer, q, k, v, scale)
         return out[None].to(query.dtype)
 
     def keep(self, live: Tensor) -> None:
@@ -80,34 +94,40 @@ class DecodeAttention:
         for store in (self.keys, self.values):
             for layer, x in store.items():
                 store[layer] = x[live]
-        self.mask = self.mask[live.to(self.mask.device)]
+        self.mask = self.mask[live]
 
-    def _questions(
-        self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float
-    ) -> tuple[Tensor, Tensor]:
-        kv_heads, _, d = k.shape
-        repeats = q.shape[0] // kv_heads
-        outs, lses, start = [], [], 0
-        buffers = [k.new_zeros(len(self.copies), kv_heads, self.capacity, d) for _ in range(2)]
-        copies = torch.tensor(self.copies)
-        for i, length in enumerate(self.lengths):
-            part = slice(start, start + length)
-            kx, vx = (x[:, None, part].expand(-1, repeats, -1, -1) for x in (k, v))
-            grouped = torch.unflatten(q[:, part], 0, (kv_heads, repeats))
-            o, s = attend(grouped, kx, vx, scale, causal=True)
-            outs.append(o.flatten(0, 1))
-            lses.append(s.flatten(0, 1))
-            rows = (copies == i).nonzero()[:, 0]
-            for buffer, x in zip(buffers, (k, v), strict=True):
-                buffer[rows, :, self.width - length : self.width] = x[:, part]
+    def _keep_questions(self, layer: int, k: Tensor, v: Tensor) -> None:
+        for store, x in ((self.keys, k), (self.values, v)):
+            kv_heads, _, d = x.shape
+            buffer = x.new_empty(len(self.source), kv_heads, self.capacity, d)
+            buffer[:, :, : self.width] = x[:, self.source].transpose(0, 1)
+            store[layer] = buffer
+        self.mask = self.mask.to(k.dtype)
+
+    def _each_question(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        questions = zip(*(x.split(self.lengths, 1) for x in (q, k, v)), strict=True)
+        parts = [_attend_causally(qx, kx, vx, scale) for qx, kx, vx in questions]
+        out, lse = (torch.cat(x, 1) for x in zip(*parts, strict=True))
+        self.header.fold_into(layer, q, out, lse, scale)
+        return out
+
+    def _all_questions(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        if layer in self.header.keys:
+            k = torch.cat((self.header.keys[layer], k), 1)
+            v = torch.cat((self.header.values[layer], v), 1)
+        if self._questions_and_header is None:
+            self._questions_and_header = self._flex_attention(k.shape[1] - q.shape[1], q.device)
+        return self._questions_and_header.attend(layer, q[None], k[None], v[None], scale)[0]
+
+    def _flex_attention(self, header_length: int, device: torch.device) -> FlexAttention:
+        questions, start = [], header_length
+        for length in self.lengths:
+            questions.append(Segment(start, length))
             start += length
-        self.keys[layer], self.values[layer] = buffers
-        self.mask = self.mask.to(k)
-        return torch.cat(outs, 1), torch.cat(lses, 1)
+        layout = Layout(header_length, tuple(questions), (), ())
+        return FlexAttention(block_mask(layout, device, first_query=header_length))
 
-    def _step(
-        self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float
-    ) -> tuple[Tensor, Tensor]:
+    def _step(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         assert self.column is not None
         keys, values, stop = self.keys[layer], self.values[layer], self.column + 1
         keys[:, :, self.column] = k.transpose(0, 1)
@@ -115,7 +135,19 @@ class DecodeAttention:
         heads, n, d = q.shape
         # (n, KV, R, D): R queries share a key.
         grouped = torch.unflatten(q, 0, (keys.shape[1], -1)).permute(2, 0, 1, 3)
-        out, lse = attend(
-            grouped, keys[:, :, :stop], values[:, :, :stop], scale, mask=self.mask[..., :stop]
+        own, lse = attend_few(
+            grouped, keys[:, :, :stop], values[:, :, :stop], scale, self.mask[..., :stop]
         )
-        return out.permute(1, 2, 0, 3).reshape(heads, n, d), lse.permute(1, 2, 0).reshape(heads, n)
+        out = own.permute(1, 2, 0, 3).reshape(heads, n, d)
+        lse = lse.permute(1, 2, 0).reshape(heads, n)
+        self.header.fold_into(layer, q, out, lse, scale)
+        return out
+
+
+def _attend_causally(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """q (H, T, D) and k, v (KV, T, D) → the output (H, T, D) and its log-sum-exp (H, T)."""
+    kv_heads = k.shape[0]
+    grouped = torch.unflatten(q, 0, (kv_heads, -1))
+    k, v = (x[:, None].expand(-1, grouped.shape[1], -1, -1) for x in (k, v))
+    out, lse = attend(grouped, k, v, scale, causal=True)
+    return out.flatten(0, 1), lse.flatten(0, 1)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rlvr_trainer.shared_prefix.decode_attention import DecodeAttention, HeaderAttention
 from rlvr_trainer.shared_prefix.fused_forward import CannotFuse, FusedForward
+from rlvr_trainer.shared_prefix.kernels import is_cpu
 from rlvr_trainer.shared_prefix.layout import common_prefix_length
 from rlvr_trainer.shared_prefix.log_probs import base_model
 from rlvr_trainer.shared_prefix.registration import SharedAttention, enable, packed_mask
@@ -106,7 +107,7 @@ class _Decoder:
         questions = [list(p[header:]) for p in distinct]
         copies = [distinct[tuple(p)] for p in prompts]
         lengths = list(map(len, questions))
-        attention = DecodeAttention(self.header, lengths, copies, max_new_tokens)
+        attention = DecodeAttention(self.header, lengths, copies, max_new_tokens, self.device)
 
         positions = [header + i for n in lengths for i in range(n)]
         last = torch.tensor(lengths).cumsum(0) - 1
@@ -114,12 +115,15 @@ class _Decoder:
             [t for q in questions for t in q], positions, attention, last.tolist()
         )[copies]
 
+        places = torch.tensor([len(p) for p in prompts], device=self.device)  # of the next tokens
+        every = torch.arange(len(prompts), device=self.device)
         completions: list[list[int]] = [[] for _ in prompts]
         rows = list(range(len(prompts)))  # the sequences in the batch; `done` of them have ended
         done = set[int]()
         for step in range(max_new_tokens):
-            tokens = sampler(logits).tolist()
-            for row, token in zip(rows, tokens, strict=True):
+            tokens = sampler(logits)
+            # The only wait for the device in a step.
+            for row, token in zip(rows, tokens.tolist(), strict=True):
                 if row not in done:
                     completions[row].append(token)
                     if token in eos_token_ids:
@@ -136,12 +140,14 @@ class _Decoder:
             if num_done == len(rows) or step + 1 == max_new_tokens:
                 break
             if num_done >= max(1, _DROP_AT_SHARE * len(rows)):
-                live = [i for i, row in enumerate(rows) if row not in done]
-                attention.keep(torch.tensor(live, device=self.device))
-                rows, tokens = [rows[i] for i in live], [tokens[i] for i in live]
+                kept = [i for i, row in enumerate(rows) if row not in done]
+                rows = [rows[i] for i in kept]
+                live = torch.tensor(kept, device=self.device)
+                attention.keep(live)
+                tokens, places = tokens[live], places[live]
             attention.column = attention.width + step
-            here = [len(prompts[row]) + step for row in rows]
-            logits = self._forward(tokens, here, attention, range(len(rows)))
+            logits = self.forward(tokens, places, attention, every[: len(rows)])
+            places = places + 1
         return completions
 
     def _forward(
@@ -164,7 +170,7 @@ def _forward_of(model: Any, device: torch.device) -> _Forward:
     is_lora = getattr(model, "peft_type", PeftType.LORA) == PeftType.LORA
     # With AMX bfloat16 is the fast type, and the modules use it.
     wants_float32 = bare.dtype == torch.float32 or not torch.cpu._is_amx_tile_supported()
-    if device.type == "cpu" and bare.dtype != torch.float64 and is_lora and wants_float32:
+    if is_cpu(device) and bare.dtype != torch.float64 and is_lora and wants_float32:
         try:
             return FusedForward(bare)
         except CannotFuse as error:

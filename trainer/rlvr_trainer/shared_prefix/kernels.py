@@ -17,13 +17,18 @@ _flash_backward = _aten._scaled_dot_product_flash_attention_for_cpu_backward
 _MIN_BLOCK_ROWS = 64
 
 
+def is_cpu(device: torch.device) -> bool:
+    """Whether a CPU's kernels are to be used; on any other device FlexAttention and plain torch."""
+    return device.type == "cpu"
+
+
 def compute_dtype(x: Tensor) -> torch.dtype:
     """The dtype a part is computed in.
 
     Without AMX the CPU kernel is many times slower in bfloat16 than in float32, and a float32 copy
     of queries, keys and values is small beside the activations (the scores are never materialised).
     """
-    return torch.float32 if x.device.type == "cpu" and x.dtype != torch.float64 else x.dtype
+    return torch.float32 if is_cpu(x.device) and x.dtype != torch.float64 else x.dtype
 
 
 def attend(
@@ -35,15 +40,24 @@ def attend(
     causal: bool = False,
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Attention of q (B, H, T, D) to k, v (B, H, S, D).
+    """Attention of q (B, H, T, D) to k, v (B, H, S, D) on a CPU.
 
     `mask` is additive and broadcasts to (B, H, T, S). Returns the output (B, H, T, D) and the
     log-sum-exp of its scores (B, H, T) in float32.
     """
-    if q.device.type == "cpu":
-        out, lse = _flash_forward(q, k, v, 0.0, causal, attn_mask=mask, scale=scale)
-        return out, lse
-    scores = _scores(q, k, scale, causal, mask)
+    out, lse = _flash_forward(q, k, v, 0.0, causal, attn_mask=mask, scale=scale)
+    return out, lse
+
+
+def attend_few(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """`attend` on any device, for few queries: on a GPU their scores are stored."""
+    if is_cpu(q.device):
+        return attend(q, k, v, scale, mask=mask)
+    scores = (q @ k.transpose(-1, -2)).float() * scale
+    if mask is not None:
+        scores += mask
     lse = torch.logsumexp(scores, -1)
     return torch.exp(scores - lse[..., None]).to(v.dtype) @ v, lse
 
@@ -59,21 +73,12 @@ def attend_backward(
     *,
     causal: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v for one part of an attention; `out` and `lse` are the merged ones."""
-    if q.device.type == "cpu":
-        blocks = 1 if causal else _blocks(q)
-        if blocks > 1:
-            return _backward_in_blocks(blocks, grad, q, k, v, out, lse, scale)
-        dq, dk, dv = _flash_backward(grad, q, k, v, out, lse, 0.0, causal, scale=scale)
-        return dq, dk, dv
-    probs = torch.exp(_scores(q, k, scale, causal, None) - lse[..., None])
-    row_term = (grad.float() * out.float()).sum(-1, keepdim=True)
-    d_scores = (probs * ((grad @ v.transpose(-1, -2)).float() - row_term) * scale).to(q.dtype)
-    return (
-        d_scores @ k,
-        d_scores.transpose(-1, -2) @ q,
-        probs.to(grad.dtype).transpose(-1, -2) @ grad,
-    )
+    """Gradients of q, k, v for one part on a CPU; `out` and `lse` are those of all parts merged."""
+    blocks = 1 if causal else _blocks(q)
+    if blocks > 1:
+        return _backward_in_blocks(blocks, grad, q, k, v, out, lse, scale)
+    dq, dk, dv = _flash_backward(grad, q, k, v, out, lse, 0.0, causal, scale=scale)
+    return dq, dk, dv
 
 
 def _blocks(q: Tensor) -> int:
@@ -122,11 +127,3 @@ def merge_(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tensor) -> No
     out.mul_(torch.exp(lse - total)[..., None].to(out.dtype))
     out.addcmul_(other_out, torch.exp(other_lse - total)[..., None].to(out.dtype))
     lse.copy_(total)
-
-
-def _scores(q: Tensor, k: Tensor, scale: float, causal: bool, mask: Tensor | None) -> Tensor:
-    scores = (q @ k.transpose(-1, -2)).float() * scale
-    if causal:
-        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
-        scores = scores.masked_fill(future, float("-inf"))
-    return scores if mask is None else scores + mask

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlvr_trainer.shared_prefix.layout import PackedBatch, pack
-from rlvr_trainer.shared_prefix.registration import enable, packed_mask
+from rlvr_trainer.shared_prefix.flex_attention import FlexAttention
+from rlvr_trainer.shared_prefix.kernels import is_cpu
+from rlvr_trainer.shared_prefix.layout import Layout, PackedBatch, pack
+from rlvr_trainer.shared_prefix.registration import SharedAttention, enable, packed_mask
 from rlvr_trainer.shared_prefix.token_scores import token_scores
 from rlvr_trainer.shared_prefix.tree_attention import PackedAttention
 
@@ -56,10 +58,15 @@ def token_log_probs(
             position_ids=torch.tensor([batch.position_ids], device=device),
             use_cache=False,
             logits_to_keep=predictors,
-            shared_prefix=PackedAttention(batch.layout),
+            shared_prefix=packed_attention(batch.layout, device),
         ).logits[0]  # (T, 2)
     spread = scores.new_zeros(*shape, 2).index_put((row, column), scores)
     return spread[..., 0], spread[..., 1] if compute_entropy else None
+
+
+def packed_attention(layout: Layout, device: torch.device) -> SharedAttention:
+    """The fastest attention over a packed row on this device."""
+    return PackedAttention(layout) if is_cpu(device) else FlexAttention.over(layout, device)
 
 
 def pack_rows(

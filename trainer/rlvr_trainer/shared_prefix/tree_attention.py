@@ -1,4 +1,4 @@
-"""Attention over a packed row.
+"""Attention over a packed row on a CPU.
 
 Every token sees the header, its own question and its own segment up to itself.
 """

@@ -1,0 +1,89 @@
+"""Attention over a packed row on a GPU: FlexAttention, with the layout as its block mask.
+
+Its kernel skips the blocks of scores that nobody sees and stores none of the others.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+from rlvr_trainer.shared_prefix.layout import Layout
+
+
+@dataclass(frozen=True)
+class FlexAttention:
+    """What a packed forward passes to the attention layers.
+
+    It is a value, so a recomputation sees the same mask.
+    """
+
+    mask: BlockMask
+
+    @classmethod
+    def over(cls, layout: Layout, device: torch.device) -> "FlexAttention":
+        """The attention of every token of a packed row."""
+        return cls(block_mask(layout, device))
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """query (1, H, M, D), key and value (1, KV, N, D) → (1, H, M, D)."""
+        # Under autocast rotary positions leave queries and keys in float32.
+        q, k = query.to(value.dtype), key.to(value.dtype)
+        kernel: Any = _compiled() if q.is_cuda else flex_attention
+        with torch.autocast(q.device.type, enabled=False):  # which would be another compilation
+            out: Tensor = kernel(
+                q,
+                k,
+                value,
+                block_mask=self.mask,
+                scale=scale,
+                enable_gqa=True,
+                kernel_options=_ONE_KERNEL if q.is_cuda else None,
+            )
+        return out.to(query.dtype)
+
+
+# By default a row of fewer than 128 queries gets another kernel, and so another compilation.
+_ONE_KERNEL = {"BACKEND": "TRITON"}
+
+
+@cache
+def _compiled() -> Callable[..., Any]:
+    """Compiled once: every batch has another length."""
+    return torch.compile(flex_attention, dynamic=True)
+
+
+def block_mask(layout: Layout, device: torch.device, first_query: int = 0) -> BlockMask:
+    """Who sees whom in a packed row: queries are its tokens from `first_query` on, keys all."""
+    owner, question = (torch.tensor(x, device=device) for x in _owners(layout))
+
+    def visible(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        query = query + first_query
+        theirs = owner[key]
+        is_shared = (theirs == _HEADER) | (theirs == question[query])
+        return (key <= query) & (is_shared | (theirs == owner[query]))
+
+    n = layout.num_tokens
+    return create_block_mask(visible, None, None, n - first_query, n, device=device)
+
+
+_HEADER = 0
+
+
+def _owners(layout: Layout) -> tuple[list[int], list[int]]:
+    """For each token the number of its segment, and of its question's segment; the header is 0."""
+    owner, question = [_HEADER] * layout.header_length, [_HEADER] * layout.header_length
+    for number, segment in enumerate(layout.questions, _HEADER + 1):
+        owner += [number] * segment.length
+        question += [number] * segment.length
+    completions = iter(enumerate(layout.completions, _HEADER + 1 + len(layout.questions)))
+    for number, answers in enumerate(layout.answers, _HEADER + 1):
+        question += [number] * answers.length
+        while len(owner) < answers.stop:
+            completion, segment = next(completions)
+            owner += [completion] * segment.length
+    return owner, question
