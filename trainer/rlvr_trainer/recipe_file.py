@@ -55,8 +55,13 @@ def parse_recipe(tree: Mapping[str, Any], *, origin: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        faults = "\n".join(f"  {_explain(fault)}" for fault in error.errors())
+        faults = explain_faults(error, Recipe)
         raise ConfigError(f"{origin} is not a valid recipe:\n{faults}") from None
+
+
+def explain_faults(error: ValidationError, model: type[BaseModel]) -> str:
+    """One indented line for each fault of a tree that is no `model`."""
+    return "\n".join(f"  {_explain(fault, model)}" for fault in error.errors())
 
 
 def _find(source: str, shipped: Mapping[str, Path]) -> Path:
@@ -136,12 +141,12 @@ def _override(tree: dict[str, Any], override: str) -> None:
     section[last] = value
 
 
-def _explain(fault: Any) -> str:
-    where = ".".join(str(part) for part in fault["loc"]) or "recipe"
+def _explain(fault: Any, model: type[BaseModel]) -> str:
+    where = ".".join(str(part) for part in fault["loc"]) or model.__name__.lower()
     match fault["type"]:
         case "extra_forbidden":
             *parents, last = fault["loc"]
-            return f"{where}: unknown field{did_you_mean(str(last), _fields_at(parents))}"
+            return f"{where}: unknown field{did_you_mean(str(last), _fields_at(model, parents))}"
         case "missing":
             return f"{where}: missing; set it"
         case "value_error":
@@ -150,8 +155,7 @@ def _explain(fault: Any) -> str:
             return f"{where}: got {fault['input']!r}; {fault['msg']}"
 
 
-def _fields_at(path: Iterable[Any]) -> Iterable[str]:
-    model: type[BaseModel] = Recipe
+def _fields_at(model: type[BaseModel], path: Iterable[Any]) -> Iterable[str]:
     for part in path:
         field = model.model_fields.get(str(part))
         if field is None:

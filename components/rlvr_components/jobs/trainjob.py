@@ -1,0 +1,161 @@
+"""A job as a TrainJob (trainer.kubeflow.org/v1alpha1), rendered as a plain dict. Pure.
+
+A TrainJob names a TrainingRuntime (`manifests/components/trainjob`), which holds what it cannot say
+itself, and lays the platform's settings over it. The field for that was renamed by every minor
+version of Trainer, so the API server is asked which one it knows (`overrides_field`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from rlvr_components.jobs import JobSpec
+from rlvr_components.jobs.pods import (
+    environment,
+    job_annotations,
+    job_labels,
+    metadata,
+    pod_spec,
+    resources,
+)
+from rlvr_components.jobs.pytorchjob import QUEUE_LABEL, check_name
+from rlvr_components.platform import Platform
+from rlvr_trainer.errors import ConfigError
+
+OverridesField = Literal["podSpecOverrides", "podTemplateOverrides", "runtimePatches"]
+"""Of Trainer 2.0, 2.1, and from 2.2 on."""
+
+CONTAINER = "node"
+"""The runtime's container, and its replicated job: Trainer looks for both by this name."""
+MANAGER = "rlvr.dev/launcher"
+"""Whose patch it is."""
+SPEC_SCHEMA = "com.github.kubeflow.trainer.v2.pkg.apis.trainer.v1alpha1.TrainJobSpec"
+
+SECRET_KEYS = (
+    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION",
+    "AWS_REGION", "AWS_ENDPOINT_URL_S3", "HF_TOKEN",
+)  # fmt: skip
+"""A TrainJob takes keys of a Secret, not all of it: these, where it has them."""
+
+COMMON_FIELDS = ("serviceAccountName", "nodeSelector", "tolerations", "volumes")
+FIELDS: dict[OverridesField, tuple[str, ...]] = {
+    "podSpecOverrides": COMMON_FIELDS,
+    "podTemplateOverrides": (*COMMON_FIELDS, "imagePullSecrets"),
+    "runtimePatches": (
+        *(*COMMON_FIELDS, "imagePullSecrets"),
+        *("securityContext", "terminationGracePeriodSeconds"),
+    ),
+}
+"""Of a pod's spec, those that can be laid over the runtime's."""
+ONLY_IN_RUNTIME = {
+    "priority_class": "",
+    "image_pull_policy": "IfNotPresent",
+}
+"""Settings that no version can lay over the runtime's, and the value that needs none of it."""
+
+
+def render_trainjob(spec: JobSpec, platform: Platform, overrides: OverridesField) -> dict[str, Any]:
+    """The TrainJob of this spec, for an API server that knows the field `overrides`.
+
+    Raises ConfigError for what it cannot express.
+    """
+    check_name(spec.name, f"-node-0-{max(spec.resources.num_nodes - 1, 0)}")
+    _check_expressible(platform, overrides)
+    meta = metadata(spec, platform)
+    if platform.queue:
+        meta["labels"] |= {QUEUE_LABEL: platform.queue}
+    return {
+        "apiVersion": "trainer.kubeflow.org/v1alpha1",
+        "kind": "TrainJob",
+        "metadata": meta,
+        "spec": {
+            "runtimeRef": {
+                "apiGroup": "trainer.kubeflow.org",
+                "kind": "TrainingRuntime",
+                "name": platform.runtime,
+            },
+            "trainer": {
+                "image": platform.image,
+                "command": list(spec.command),
+                "env": [*environment(spec, platform), *_from_secrets(platform)],
+                "numNodes": spec.resources.num_nodes,
+                "numProcPerNode": max(spec.resources.gpus_per_node, 1),
+                **({"resourcesPerNode": found} if (found := resources(spec, platform)) else {}),
+            },
+            overrides: [_override(spec, platform, overrides)],
+        },
+    }
+
+
+def overrides_field(openapi: Mapping[str, Any]) -> OverridesField:
+    """The field that this API server knows, by its OpenAPI v3 document of the API group.
+
+    Raises ConfigError when it knows none of them.
+    """
+    schemas = openapi.get("components", {}).get("schemas", {})
+    for name, schema in schemas.items():
+        if name == SPEC_SCHEMA or name.endswith(".TrainJob"):
+            properties = schema.get("properties", {})
+            spec = properties.get("spec", {}) if name.endswith(".TrainJob") else schema
+            for field in reversed(get_args(OverridesField)):
+                if field in spec.get("properties", {}):
+                    found: OverridesField = field
+                    return found
+    raise ConfigError(
+        "the API server's TrainJob has none of the fields "
+        f"{', '.join(get_args(OverridesField))}; install Kubeflow Trainer 2.0 or later, or run on "
+        "pytorchjob"
+    )
+
+
+def _override(spec: JobSpec, platform: Platform, overrides: OverridesField) -> dict[str, Any]:
+    whole = pod_spec(CONTAINER, spec, platform)
+    [container] = whole["containers"]
+    pod = {name: whole[name] for name in FIELDS[overrides] if name in whole}
+    pod["containers"] = [{"name": CONTAINER, "volumeMounts": container["volumeMounts"]}]
+    meta = {"labels": job_labels(spec, platform), "annotations": job_annotations(spec, platform)}
+    match overrides:
+        case "podSpecOverrides":
+            return {"targetJobs": [{"name": CONTAINER}], **pod}
+        case "podTemplateOverrides":
+            return {"targetJobs": [{"name": CONTAINER}], "metadata": meta, "spec": pod}
+        case "runtimePatches":
+            job = {"template": {"spec": {"template": {"metadata": meta, "spec": pod}}}}
+            jobs = [{"name": CONTAINER, **job}]
+            return {
+                "manager": MANAGER,
+                "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": jobs}}},
+            }
+
+
+def _from_secrets(platform: Platform) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": key,
+            "valueFrom": {"secretKeyRef": {"name": secret, "key": key, "optional": True}},
+        }
+        for secret in platform.secrets
+        for key in SECRET_KEYS
+        if key not in platform.env
+    ]
+
+
+def _check_expressible(platform: Platform, overrides: OverridesField) -> None:
+    for name, neutral in ONLY_IN_RUNTIME.items():
+        value = getattr(platform, name)
+        if value != neutral:
+            raise ConfigError(
+                f"{name}: {value!r} cannot be laid over a TrainingRuntime; set it in the "
+                f"TrainingRuntime {platform.runtime!r}, and leave it out of the platform's settings"
+            )
+    if platform.image_pull_secrets and "imagePullSecrets" not in FIELDS[overrides]:
+        raise ConfigError(
+            "image_pull_secrets cannot be laid over a TrainingRuntime in Trainer 2.0; set them in "
+            f"the TrainingRuntime {platform.runtime!r}, or install Trainer 2.1 or later"
+        )
+    if len(platform.secrets) > 1:
+        raise ConfigError(
+            f"secrets: {', '.join(platform.secrets)} are {len(platform.secrets)}, and a TrainJob's "
+            "variables come from one; put their keys into one Secret"
+        )
