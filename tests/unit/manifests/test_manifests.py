@@ -10,31 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
+from rlvr_components.platform_file import parse_platform
+
 from .conftest import COMPONENTS, MANIFESTS, OVERLAYS, build, of_kind, with_component
 from .pod_security import violations
 
 Objects = list[dict[str, Any]]
-
-PLATFORM_KEYS = {
-    "annotations",
-    "cpu_per_node",
-    "efa_per_node",
-    "env",
-    "ephemeral_gib_per_node",
-    "image",
-    "image_pull_policy",
-    "image_pull_secrets",
-    "labels",
-    "memory_gib_per_node",
-    "node_selector",
-    "priority_class",
-    "queue",
-    "secrets",
-    "service_account",
-    "shm_gib",
-    "tolerations",
-    "volumes",
-}
 
 OPERATOR = """\
 apiVersion: apps/v1
@@ -94,7 +75,7 @@ def test_an_overlay_builds_and_all_of_it_is_ours(overlay: str) -> None:
 def test_a_component_builds_over_the_base(component: str, tmp_path: Path, base: Objects) -> None:
     objects = with_component(tmp_path, MANIFESTS / "components" / component, "manifests/base")
     assert objects != base
-    assert platform(objects).keys() <= PLATFORM_KEYS
+    parse_platform(platform(objects), origin=component)
 
 
 @pytest.mark.parametrize("path", sorted(MANIFESTS.rglob("*.yaml")), ids=str)
@@ -186,10 +167,9 @@ def test_all_traffic_is_denied_that_is_not_allowed(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_platform_settings_have_known_keys_and_our_service_account(overlay: str) -> None:
+def test_platform_settings_are_valid_and_have_our_service_account(overlay: str) -> None:
     settings = platform(build(MANIFESTS / "overlays" / overlay))
-    assert settings.keys() <= PLATFORM_KEYS
-    assert settings["service_account"] == "rlvr-trainer"
+    assert parse_platform(settings, origin=overlay).service_account == "rlvr-trainer"
 
 
 @pytest.mark.parametrize("overlay", sorted({*OVERLAYS} - {"kubeflow"}))

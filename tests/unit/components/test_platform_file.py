@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import pytest
+
+from rlvr_components.platform import Platform
+from rlvr_components.platform_file import load_platform, parse_platform
+from rlvr_trainer.errors import ConfigError
+
+MANIFESTS = Path(__file__).parents[3] / "manifests"
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted(MANIFESTS.rglob("platform.yaml")),
+    ids=lambda path: path.relative_to(MANIFESTS).as_posix(),
+)
+def test_every_overlays_settings_are_valid(path: Path) -> None:
+    assert load_platform(path).service_account == "rlvr-trainer"
+
+
+def test_the_manifests_name_every_setting() -> None:
+    lines = (MANIFESTS / "base" / "platform.yaml").read_text().splitlines()
+    comment = " ".join(line for line in lines if line.startswith("#"))
+    words = set(comment.replace(",", " ").replace(":", " ").split())
+
+    assert set(Platform.model_fields) <= words
+
+
+def test_settings_are_yaml_or_json_or_a_tree() -> None:
+    expected = Platform(image="trainer:1", num_nodes=2)
+
+    for source in (
+        "image: trainer:1\nnum_nodes: 2\n",
+        '{"image": "trainer:1", "num_nodes": 2}',
+        {"image": "trainer:1", "num_nodes": 2},
+    ):
+        assert parse_platform(source, origin="here") == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("image: trainer:1\nnum_node: 2\n", r"num_node: unknown field.*num_nodes"),
+        ("num_nodes: 2\n", r"image: missing"),
+        ("image: trainer:1\nnum_nodes: two\n", r"num_nodes: got 'two'"),
+        ("image: trainer:1\nvolumes: [{claim: a, pth: /b}]\n", r"volumes\.0\.pth: unknown field"),
+        ("- image\n", r"here holds list"),
+        ("", r"here holds nothing"),
+        ("image: [", r"here is neither YAML nor JSON"),
+    ],
+)
+def test_what_is_wrong_is_said_with_where_it_stands(source: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_platform(source, origin="here")
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml cannot be read.*name a file"):
+        load_platform(tmp_path / "none.yaml")
