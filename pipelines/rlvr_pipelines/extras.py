@@ -13,12 +13,24 @@ KUBERNETES = ("kubernetes", ("kubernetes",))
 S3 = ("s3", ("boto3",))
 
 
-def require(extra: tuple[str, tuple[str, ...]], purpose: str) -> None:
+Extra = tuple[str, tuple[str, ...]]
+"""Its name, and the modules that it brings."""
+
+
+def is_installed(extra: Extra) -> bool:
+    """Whether all its modules are there."""
+    return not _missing(extra)
+
+
+def require(extra: Extra, purpose: str) -> None:
     """Raise ConfigError with the install line when a module of the extra is missing."""
-    name, modules = extra
-    missing = [module for module in modules if find_spec(module) is None]
+    missing = _missing(extra)
     if missing:
         raise ConfigError(
             f"{purpose} needs {', '.join(missing)}, which is not installed; run "
-            f"pip install 'rlvr[{name}]'"
+            f"pip install 'rlvr[{extra[0]}]'"
         )
+
+
+def _missing(extra: Extra) -> list[str]:
+    return [module for module in extra[1] if find_spec(module) is None]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import click
 
+from rlvr_pipelines.cli.clean import clean
 from rlvr_pipelines.cli.compile import compile_command
 from rlvr_pipelines.cli.errors import ErrorGroup
 from rlvr_pipelines.cli.evaluate import evaluate
+from rlvr_pipelines.cli.logs import logs
 from rlvr_pipelines.cli.plan import plan_command
 from rlvr_pipelines.cli.publish import publish
 from rlvr_pipelines.cli.recipes import recipes
 from rlvr_pipelines.cli.report import report
 from rlvr_pipelines.cli.run import run
+from rlvr_pipelines.cli.status import status
+from rlvr_pipelines.cli.stop import stop
 from rlvr_pipelines.cli.upload import upload
 from rlvr_trainer import __version__
 
@@ -25,5 +29,8 @@ def main() -> None:
     """
 
 
-for command in (recipes, plan_command, run, evaluate, report, publish, compile_command, upload):
+for command in (
+    recipes, plan_command, run, status, logs, stop, clean, evaluate, report, publish,
+    compile_command, upload,
+):  # fmt: skip
     main.add_command(command)

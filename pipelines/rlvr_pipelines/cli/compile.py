@@ -9,7 +9,7 @@ import click
 from rlvr_pipelines.cli.options import debug_option, load, package_options, recipe_options
 
 
-@click.command("compile")
+@click.command("compile", short_help="Write the pipeline as KFP's YAML.")
 @recipe_options
 @click.option(
     "-o",

@@ -98,13 +98,19 @@ class JobOptions:
     platform_overrides: tuple[str, ...]
 
     def settings(self) -> dict[str, Any]:
-        """The platform's settings that are given here, nodes and GPUs among them."""
+        """The platform's settings that are given here, nodes and GPUs among them.
+
+        Raises ConfigError for what is no setting.
+        """
+        from rlvr_components.platform_file import parse_platform
         from rlvr_pipelines.platform_settings import read_settings
 
         settings = read_settings(self.platform_file, self.platform_overrides)
         for name in ("num_nodes", "gpus_per_node"):
             if getattr(self, name) is not None:
                 settings[name] = getattr(self, name)
+        # the image may come from the namespace's own settings
+        parse_platform({"image": "none", **settings}, origin="--platform and --platform-set")
         return settings
 
 

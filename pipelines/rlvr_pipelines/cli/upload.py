@@ -16,7 +16,7 @@ from rlvr_pipelines.cli.options import (
 from rlvr_pipelines.kubeflow.access import Access
 
 
-@click.command()
+@click.command(short_help="Upload the pipeline to Kubeflow, once.")
 @recipe_options
 @package_options
 @access_options

@@ -56,6 +56,8 @@ class Run:
     link: str
     tasks: tuple[Task, ...] = ()
     error: str = ""
+    job_namespace: str = ""
+    """Where its jobs are; empty: where the run is."""
 
     def facts(self) -> dict[str, Any]:
         """As plain data."""
@@ -185,7 +187,13 @@ def _run(kubeflow: Kubeflow, run: Any) -> Run:
             for step in steps
         ),
         error=_error(run),
+        job_namespace=_job_namespace(run) or kubeflow.namespace or "",
     )
+
+
+def _job_namespace(run: Any) -> str:
+    parameters = (run.runtime_config.parameters if run.runtime_config else None) or {}
+    return str(parameters.get("job_namespace") or "")
 
 
 def _error(detail: Any) -> str:

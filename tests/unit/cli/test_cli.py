@@ -20,6 +20,7 @@ from rlvr_trainer.evaluation import compare, write_json
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.recipe_file import load_recipe
 
+RUN_ID = "0b1f6d3e-6c7a-4b0e-9f57-0d5f2a9a7c11"
 TINY = str(Path(__file__).parents[1] / "pipelines" / "tiny.yaml")
 
 
@@ -56,18 +57,19 @@ def test_help_takes_less_than_0_4_s_of_this_machine() -> None:
 
 def test_the_commands_stand_in_the_order_of_a_run() -> None:
     assert list(main.list_commands(None)) == [  # type: ignore[arg-type]
-        "recipes", "plan", "run", "evaluate", "report", "publish", "compile",
+        "recipes", "plan", "run", "status", "logs", "stop", "clean", "evaluate", "report",
+        "publish", "compile", "upload",
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "command", ["recipes", "plan", "run", "evaluate", "report", "publish", "compile"]
-)
+@pytest.mark.parametrize("command", main.commands)
 def test_every_command_explains_itself(command: str) -> None:
     result = rlvr(command, "--help")
 
     assert result.exit_code == 0
     assert "--debug" in result.output
+    line = next(line for line in rlvr("--help").output.splitlines() if f"  {command} " in line)
+    assert not line.endswith("...")  # one line says it
 
 
 def test_recipes_lists_what_is_shipped() -> None:
@@ -163,6 +165,13 @@ def test_an_unexpected_error_says_how_to_see_more(monkeypatch: pytest.MonkeyPatc
         (("evaluate", "arithmetic"), "pip install 'rlvr[train]'"),
         (("compile", "arithmetic", "-o", "x.yaml"), "pip install 'rlvr[pipelines]'"),
         (("publish", "runs/x", "-o", "y"), "pip install 'rlvr[train]'"),
+        (("upload", "arithmetic"), "pip install 'rlvr[pipelines]'"),
+        (("run", "arithmetic", "--on", "kubeflow"), "pip install 'rlvr[pipelines]'"),
+        (("status", "arithmetic"), "pip install 'rlvr[kubernetes]'"),
+        (("status", RUN_ID), "pip install 'rlvr[pipelines]'"),
+        (("logs", "arithmetic"), "pip install 'rlvr[kubernetes]'"),
+        (("stop", "arithmetic"), "pip install 'rlvr[kubernetes]'"),
+        (("clean",), "pip install 'rlvr[kubernetes]'"),
     ],
 )
 def test_what_is_not_installed_is_answered_with_its_install_line(
@@ -181,7 +190,8 @@ def test_compile_writes_yaml(tmp_path: Path) -> None:
 
     assert rlvr("compile", "arithmetic", "--seed", "3", "-o", str(target)).exit_code == 0
 
-    recipe = yaml.safe_load(target.read_text())["root"]["inputDefinitions"]["parameters"]["recipe"]
+    pipeline, *_ = yaml.safe_load_all(target.read_text())
+    recipe = pipeline["root"]["inputDefinitions"]["parameters"]["recipe"]
     assert json.loads(recipe["defaultValue"])["seed"] == 3
 
 

@@ -1,0 +1,74 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rlvr_pipelines.kubeconfig import VARIABLE, current_namespace, use_context
+from rlvr_trainer.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "config"
+    contexts = {"one": "jobs", "two": None}
+    tree = {
+        "current-context": "one",
+        "clusters": [
+            {"name": name, "cluster": {"server": f"https://{name}.example.com"}}
+            for name in contexts
+        ],
+        "users": [{"name": "me", "user": {"token": "t"}}],
+        "contexts": [
+            {"name": name, "context": {"cluster": name, "user": "me", "namespace": namespace}}
+            for name, namespace in contexts.items()
+        ],
+    }
+    path.write_text(yaml.safe_dump(tree))
+    monkeypatch.setenv(VARIABLE, str(path))
+    return path
+
+
+def test_the_namespace_is_the_current_contexts() -> None:
+    assert current_namespace() == "jobs"
+
+    use_context("two")
+
+    assert current_namespace() == "default"
+
+
+def test_without_a_name_nothing_changes(kubeconfig: Path) -> None:
+    use_context(None)
+
+    assert os.environ[VARIABLE] == str(kubeconfig)
+
+
+def test_the_python_client_and_kubectl_take_the_chosen_context() -> None:
+    use_context("two")
+
+    code = (
+        "import json; from kubernetes import client, config; config.load_kube_config(); "
+        "print(json.dumps(client.Configuration.get_default_copy().host))"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout
+    assert json.loads(output) == "https://two.example.com"
+    first = os.environ[VARIABLE].split(os.pathsep)[0]  # kubectl's, by its documentation
+    assert yaml.safe_load(Path(first).read_text())["current-context"] == "two"
+
+
+def test_a_context_that_is_not_there_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"one, two.*did you mean 'two'"):
+        use_context("tow")
+
+
+def test_without_a_kubeconfig_the_namespace_is_default(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "none"))
+
+    assert current_namespace() == "default"
