@@ -21,6 +21,11 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from tokenizers import Tokenizer
+from tokenizers.decoders import Fuse
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import GRPOConfig, GRPOTrainer
 
 from rlvr_trainer.generation import Sampling, complete
@@ -69,6 +74,35 @@ def name_of(case: Case) -> str:
     return ", ".join(str(part) for part in parts if part)
 
 
+def character_model(folder: Path) -> Path:
+    """A random Llama of two layers whose tokens are printable characters."""
+    vocabulary = {"<end>": 0, "\n": 1} | {chr(c): c - 30 for c in range(32, 127)}
+    tokenizer = Tokenizer(WordLevel(vocabulary))
+    tokenizer.pre_tokenizer = Split("", "isolated")
+    tokenizer.decoder = Fuse()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>"
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.1,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def assert_trains_as_trl_does(case: Case, *args: Any, **options: Any) -> None:
+    expected = train(GRPOTrainer, case, *args, **options)
+    actual = train(SharedPrefixGRPOTrainer, case, *args, **options)
+    assert_same_training(Outcome.of(actual), Outcome.of(expected))
+
+
 def train(
     trainer_class: type[GRPOTrainer], case: Case, model_dir: Path, output_dir: Path, **options: Any
 ) -> GRPOTrainer:
@@ -95,7 +129,7 @@ def train(
         learning_rate=0.05,
         lr_scheduler_type="constant",
         bf16=False,
-        use_cpu=True,
+        use_cpu=not torch.cuda.is_available(),
         logging_steps=1,
         save_strategy="no",
         report_to="none",
@@ -197,7 +231,7 @@ def _trained(trainer: GRPOTrainer) -> torch.Tensor:
 
         whole = deepspeed.zero.GatheredParameters(parameters)
     with whole:
-        return torch.cat([p.detach().flatten() for p in parameters])
+        return torch.cat([p.detach().flatten() for p in parameters]).cpu()
 
 
 def assert_same_training(actual: Outcome, expected: Outcome) -> None:

@@ -11,11 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer
-from tokenizers.decoders import Fuse
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Split
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import GRPOConfig, GRPOTrainer
 
 from rlvr_trainer.shared_prefix import SharedPrefixGRPOTrainer, SharedPrefixMismatch
@@ -30,6 +25,8 @@ from .shared_prefix_training import (
     Outcome,
     all_cases,
     assert_same_training,
+    assert_trains_as_trl_does,
+    character_model,
     in_half_of_the_groups,
     name_of,
     pairwise_cases,
@@ -57,33 +54,7 @@ def _silence(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of two layers whose tokens are printable characters."""
-    folder = tmp_path_factory.mktemp("characters")
-    vocabulary = {"<end>": 0, "\n": 1} | {chr(c): c - 30 for c in range(32, 127)}
-    tokenizer = Tokenizer(WordLevel(vocabulary))
-    tokenizer.pre_tokenizer = Split("", "isolated")
-    tokenizer.decoder = Fuse()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>"
-    ).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.1,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
-
-
-def assert_trains_as_trl_does(case: Case, *args: Any, **options: Any) -> None:
-    expected = train(GRPOTrainer, case, *args, **options)
-    actual = train(SharedPrefixGRPOTrainer, case, *args, **options)
-    assert_same_training(Outcome.of(actual), Outcome.of(expected))
+    return character_model(tmp_path_factory.mktemp("characters"))
 
 
 @pytest.mark.parametrize("case", pairwise_cases(MATRIX), ids=name_of)
@@ -109,7 +80,7 @@ def assert_two_ranks_train_as_trl_does(
             [sys.executable, "-m", *launcher, *map(str, program)],
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         )
     assert code == 0, (folder / "log").read_text()[-3000:]
     for index, case in enumerate(cases):
