@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, get_args
 from uuid import uuid4
 
@@ -13,9 +15,10 @@ import yaml
 
 from rlvr_components.pipeline_run import Place
 from rlvr_components.platform import Platform
+from rlvr_components.platform_file import parse_platform
 from rlvr_trainer.errors import ConfigError, RLVRError
 from rlvr_trainer.recipe import Recipe
-from rlvr_trainer.recipe_file import load_recipe, parse_recipe, shipped_recipes
+from rlvr_trainer.recipe_file import load_recipe, shipped_recipes
 from rlvr_trainer.storage import S3_SCHEME, open_storage
 from rlvr_trainer.suggest import did_you_mean
 
@@ -95,8 +98,6 @@ def resolve_platform(form: Form, config_map: str) -> Platform:
 
     Raises ConfigError with one line for each fault.
     """
-    from rlvr_components.platform_file import parse_platform
-
     tree = {**_mapping("the ConfigMap " + PLATFORM_MAP, config_map)}
     tree |= _mapping("job_platform", form.job_platform)
     chosen: dict[str, Any] = {
@@ -116,8 +117,7 @@ def resolve_platform(form: Form, config_map: str) -> Platform:
             f"the platform's settings name no image for the jobs; apply the ConfigMap "
             f"{PLATFORM_MAP} (manifests/overlays), or write image: NAME@sha256:… in job_platform"
         )
-    text = yaml.safe_dump(tree, sort_keys=False)
-    return parse_platform(text, origin="the platform's settings")
+    return parse_platform(tree, origin="the platform's settings")
 
 
 def check_storage(uri: str) -> None:
@@ -176,17 +176,13 @@ def _shots(numbers: Sequence[float]) -> list[int]:
 
 
 def _inline(source: str, overrides: Sequence[str]) -> Recipe:
-    import tempfile
-    from pathlib import Path
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "recipe.yaml")
         path.write_text(source, "utf-8")
         try:
-            recipe = load_recipe(path, overrides, shipped=shipped_recipes("rlvr_pipelines"))
+            return load_recipe(path, overrides, shipped=shipped_recipes("rlvr_pipelines"))
         except ConfigError as error:
             raise ConfigError(str(error).replace(str(path), "recipe")) from None
-    return parse_recipe(recipe.model_dump(), origin="recipe")
 
 
 def _mapping(origin: str, text: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from rlvr_components.pipeline_run import own_namespace
 from rlvr_trainer.errors import ConfigError, PlatformError
 
 TIMEOUT_S = (10, 30)
@@ -35,6 +36,8 @@ class KubernetesApi:
                 f"there is no cluster to talk to ({error}); set KUBECONFIG, or run this in a pod"
             ) from None
         self._client = client.ApiClient(configuration)
+        self.namespace = own_namespace() or _context_namespace()
+        """This pod's, or that of the kubeconfig's context."""
 
     def get(self, path: str) -> dict[str, Any]:
         """Raises NotFound, ConfigError (denied) and PlatformError (try again)."""
@@ -43,10 +46,6 @@ class KubernetesApi:
     def create(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Raises as `get` does."""
         return self._call("POST", path, body)
-
-    def delete(self, path: str) -> None:
-        """Raises as `get` does."""
-        self._call("DELETE", path, {"propagationPolicy": "Background"})
 
     def _call(self, verb: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         import urllib3
@@ -72,6 +71,13 @@ class KubernetesApi:
             ) from None
         found: dict[str, Any] = json.loads(response.data)
         return found
+
+
+def _context_namespace() -> str:
+    from kubernetes import config
+
+    _, active = config.list_kube_config_contexts()
+    return str(active["context"].get("namespace") or "default")
 
 
 def _explain(verb: str, path: str, error: Any) -> ConfigError | PlatformError:

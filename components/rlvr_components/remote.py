@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from rlvr_components.jobs import JobSpec, Resources, Step, allowed_environment
+from rlvr_components.jobs.pods import launch_command
 from rlvr_components.pipeline_run import (
     LaunchSettings,
     in_kubeflow,
@@ -28,16 +28,15 @@ from rlvr_components.pipeline_run import (
 from rlvr_components.staging import stage, stage_folder
 from rlvr_components.task_config import merge_task_config
 from rlvr_trainer.data import load_rows
-from rlvr_trainer.errors import ConfigError, PlatformError, RLVRError
+from rlvr_trainer.errors import ConfigError, PlatformError
 from rlvr_trainer.evaluation import headline, parse_samples
-from rlvr_trainer.events import EVENTS_VARIABLE, emit
-from rlvr_trainer.launch.run_dir import ADAPTER, ADAPTER_URI_VARIABLE, METRICS
+from rlvr_trainer.events import EVENTS_VARIABLE, emit, read_events
+from rlvr_trainer.launch.run_dir import ADAPTER, ADAPTER_URI_VARIABLE
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.shards import Shard, batches, join
 from rlvr_trainer.storage import S3_SCHEME, Storage, open_storage
 
-MIRROR_INTERVAL_S = 5.0
-MIRRORED = ("step", "evaluation", "checkpoint")
+COPIED = ("step", "evaluation", "checkpoint")
 """Events that tell how far a job is; when it began and ended, its launcher knows."""
 
 EvaluateStep = Literal["evaluate-base", "evaluate-trained"]
@@ -152,15 +151,10 @@ def _spec(
     env: dict[str, str] | None = None,
 ) -> JobSpec:
     settings, platform = site.settings, site.settings.platform
-    launch = [
-        *("python", "-m", "rlvr_trainer", "launch", "--run", run_dir.uri),
-        *("--max-attempts", str(platform.max_attempts)),
-        *(("--", *command) if command else ()),
-    ]
     return JobSpec(
         run_name=settings.run_name,
         recipe_hash=recipe.hash,
-        command=tuple(launch),
+        command=launch_command(run_dir.uri, platform, tuple(command)),
         run_dir=run_dir.uri,
         step=step,
         run_id=run_id(),
@@ -182,9 +176,10 @@ def _launch(site: Site, spec: JobSpec) -> None:
     from rlvr_components.jobs.cluster import open_backend
     from rlvr_components.jobs.launch import launch
 
-    backend = open_backend(site.settings.place, site.settings.platform)
-    with mirrored_events(open_storage(spec.run_dir)):
-        launch(backend, spec)
+    place, events = site.settings.place, os.environ.get(EVENTS_VARIABLE)
+    assert place != "local"
+    tell = EventCopy(Path(events)).add if events else None
+    launch(open_backend(place, site.settings.platform, on_event=tell), spec)
 
 
 @contextmanager
@@ -200,53 +195,21 @@ def phase(name: str) -> Iterator[dict[str, float]]:
     emit("phase", phase=name, state="finished", **found)
 
 
-@contextmanager
-def mirrored_events(run_dir: Storage) -> Iterator[None]:
-    """Append what a job tells of itself to the file that RLVR_EVENTS names, while within."""
-    path = os.environ.get(EVENTS_VARIABLE)
-    if not path:
-        yield
-        return
-    mirror, ended = Mirror(run_dir, Path(path)), threading.Event()
+class EventCopy:
+    """What jobs tell of themselves, in the file of events of the run on this machine."""
 
-    def poll() -> None:
-        while not ended.wait(MIRROR_INTERVAL_S):
-            mirror.update()
-
-    thread = threading.Thread(target=poll, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-        mirror.update()
-
-
-class Mirror:
-    """A local copy of the events in a run directory that is elsewhere."""
-
-    def __init__(self, run_dir: Storage, path: Path) -> None:
-        self._run_dir = run_dir
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._known = set(path.read_text("utf-8").splitlines()) if path.is_file() else set()
+        self._known = {_line(event) for event in read_events(path)}
 
-    def update(self) -> None:
-        """Append whole lines that are new; where it cannot be read, nothing."""
-        try:
-            lines = self._run_dir.read_bytes(METRICS).decode().split("\n")[:-1]
-        except (FileNotFoundError, RLVRError):
-            return
-        new = [line for line in lines if line not in self._known and _is_mirrored(line)]
-        self._known.update(new)
-        if new:
+    def add(self, event: Mapping[str, Any]) -> None:
+        """Append it, unless it is there already: a job that is adopted tells all of it again."""
+        line = _line(event)
+        if event.get("event") in COPIED and line not in self._known:
+            self._known.add(line)
             with self._path.open("a", encoding="utf-8") as file:
-                file.write("".join(f"{line}\n" for line in new))
+                file.write(f"{line}\n")
 
 
-def _is_mirrored(line: str) -> bool:
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return False
-    return isinstance(event, dict) and event.get("event") in MIRRORED
+def _line(event: Mapping[str, Any]) -> str:
+    return json.dumps(dict(event), sort_keys=True)

@@ -24,6 +24,9 @@ from rlvr_trainer.storage import DISK_ERRNOS
 FAILURE_VARIABLE = "RLVR_FAILURE"
 """Environment variable that names the file for the cause of a failed step."""
 
+OUTPUTS_VARIABLE = "RLVR_OUTPUTS"
+"""Environment variable that names the file for where a run on this machine left its outputs."""
+
 STARTED = "started step "
 """Begins the line after which a step's own output stands in the log."""
 
@@ -31,10 +34,17 @@ STARTED = "started step "
 @contextmanager
 def step(phase: str, recipe: str) -> Iterator[Recipe]:
     """Parse the recipe (JSON); end the process with the code of an error that the body raises."""
+    with attempt(phase):
+        yield parse_recipe(json.loads(recipe))
+
+
+@contextmanager
+def attempt(phase: str) -> Iterator[None]:
+    """End the process with the code of an error that the body raises, and leave its cause."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     print(f"{STARTED}{phase}", flush=True)
     try:
-        yield parse_recipe(json.loads(recipe))
+        yield
     except Exception as error:
         cause = _as_rlvr_error(error)
         if cause is not error:
@@ -55,6 +65,15 @@ def log_metrics(metrics: Any, values: Mapping[str, object]) -> None:
     for name, value in numbers.items():
         metrics.log_metric(name, value)
     Path(metrics.path).write_text(json.dumps(numbers), encoding="utf-8")
+
+
+def record_outputs(**paths: str) -> None:
+    """Add to what RLVR_OUTPUTS names; a pipeline gives no outputs of steps within a group."""
+    file = os.environ.get(OUTPUTS_VARIABLE)
+    if file:
+        path = Path(file)
+        known = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        path.write_text(json.dumps({**known, **paths}), encoding="utf-8")
 
 
 def _as_rlvr_error(error: Exception) -> RLVRError:

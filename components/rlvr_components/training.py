@@ -27,9 +27,9 @@ def run_training(recipe: Recipe, run_dir: Path, data_dir: Path) -> None:
     launch(LocalBackend(), training_job(recipe, run_dir, os.environ))
 
 
-def last_numbers(run_dir: Path) -> dict[str, float]:
+def last_numbers(events_file: Path) -> dict[str, float]:
     """The numbers of the last step that was trained, by TRL's names."""
-    steps = [event for event in read_events(run_dir / "metrics.jsonl") if event["event"] == "step"]
+    steps = [event for event in read_events(events_file) if event["event"] == "step"]
     if not steps:
         return {}
     last = steps[-1]

@@ -13,13 +13,15 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Any, TextIO
+from uuid import uuid4
 
-from rlvr_components.step import FAILURE_VARIABLE, STARTED
+from rlvr_components.pipeline_run import RUN_ID_VARIABLE
+from rlvr_components.step import FAILURE_VARIABLE, OUTPUTS_VARIABLE, STARTED
 from rlvr_components.training import replace_folder
 from rlvr_pipelines.display import Display, open_display
 from rlvr_pipelines.follow import EventFollower
@@ -28,7 +30,7 @@ from rlvr_pipelines.local_child import INPUTS_VARIABLE
 from rlvr_pipelines.process_group import ProcessGroup
 from rlvr_pipelines.progress import TITLES, Progress, clock
 from rlvr_pipelines.run_dir import Claim, RunDir, claim
-from rlvr_trainer.errors import JobFailed, PlatformError, RLVRError
+from rlvr_trainer.errors import ConfigError, JobFailed, PlatformError, RLVRError
 from rlvr_trainer.events import EVENTS_VARIABLE
 from rlvr_trainer.files import write_text
 from rlvr_trainer.recipe import Recipe
@@ -40,6 +42,8 @@ MAX_STOP_WAIT_S = 300.0
 ASK_AGAIN_S = 5.0
 NUM_LOG_LINES = 12
 MIN_FREE_BYTES = 1 << 20
+LAST_PHASE = "finish"
+"""Runs after whatever failed, and is not what a person asks about."""
 
 
 class Interrupted(RLVRError):
@@ -50,11 +54,19 @@ class Interrupted(RLVRError):
         self.exit_code = 128 + number
 
 
-def run_pipeline(recipe: Recipe, path: Path, *, progress_to: TextIO | None = None) -> RunDir:
+def run_pipeline(
+    recipe: Recipe,
+    path: Path,
+    *,
+    arguments: Mapping[str, Any] = MappingProxyType({}),
+    progress_to: TextIO | None = None,
+) -> RunDir:
     """Run the recipe's pipeline in a run directory, or continue it; returns it with its artifacts.
 
-    A run that is whole is not run again. Raises ConfigError for a run directory that cannot be
-    used, JobFailed with the code of a failed step, Interrupted.
+    `arguments` are parameters of the pipeline: with `job_place` pytorchjob or trainjob, and
+    `storage_uri`, its model steps run in a cluster. A run that is whole is not run again.
+    Raises ConfigError for a run directory that cannot be used, JobFailed with the code of a failed
+    step, Interrupted.
     """
     with claim(path, recipe) as claimed:
         run_dir = claimed.run_dir
@@ -65,7 +77,7 @@ def run_pipeline(recipe: Recipe, path: Path, *, progress_to: TextIO | None = Non
         progress = Progress()
         heading = f"{recipe.name}  recipe {recipe.hash}  into {path}"
         with open_display(stream, progress, heading) as display:
-            _run_child(recipe, claimed, progress, display)
+            _run_child(recipe, claimed, dict(arguments), progress, display)
         collect(run_dir)
     return run_dir
 
@@ -75,6 +87,8 @@ def collect(run_dir: RunDir) -> None:
     outputs = {name: Path(path) for name, path in json.loads(run_dir.outputs.read_text()).items()}
     try:
         replace_folder(outputs["data"], run_dir.data)
+        if "adapter" in outputs:  # of a training elsewhere; one on this machine puts it in place
+            replace_folder(outputs["adapter"], run_dir.adapter)
         for name, target in (
             ("samples", run_dir.samples),
             ("report", run_dir.report),
@@ -86,13 +100,21 @@ def collect(run_dir: RunDir) -> None:
     shutil.rmtree(run_dir.pipeline, ignore_errors=True)
 
 
-def _run_child(recipe: Recipe, claimed: Claim, progress: Progress, display: Display) -> None:
+def _run_child(
+    recipe: Recipe,
+    claimed: Claim,
+    arguments: dict[str, Any],
+    progress: Progress,
+    display: Display,
+) -> None:
     run_dir = claimed.run_dir
     try:
         run_dir.failure.unlink(missing_ok=True)
         run_dir.outputs.unlink(missing_ok=True)
         temporary = _empty_folder(run_dir.pipeline / "tmp")
         run_dir.log.touch()
+        run_id = _run_id(recipe, run_dir, arguments)
+        write_text(run_dir.arguments, json.dumps(arguments))
         _end_last_line(run_dir.events)
     except OSError as error:
         raise disk_error(run_dir.path, error) from error
@@ -107,7 +129,7 @@ def _run_child(recipe: Recipe, claimed: Claim, progress: Progress, display: Disp
     with _signals() as received, run_dir.log.open("ab") as log:
         group = ProcessGroup(
             [sys.executable, "-m", "rlvr_pipelines.local_child", str(run_dir.path.resolve())],
-            env=_environment(recipe, run_dir, temporary),
+            env=_environment(recipe, run_dir, temporary, run_id),
             output=log,
             keep_open=[claimed.lock.fileno()],  # locked until the last of this run is gone
         )
@@ -187,12 +209,31 @@ def _empty_folder(path: Path) -> Path:
     return path
 
 
-def _environment(recipe: Recipe, run_dir: RunDir, temporary: Path) -> dict[str, str]:
+def _run_id(recipe: Recipe, run_dir: RunDir, arguments: dict[str, Any]) -> str:
+    """What the run's folder in the storage is called; here the run directory is that folder."""
+    place = arguments.setdefault("job_place", "local")
+    if place == "local":
+        path = run_dir.path.resolve()
+        arguments["storage_uri"] = str(path.parent)
+        return path.name
+    if not arguments.get("storage_uri"):
+        raise ConfigError(
+            f"a run on {place} has no storage; name s3://bucket/prefix, or a path on a volume of "
+            "all pods, with --storage"
+        )
+    if not run_dir.remote_id.exists():
+        write_text(run_dir.remote_id, f"{recipe.name}-{uuid4().hex[:12]}\n")
+    return run_dir.remote_id.read_text("utf-8").strip()
+
+
+def _environment(recipe: Recipe, run_dir: RunDir, temporary: Path, run_id: str) -> dict[str, str]:
     return {
         **os.environ,
         EVENTS_VARIABLE: str(run_dir.events.resolve()),
         FAILURE_VARIABLE: str(run_dir.failure.resolve()),
         INPUTS_VARIABLE: fingerprint(recipe),
+        OUTPUTS_VARIABLE: str(run_dir.outputs.resolve()),
+        RUN_ID_VARIABLE: run_id,
         "PYTHONUNBUFFERED": "1",  # the log is read while it is written
         "TMPDIR": str(temporary.resolve()),  # kfp.local leaves a folder there for each step
     }
@@ -203,7 +244,9 @@ def _failure(run_dir: RunDir, log_start: int, running: str) -> RLVRError:
     failure = _read_failure(run_dir)
     lines = _last_lines(run_dir.log, log_start)
     if failure:
-        title = TITLES.get(failure["phase"], failure["phase"])
+        phase = failure["phase"]
+        lines = _last_lines(run_dir.log, log_start, phase)
+        title = TITLES.get(phase, phase.capitalize())
         message: str = failure["message"]
         own = [line for line in lines if line != f"error: {message}"]
         where = _log(own, run_dir)
@@ -235,8 +278,11 @@ def _log(lines: Sequence[str], run_dir: RunDir) -> str:
     return f"{shown}\nThe whole log: {run_dir.log}"
 
 
-def _last_lines(path: Path, start: int) -> list[str]:
-    """What the last step printed itself, without kfp.local's own lines and indentation."""
+def _last_lines(path: Path, start: int, phase: str = "") -> list[str]:
+    """What a step printed itself, without kfp.local's own lines and indentation.
+
+    Of this phase, or else the last that did the run's work.
+    """
     with path.open("rb") as file:
         file.seek(start)
         text = file.read().decode("utf-8", errors="replace")
@@ -246,5 +292,10 @@ def _last_lines(path: Path, start: int) -> list[str]:
         for line in text.splitlines()
         if line.startswith(indentation) and line.strip()
     ] or text.splitlines()
-    begin = max((i for i, line in enumerate(lines) if line.startswith(STARTED)), default=-1)
-    return [line for line in lines[begin + 1 :] if not line.startswith("[KFP Executor")]
+    starts = [i for i, line in enumerate(lines) if line.startswith(STARTED)]
+    own = [i for i in starts if lines[i] == f"{STARTED}{phase}"] or [
+        i for i in starts if lines[i] != f"{STARTED}{LAST_PHASE}"
+    ]
+    begin = own[-1] if own else -1
+    end = next((i for i in starts if i > begin), len(lines))
+    return [line for line in lines[begin + 1 : end] if not line.startswith("[KFP Executor")]

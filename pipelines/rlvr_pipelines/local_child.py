@@ -22,7 +22,6 @@ from pathlib import Path
 
 from rlvr_pipelines.run_dir import RunDir, read_recipe
 from rlvr_trainer.events import emit
-from rlvr_trainer.files import write_text
 
 INPUTS_VARIABLE = "RLVR_INPUTS"
 """Names the state of the files that the recipe names; outputs are reused for the same one only."""
@@ -34,7 +33,7 @@ CACHE_HIT = re.compile(r"Task (\S+) cache hit")
 
 
 def main(run_dir: RunDir) -> int:
-    """Run the pipeline on the run directory's recipe, and say where its outputs are."""
+    """Run the pipeline on the run directory's recipe."""
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)  # started by hand: the group is to be this run's alone
     _watch_lifeline()
@@ -45,31 +44,34 @@ def main(run_dir: RunDir) -> int:
 
     from kfp import local
 
-    from rlvr_pipelines.pipeline import PHASE_BY_TASK, rlvr_pipeline
+    from rlvr_pipelines.pipeline import PHASE_BY_TASK, rlvr_pipeline, task_groups
 
     logging.getLogger().addHandler(_ReuseEvents(PHASE_BY_TASK))
     logging.getLogger().setLevel(logging.INFO)
     # kfp.local wonders about images without "python" in their name, and ignores display names
     for message in (".*non-Python base image", ".*have no effect in the current local runner"):
         warnings.filterwarnings("ignore", message=message)
-    # kfp.local runs independent tasks one after another, in an order that changes from process to
-    # process; a reader wants to know first where the model starts from.
-    rlvr_pipeline.pipeline_spec.root.dag.tasks["train"].dependent_tasks.append("evaluate-base")
+    for tasks in task_groups(rlvr_pipeline.pipeline_spec):
+        for task in tasks.values():
+            task.ClearField("retry_policy")  # of a lost pod; here a person sees the cause at once
+        if "train" in tasks:
+            # it continues from its own checkpoints
+            tasks["train"].caching_options.enable_cache = False
+            # kfp.local runs independent tasks one after another, in an order that changes from
+            # process to process; a reader wants to know first where the model starts from
+            tasks["train"].dependent_tasks.append("evaluate-base")
     local.init(
         local.SubprocessRunner(use_venv=False),
         pipeline_root=str(run_dir.pipeline / "root"),
         enable_caching=True,
         cache_root=str(run_dir.pipeline / "cache" / os.environ[INPUTS_VARIABLE]),
     )
+    arguments = json.loads(run_dir.arguments.read_text("utf-8"))
     try:
-        task = rlvr_pipeline(
-            recipe=read_recipe(run_dir).model_dump_json(), run_dir=str(run_dir.path.resolve())
-        )
+        rlvr_pipeline(recipe=read_recipe(run_dir).model_dump_json(), **arguments)
     except RuntimeError as error:  # kfp's word for a failed step; the step recorded its cause
         print(error, flush=True)
         return 1
-    outputs = {name: artifact.path for name, artifact in task.outputs.items()}
-    write_text(run_dir.outputs, json.dumps(outputs))
     return 0
 
 
@@ -82,7 +84,7 @@ class _ReuseEvents(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         hit = CACHE_HIT.match(record.getMessage())
-        if hit:
+        if hit and hit[1] in self._phase_by_task:
             emit("phase", phase=self._phase_by_task[hit[1]], state="reused")
 
 

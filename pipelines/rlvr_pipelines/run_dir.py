@@ -77,6 +77,16 @@ class RunDir:
         return self.path / ".pipeline"
 
     @property
+    def arguments(self) -> Path:
+        """The pipeline's parameters beside the recipe."""
+        return self.pipeline / "arguments.json"
+
+    @property
+    def remote_id(self) -> Path:
+        """What the run is called in a cluster, so that another attempt finds its jobs."""
+        return self.path / "run-id"
+
+    @property
     def outputs(self) -> Path:
         """Where the pipeline left its outputs."""
         return self.pipeline / "outputs.json"

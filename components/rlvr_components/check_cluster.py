@@ -1,0 +1,116 @@
+"""Whether the cluster can run the jobs: the kind is installed and allowed, and fits the quota."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from rlvr_components.check import PLATFORM_KEY, PLATFORM_MAP
+from rlvr_components.kubernetes_api import NotFound
+from rlvr_components.pipeline_run import Place
+from rlvr_components.platform import Platform
+from rlvr_trainer.errors import ConfigError
+
+KINDS: dict[Place, tuple[str, str, str]] = {
+    "pytorchjob": ("kubeflow.org", "v1", "pytorchjobs"),
+    "trainjob": ("trainer.kubeflow.org", "v1alpha1", "trainjobs"),
+}
+"""Group, version and plural."""
+
+INSTALL = {
+    "pytorchjob": "the Kubeflow training operator (manifests/operator)",
+    "trainjob": "Kubeflow Trainer 2",
+}
+GPU_QUOTAS = ("requests.nvidia.com/gpu", "limits.nvidia.com/gpu")
+
+
+class Api(Protocol):
+    """The API server; `KubernetesApi` is one."""
+
+    def get(self, path: str) -> dict[str, Any]:
+        """Raises NotFound, ConfigError, PlatformError."""
+
+    def create(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Raises as `get` does."""
+
+
+def read_platform_map(api: Api, namespace: str) -> str:
+    """The platform's settings of the namespace (YAML); empty where it has none.
+
+    Raises ConfigError, PlatformError.
+    """
+    path = f"/api/v1/namespaces/{namespace}/configmaps/{PLATFORM_MAP}"
+    try:
+        return str((api.get(path).get("data") or {}).get(PLATFORM_KEY, ""))
+    except NotFound:
+        return ""
+
+
+def check_cluster(api: Api, place: Place, platform: Platform, namespace: str) -> list[str]:
+    """What a user should know before the job waits, one remark a line.
+
+    Raises ConfigError for what cannot work, PlatformError for a server that does not answer.
+    """
+    _check_installed(api, place)
+    _check_allowed(api, place, namespace)
+    return list(_check_quota(api, platform, namespace))
+
+
+def _check_installed(api: Api, place: Place) -> None:
+    group, version, plural = KINDS[place]
+    try:
+        resources = api.get(f"/apis/{group}/{version}").get("resources") or ()
+        names = {each["name"] for each in resources}
+    except NotFound:
+        names = set()
+    if plural not in names:
+        others = ", ".join(KINDS.keys() - {place})
+        raise ConfigError(
+            f"job_place: the cluster knows no {plural}.{group}/{version}; install "
+            f"{INSTALL[place]}, or choose {others}"
+        )
+
+
+def _check_allowed(api: Api, place: Place, namespace: str) -> None:
+    group, _, plural = KINDS[place]
+    for verb in ("create", "delete", "watch"):
+        asked = {"namespace": namespace, "verb": verb, "group": group, "resource": plural}
+        review = api.create(
+            "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+            {
+                "apiVersion": "authorization.k8s.io/v1",
+                "kind": "SelfSubjectAccessReview",
+                "spec": {"resourceAttributes": asked},
+            },
+        )
+        if not review["status"].get("allowed"):
+            raise ConfigError(
+                f"this step may not {verb} {plural} in namespace {namespace}; bind the Role "
+                "rlvr-launcher (manifests/base/launcher-role) there to its service account, or "
+                "choose another job_namespace"
+            )
+
+
+def _check_quota(api: Api, platform: Platform, namespace: str) -> Iterator[str]:
+    wanted = platform.num_nodes * platform.gpus_per_node
+    if not wanted:
+        return
+    for quota in api.get(f"/api/v1/namespaces/{namespace}/resourcequotas").get("items") or ():
+        name, status = quota["metadata"]["name"], quota.get("status") or {}
+        for resource in GPU_QUOTAS:
+            hard = (status.get("hard") or quota["spec"].get("hard") or {}).get(resource)
+            if hard is None:
+                continue
+            used = int((status.get("used") or {}).get(resource, 0))
+            if wanted > int(hard):
+                raise ConfigError(
+                    f"the job asks for {wanted} GPUs ({platform.num_nodes} nodes of "
+                    f"{platform.gpus_per_node}), and the quota {name} of namespace {namespace} "
+                    f"allows {hard}; ask for fewer (job_num_nodes, job_gpus_per_node), or have it "
+                    "raised"
+                )
+            if wanted > int(hard) - used:
+                yield (
+                    f"The quota {name} has {int(hard) - used} of {hard} GPUs left: the job of "
+                    f"{wanted} waits for the others."
+                )

@@ -1,0 +1,67 @@
+"""The end of a pipeline run, however it came: nothing is left running, and the outcome is kept."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+from rlvr_components.pipeline_run import (
+    LaunchSettings,
+    default_storage,
+    own_namespace,
+    read_settings,
+    run_folder,
+    run_id,
+)
+from rlvr_trainer.errors import RLVRError
+from rlvr_trainer.storage import open_storage
+
+logger = logging.getLogger(__name__)
+
+OUTCOME = "outcome.json"
+
+
+def finish(storage_uri: str, artifact_uri: str, state: str, message: str) -> str:
+    """Delete what still runs, keep the outcome in the run's folder, and tell it as Markdown.
+
+    `artifact_uri` is that of any artifact of this pipeline run. Raises ConfigError, PlatformError.
+    """
+    try:
+        folder = run_folder(storage_uri or default_storage(artifact_uri))
+        settings = read_settings(open_storage(folder))
+    except RLVRError as error:  # what the step Check did not pass cannot have been launched
+        logger.warning("there are no settings of a launch: %s", error)
+        settings = None
+    if settings is None:
+        return describe_outcome(state, message, [])
+    deleted = delete_live_jobs(settings)
+    outcome = {"state": state, "message": message, "deleted": deleted}
+    try:
+        open_storage(folder).write_bytes(OUTCOME, json.dumps(outcome, indent=2).encode())
+    except RLVRError as error:
+        logger.warning("the outcome is kept in this step's artifact only: %s", error)
+    return describe_outcome(state, message, deleted)
+
+
+def delete_live_jobs(settings: LaunchSettings) -> list[str]:
+    """Delete this run's jobs that have not ended; their names.
+
+    Raises ConfigError, PlatformError.
+    """
+    from rlvr_components.jobs.cluster import delete_jobs, find_jobs
+
+    namespace = settings.platform.namespace or own_namespace()
+    jobs = find_jobs(namespace=namespace, run_id=run_id())
+    return [job.name for job in delete_jobs([job for job in jobs if not job.has_ended])]
+
+
+def describe_outcome(state: str, message: str, deleted: list[str]) -> str:
+    """For the UI, as Markdown."""
+    lines = [f"# {state.replace('_', ' ').capitalize()}", ""]
+    lines += [message, ""] if message else []
+    lines.append(
+        f"Deleted what was still running: {', '.join(f'`{name}`' for name in deleted)}."
+        if deleted
+        else "Nothing was left running."
+    )
+    return "\n".join(lines) + "\n"

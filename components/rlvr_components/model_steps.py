@@ -1,0 +1,101 @@
+"""The three steps that load a model: in this process, or as a job in a cluster."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rlvr_components import remote
+from rlvr_components.pipeline_run import run_folder
+from rlvr_components.remote import EvaluateStep, open_site
+from rlvr_components.step import record_outputs
+from rlvr_components.training import last_numbers, run_training
+from rlvr_trainer import steps
+from rlvr_trainer.evaluation import headline, write_samples
+from rlvr_trainer.launch.run_dir import ADAPTER, METRICS
+from rlvr_trainer.recipe import Recipe
+
+
+def evaluate(
+    step: EvaluateStep,
+    recipe: Recipe,
+    data_dir: Path,
+    samples_dir: Path,
+    *,
+    place: str,
+    storage: str,
+    task_config: Any = None,
+    adapter: Any = None,
+) -> dict[str, float]:
+    """Write `samples_dir`/samples.jsonl and return its headline shares.
+
+    `adapter` is KFP's artifact. Raises what evaluating, or the job, raises.
+    """
+    adapter_dir = Path(adapter.path) if adapter is not None else None
+    if place == "local":
+        return steps.evaluate(
+            recipe,
+            data_dir,
+            samples_dir,
+            label="before" if step == "evaluate-base" else "after",
+            adapter_dir=adapter_dir,
+        )
+    site = open_site(storage, task_config)
+    samples = remote.evaluate(
+        step,
+        recipe,
+        data_dir,
+        site,
+        adapter_dir=adapter_dir,
+        adapter_uri=site.adapter_uri(adapter.uri) if adapter is not None else "",
+    )
+    write_samples(samples_dir / "samples.jsonl", samples)
+    return headline(samples, recipe)
+
+
+def train(
+    recipe: Recipe,
+    data_dir: Path,
+    adapter: Any,
+    history: Path,
+    *,
+    place: str,
+    storage: str,
+    task_config: Any = None,
+) -> dict[str, float]:
+    """Train, see to it that the adapter is in its artifact, and return the last step's numbers.
+
+    Raises JobFailed and what reaching the job raises.
+    """
+    if place == "local":
+        run = Path(run_folder(storage)) if storage else Path(adapter.path).parent / "run"
+        run_training(recipe, run, data_dir)
+        steps.adapter_to(run, Path(adapter.path))
+        shutil.copyfile(run / METRICS, history)
+    else:
+        site = open_site(storage, task_config)
+        adapter_uri = site.adapter_uri(adapter.uri)
+        run_dir = remote.train(recipe, data_dir, site, adapter_uri)
+        if not adapter_uri:
+            run_dir.download_dir(ADAPTER, Path(adapter.path))
+            record_outputs(adapter=adapter.path)
+        history.write_bytes(run_dir.read_bytes(METRICS))
+    adapter.metadata |= describe_model(recipe)
+    return last_numbers(history)
+
+
+def describe_model(recipe: Recipe) -> dict[str, str]:
+    """The metadata of what a recipe trains."""
+    return {
+        "base_model": recipe.model.name,
+        "base_revision": recipe.model.revision,
+        "recipe_hash": recipe.hash,
+    }
+
+
+def data_facts(manifest: dict[str, Any]) -> dict[str, str]:
+    """The metadata of prepared data: what it is told apart by."""
+    hashes = {name: file["sha256"] for name, file in manifest.get("files", {}).items()}
+    return {"sha256": json.dumps(hashes, sort_keys=True)}
