@@ -1,0 +1,285 @@
+"""Requests to the API server and answers that go on: plain dicts and bytes over urllib3."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+import urllib3
+
+from rlvr_components.jobs.kube.access import Access
+from rlvr_components.jobs.kube.errors import Outage, Refusal, from_answer, from_transport
+from rlvr_trainer import __version__
+
+CONNECT_TIMEOUT_S = 10.0
+READ_TIMEOUT_S = 30.0
+PATIENCE_S = 30.0
+"""How long a request is repeated while the server cannot answer."""
+FIRST_DELAY_S, MAX_DELAY_S = 0.25, 30.0
+MAX_SERVER_DELAY_S = 120.0
+"""The most that is believed of a Retry-After."""
+PAGE = 500
+CHUNK_BYTES = 2**16
+
+Query = Mapping[str, str | int | bool]
+
+
+class Client:
+    """One API server.
+
+    `is_stopped` ends pauses early; whoever asks from a signal handler takes a client of its own,
+    since the pool's lock may be held by the code that the signal interrupts.
+    """
+
+    def __init__(self, access: Access, is_stopped: Callable[[], bool] = lambda: False) -> None:
+        self.access = access
+        self._is_stopped = is_stopped
+        self._pool = _pool(access)
+
+    def get(self, path: str, query: Query | None = None, **options: Any) -> dict[str, Any]:
+        """Raises Refusal, Outage."""
+        return self.request("GET", path, query=query, **options)
+
+    def list(self, path: str, query: Query | None = None, **options: Any) -> dict[str, Any]:
+        """All pages as one list. Raises Refusal (410: start again), Outage."""
+        found = self.get(path, {**(query or {}), "limit": PAGE}, **options)
+        page = found
+        while token := page.get("metadata", {}).get("continue"):
+            page = self.get(path, {**(query or {}), "limit": PAGE, "continue": token}, **options)
+            found["items"] += page["items"]
+        return found
+
+    def create(self, path: str, body: Mapping[str, Any], **options: Any) -> dict[str, Any]:
+        """Not repeated: after an Outage the object may or may not be there. Raises Refusal."""
+        return self.request("POST", path, body=body, **{"patience_s": 0.0, **options})
+
+    def merge(self, path: str, patch: Mapping[str, Any], **options: Any) -> dict[str, Any]:
+        """Merge the patch into the object. Raises Refusal, Outage."""
+        kind = "application/merge-patch+json"
+        return self.request("PATCH", path, body=patch, content_type=kind, **options)
+
+    def delete(self, path: str, *, uid: str = "", **options: Any) -> bool:
+        """Delete the object, and in the background what belongs to it; whether it was there.
+
+        With `uid` another object of the same name is left alone. Raises Refusal, Outage.
+        """
+        body: dict[str, Any] = {"propagationPolicy": "Background"}
+        if uid:
+            body["preconditions"] = {"uid": uid}
+        try:
+            self.request("DELETE", path, body=body, **options)
+        except Refusal as error:
+            if error.status == 404 or (uid and error.status == 409):
+                return False
+            raise
+        return True
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+        patience_s: float = PATIENCE_S,
+        read_timeout_s: float = READ_TIMEOUT_S,
+    ) -> dict[str, Any]:
+        """One request, repeated for up to `patience_s` while the server cannot answer."""
+        deadline = time.monotonic() + patience_s
+        for delay_s in delays():
+            try:
+                response = self._send(method, path, query, body, content_type, read_timeout_s)
+                with response:
+                    content = response.read()
+            except urllib3.exceptions.HTTPError as error:
+                failure: Outage = self._outage(error)
+            except Outage as error:
+                failure = error
+            else:
+                return _parsed(content)
+            delay_s = wanted_delay(failure, delay_s)
+            if self._is_stopped() or time.monotonic() + delay_s > deadline:
+                raise failure
+            pause(delay_s, self._is_stopped)
+        raise AssertionError("delays never end")
+
+    def stream(self, path: str, query: Query | None = None, *, read_timeout_s: float) -> Stream:
+        """An answer that goes on. Raises Refusal, Outage, also while it is read."""
+        try:
+            response = self._send("GET", path, query, None, "application/json", read_timeout_s)
+        except urllib3.exceptions.HTTPError as error:
+            raise self._outage(error) from error
+        return Stream(response, self._outage)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        query: Query | None,
+        body: Mapping[str, Any] | None,
+        content_type: str,
+        read_timeout_s: float,
+    ) -> urllib3.BaseHTTPResponse:
+        url = self.access.server + path + (f"?{_encoded(query)}" if query else "")
+        for is_last in (False, True):
+            headers = {"Accept": "application/json", "User-Agent": f"rlvr/{__version__}"}
+            if token := self.access.token.value():
+                headers["Authorization"] = f"Bearer {token}"
+            if body is not None:
+                headers["Content-Type"] = content_type
+            response = self._pool.request(
+                method,
+                url,
+                body=None if body is None else json.dumps(body).encode(),
+                headers=headers,
+                preload_content=False,
+                retries=False,
+                timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=read_timeout_s),
+            )
+            if response.status < 300:
+                return response
+            with response:
+                content = response.read()
+            if response.status == 401 and not is_last and self.access.token.refresh():
+                continue
+            raise from_answer(
+                self.access.server,
+                describe(method, path),
+                response.status,
+                content,
+                response.headers.get("Retry-After"),
+            )
+        raise AssertionError("the last answer was returned or raised")
+
+    def _outage(self, error: Exception) -> Outage:
+        """Raises Refusal for a certificate: that does not pass."""
+        found = from_transport(self.access.server, self.access.origin, error)
+        if isinstance(found, Refusal):
+            raise found from error
+        return found
+
+
+class Stream:
+    """The lines of an answer that goes on; `close` ends it from any thread."""
+
+    def __init__(
+        self, response: urllib3.BaseHTTPResponse, explain: Callable[[Exception], Outage]
+    ) -> None:
+        self._response = response
+        self._explain = explain
+        self._is_closed = False
+
+    def lines(self, max_bytes: int = 0) -> Iterator[bytes]:
+        """Each with its end; the last one may have none. What exceeds `max_bytes` is left out."""
+        rest = b""
+        try:
+            for chunk in self._response.stream(CHUNK_BYTES, decode_content=False):
+                *whole, rest = (rest + chunk).split(b"\n")
+                for line in whole:
+                    yield (line[:max_bytes] if max_bytes else line) + b"\n"
+                if max_bytes and len(rest) > max_bytes:
+                    rest = rest[:max_bytes]
+        except (urllib3.exceptions.HTTPError, OSError, AttributeError, ValueError) as error:
+            if not self._is_closed:  # urllib3 and ssl raise many things on a socket that is shut
+                raise self._explain(error) from error
+        finally:
+            self._is_closed = True
+            self._response.close()
+        if rest:
+            yield rest
+
+    def close(self) -> None:
+        """A read that waits returns."""
+        self._is_closed = True
+        with suppress(Exception):  # it may be anywhere between open and closed
+            self._response.shutdown()
+
+
+def delays() -> Iterator[float]:
+    """Seconds to wait before each further try, growing, never the same for two clients."""
+    delay_s = FIRST_DELAY_S
+    while True:
+        yield delay_s * random.uniform(0.5, 1.5)
+        delay_s = min(delay_s * 2, MAX_DELAY_S)
+
+
+def wanted_delay(error: Outage, delay_s: float) -> float:
+    """What the server asks for, at least, within reason."""
+    return max(delay_s, min(error.retry_after_s or 0.0, MAX_SERVER_DELAY_S))
+
+
+def pause(seconds: float, is_stopped: Callable[[], bool]) -> None:
+    """Sleep, unless stopped. It polls: an event's lock may be held by what a signal cut short."""
+    until = time.monotonic() + seconds
+    while not is_stopped() and (left := until - time.monotonic()) > 0:
+        time.sleep(min(left, 0.1))
+
+
+def describe(method: str, path: str) -> str:
+    """`create pytorchjobs in rlvr`, `get pods/log of master-0 in rlvr`."""
+    verb = {"POST": "create", "PATCH": "patch", "DELETE": "delete"}.get(method, "get")
+    _, found, rest = path.partition("/namespaces/")
+    if not found:
+        return f"{verb} {path}"
+    namespace, _, tail = rest.partition("/")
+    plural, name, sub = (*tail.split("/"), "", "")[:3]
+    what = plural + (f"/{sub}" if sub else "") + (f" {name}" if name else "")
+    return f"{verb} {what} in {namespace}"
+
+
+def _pool(access: Access) -> urllib3.PoolManager:
+    options: dict[str, Any] = {"maxsize": 8, "socket_options": _socket_options()}
+    if access.ssl_context:  # one for all connections: each would take half a megabyte
+        options["ssl_context"] = access.ssl_context
+    if access.server_name:
+        options["server_hostname"] = options["assert_hostname"] = access.server_name
+    proxy = access.proxy or _proxy_of_environment(access.server)
+    if proxy:
+        return urllib3.ProxyManager(proxy, **options)
+    return urllib3.PoolManager(**options)
+
+
+def _socket_options() -> list[tuple[int, int, int]]:
+    """The kernel finds out within half a minute that the other side is gone."""
+    options = [
+        (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    ]
+    for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):
+            options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
+    return options
+
+
+def _proxy_of_environment(server: str) -> str:
+    parts = urlsplit(server)
+    if urllib.request.proxy_bypass(parts.netloc):
+        return ""
+    return urllib.request.getproxies().get(parts.scheme, "")
+
+
+def _encoded(query: Query) -> str:
+    texts = {
+        name: str(value).lower() if isinstance(value, bool) else value
+        for name, value in query.items()
+    }
+    return urlencode(texts)
+
+
+def _parsed(content: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(content)
+    except ValueError:
+        raise Outage(
+            f"the API server answered with something else than JSON ({content[:80]!r}); is there a "
+            "proxy in between?"
+        ) from None
+    return found if isinstance(found, dict) else {}

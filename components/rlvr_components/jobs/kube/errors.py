@@ -1,0 +1,116 @@
+"""What the API server's refusals and silences mean, and what to do about them."""
+
+from __future__ import annotations
+
+import json
+import re
+import ssl
+from typing import Any
+
+from rlvr_trainer.errors import ConfigError, PlatformError
+
+FORBIDDEN = re.compile(
+    r'User "(?P<user>[^"]+)" cannot (?P<verb>\w+) resource "(?P<resource>[^"]+)"'
+    r'(?: in API group "(?P<group>[^"]*)")?(?: in the namespace "(?P<namespace>[^"]+)")?'
+)
+PASSING = {408, 429, 500, 502, 503, 504}
+"""Statuses of a server that may answer otherwise a moment later."""
+EXPIRED = 410
+ROLE = "manifests/base/launcher-role"
+
+
+class Refusal(ConfigError):
+    """The API server understood and says no."""
+
+    def __init__(self, message: str, *, status: int, reason: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+
+
+class Outage(PlatformError):
+    """The API server did not answer, or not now; `status` is 0 without an answer."""
+
+    def __init__(
+        self, message: str, *, status: int = 0, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+def from_answer(
+    server: str, what: str, status: int, body: bytes, retry_after: str | None = None
+) -> Refusal | Outage:
+    """The error behind an HTTP status; `what` was asked: `create pytorchjobs in rlvr`."""
+    answer = _status_object(body)
+    said = str(answer.get("message") or f"HTTP {status}")
+    if status in PASSING or (status == 403 and "exceeded quota" in said):
+        return Outage(
+            f"the API server could not {what} ({status}: {said}); try again later",
+            status=status,
+            retry_after_s=_seconds(retry_after),
+        )
+    reason = str(answer.get("reason", ""))
+    text = _explain(server, what, status, said, answer)
+    return Refusal(text, status=status, reason=reason)
+
+
+def from_transport(server: str, origin: str, error: Exception) -> Refusal | Outage:
+    """The error behind a connection that failed."""
+    cause: BaseException = getattr(error, "reason", None) or error
+    if not isinstance(cause, BaseException):
+        cause = error
+    if (
+        isinstance(cause.__cause__ or cause.__context__, ssl.SSLError)
+        or "SSL" in type(cause).__name__
+    ):
+        return Refusal(
+            f"{server} shows a certificate that is not trusted here, or does not accept ours "
+            f"({cause}); correct the certificates of {origin}",
+            status=0,
+            reason="Certificate",
+        )
+    return Outage(
+        f"the API server {server} cannot be reached ({_short(cause)}); check {origin}, the network "
+        "and a VPN to it"
+    )
+
+
+def _explain(server: str, what: str, status: int, said: str, answer: dict[str, Any]) -> str:
+    match status:
+        case 401:
+            return (
+                f"{server} does not accept the credentials (401); log in again, or renew the token"
+            )
+        case 403 if found := FORBIDDEN.search(said):
+            group = f".{found['group']}" if found["group"] else ""
+            return (
+                f"{found['user']} may not {found['verb']} {found['resource']}{group} in "
+                f"{found['namespace'] or 'the cluster'}; bind the Role rlvr-launcher there ({ROLE})"
+            )
+        case 404 if not (answer.get("details") or {}).get("name"):
+            return f"{what}: the cluster has no such kind ({said})"
+        case 403 | 400 | 422:
+            return f"the cluster refuses to {what}: {said}"
+        case _:
+            return f"{what}: {said} ({status})"
+
+
+def _status_object(body: bytes) -> dict[str, Any]:
+    """Kubernetes' Status, or the first line of what a proxy in front says."""
+    try:
+        found = json.loads(body)
+    except ValueError:
+        line = body.decode("utf-8", "replace").strip().partition("\n")[0]
+        return {"message": line[:300]} if line and not line.startswith("<") else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    return float(retry_after) if retry_after and retry_after.isdecimal() else None
+
+
+def _short(error: BaseException) -> str:
+    text = str(error)
+    return text.rpartition(": ")[2] if "object at 0x" in text else text or type(error).__name__

@@ -1,0 +1,117 @@
+"""How far a run is: its metrics.jsonl, read now and then, as annotations of its job.
+
+So `kubectl get` with custom columns shows it, and whoever launched the job can draw it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from rlvr_components.jobs.kube import names
+from rlvr_trainer.errors import RLVRError
+from rlvr_trainer.storage import open_storage
+
+logger = logging.getLogger(__name__)
+
+METRICS = "metrics.jsonl"
+INTERVAL_S = 10.0
+Event = Mapping[str, Any]
+
+
+class Progress:
+    """A thread that reads the events of a run directory and passes on what is new."""
+
+    def __init__(
+        self,
+        run_dir: str,
+        *,
+        annotate: Callable[[dict[str, str]], None],
+        on_event: Callable[[Event], None],
+        interval_s: float = INTERVAL_S,
+    ) -> None:
+        self._run_dir = run_dir
+        self._annotate = annotate
+        self._on_event = on_event
+        self._interval_s = interval_s
+        self._num_bytes = 0
+        self._known: dict[str, str] = {}
+        self._written: dict[str, str] = {}
+        self._told = False
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._thread.start()
+
+    def finish(self, timeout_s: float) -> None:
+        """Read once more, then end."""
+        self._ended.set()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        is_last = False
+        while not is_last:
+            is_last = self._ended.wait(self._interval_s)
+            try:
+                self._look()
+            except (RLVRError, OSError) as error:  # progress is worth no failure
+                if not self._told:
+                    logger.warning("no progress is shown for now: %s", error)
+                self._told = True
+
+    def _look(self) -> None:
+        try:
+            content = open_storage(self._run_dir).read_bytes(METRICS)
+        except FileNotFoundError:
+            return
+        for event in self._new_events(content):
+            self._known |= annotations_of(event)
+            self._on_event(event)
+        if self._known != self._written:
+            self._annotate(self._known)
+            self._written = dict(self._known)
+
+    def _new_events(self, content: bytes) -> Iterator[Event]:
+        end = content.rfind(b"\n") + 1
+        start = min(self._num_bytes, end)  # an attempt that resumed may have lost the last lines
+        self._num_bytes = end
+        yield from parse_events(content[start:end].splitlines())
+
+
+def parse_events(lines: Iterable[bytes]) -> Iterator[Event]:
+    """The events among the lines."""
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict) and "event" in event:
+            yield event
+
+
+def annotations_of(event: Event) -> dict[str, str]:
+    """What an event says about progress: step of how many, reward, phase."""
+    match event["event"]:
+        case "phase" if event.get("state") == "started":
+            return {names.PHASE: str(event.get("phase", ""))}
+        case "step":
+            found = {names.PROGRESS_STEP: _of(event.get("step"), event.get("max_steps"))}
+            if isinstance(event.get("reward"), int | float):
+                found[names.REWARD] = f"{event['reward']:.3f}"
+            return found
+        case "evaluation" if event.get("phase") != "train" and event.get("total"):
+            return {
+                names.PHASE: str(event.get("phase", "")),
+                names.PROGRESS_STEP: _of(event.get("done"), event["total"]),
+            }
+        case _:
+            return {}
+
+
+def _of(done: object, total: object) -> str:
+    return f"{done or 0}/{total}" if total else f"{done or 0}"

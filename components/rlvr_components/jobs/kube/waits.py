@@ -1,0 +1,165 @@
+"""What a job waits for before it runs with all of its replicas. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rlvr_components.jobs.kube.causes import EXIT_INFRASTRUCTURE, one_line, termination_message
+from rlvr_components.jobs.kube.kinds import KUEUE_QUEUE_LABEL, Kind, Object
+from rlvr_trainer.errors import ConfigError
+
+MOUNT_REASONS = ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox")
+CONFIGURATION_REASONS = {
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "RunContainerError",
+}
+IMAGE_REASONS = {"ErrImagePull", "ImagePullBackOff", "ImageInspectError", "RegistryUnavailable"}
+
+KUEUE_WAITS = (("QuotaReserved", "False"), ("Admitted", "False"), ("Evicted", "True"))
+ORDER = ("grace", "queue", "start")
+"""Of several the most serious is told."""
+
+
+@dataclass(frozen=True)
+class Wait:
+    """What a job waits for."""
+
+    cause: str
+    exit_code: int = EXIT_INFRASTRUCTURE
+    """Should it wait in vain."""
+    limit: Literal["grace", "queue", "start"] = "queue"
+    """How long it may: only a while, since it hardly passes; until the queue's deadline; or as long
+    too, being a step of every start."""
+
+
+def waiting_for(
+    kind: Kind,
+    job: Object,
+    pods: Sequence[Object],
+    events: Sequence[Object] = (),
+    workloads: Sequence[Object] = (),
+) -> Wait | None:
+    """What keeps the job from running with all of its replicas; None when nothing does."""
+    if kind.is_suspended(job):
+        return _suspended(job, events, workloads)
+    waits = [found for found in (_pod_waits(kind, pod, events) for pod in pods) if found]
+    if len(pods) < kind.num_replicas(job):
+        waits.append(_missing_pods(kind, job, pods, events))
+    return min(waits, key=lambda wait: ORDER.index(wait.limit), default=None)
+
+
+def _suspended(job: Object, events: Sequence[Object], workloads: Sequence[Object]) -> Wait:
+    queue = job["metadata"].get("labels", {}).get(KUEUE_QUEUE_LABEL)
+    if not queue:
+        return Wait("the job is suspended, and no queue will resume it; set suspend to false")
+    conditions = [
+        each
+        for workload in workloads
+        for each in workload.get("status", {}).get("conditions") or ()
+        if (each.get("type"), each.get("status")) in KUEUE_WAITS
+    ]
+    said = [one_line(each.get("message", "")) for each in conditions] or [
+        one_line(each.get("message", "")) for each in _newest(events, ("Pending",), "Workload")
+    ]
+    text = f"Kueue: pending in queue {queue}"
+    return Wait(f"{text}: {said[0]}" if said and said[0] else text)
+
+
+def _missing_pods(
+    kind: Kind, job: Object, pods: Sequence[Object], events: Sequence[Object]
+) -> Wait:
+    """Nobody has made them yet, or may not."""
+    for event in _newest(events, ("FailedCreatePod", "FailedCreate")):
+        message = one_line(event.get("message", ""))
+        if "exceeded quota" in message:
+            return Wait(f"quota: {message}; wait for other jobs, or ask for more")
+        return Wait(
+            f"the cluster refuses the job's pods: {message}; correct the platform's settings",
+            ConfigError.exit_code,
+            "grace",
+        )
+    missing = kind.num_replicas(job) - len(pods)
+    return Wait(f"waits for the operator to make {missing} pods", limit="start")
+
+
+def _pod_waits(kind: Kind, pod: Object, events: Sequence[Object]) -> Wait | None:
+    status, replica = pod.get("status", {}), kind.replica_name(pod)
+    if status.get("phase") in ("Succeeded", "Failed"):
+        return None
+    for each in status.get("conditions") or ():
+        if each.get("type") == "PodScheduled" and each.get("status") == "False":
+            return Wait(f"{replica}: {each.get('reason')}: {one_line(each.get('message', ''))}")
+    for each in (
+        *(status.get("initContainerStatuses") or ()),
+        *(status.get("containerStatuses") or ()),
+    ):
+        waiting = each.get("state", {}).get("waiting")
+        if waiting and waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
+            return _container_waits(replica, pod, each, waiting, events)
+    for event in _newest(events, MOUNT_REASONS, "Pod", str(pod["metadata"]["name"])):
+        return Wait(f"{replica}: {event['reason']}: {one_line(event.get('message', ''))}")
+    for each in status.get("initContainerStatuses") or ():
+        if each.get("state", {}).get("running"):
+            return Wait(
+                f"{replica}: its init container {each['name']} waits for another replica",
+                limit="start",
+            )
+    if status.get("phase") != "Running":
+        return Wait(f"{replica}: its container is being created", limit="start")
+    return None
+
+
+def _container_waits(
+    replica: str, pod: Object, container: Object, waiting: Object, events: Sequence[Object]
+) -> Wait:
+    reason, said = str(waiting["reason"]), one_line(waiting.get("message", ""))
+    if reason in IMAGE_REASONS:
+        # a back-off says only that it backs off; the event before it says why
+        name = str(pod["metadata"]["name"])
+        for event in _newest(events, ("Failed",), "Pod", name):
+            if "ull" in event.get("message", ""):
+                said = one_line(event["message"])
+                break
+        image = container.get("image", "")
+        text = f"{replica}: {reason}: {said or image}; correct image or image_pull_secrets in the "
+        return Wait(text + "platform's settings", ConfigError.exit_code, "grace")
+    if reason in CONFIGURATION_REASONS:
+        text = f"{replica}: {reason}: {said}; correct the platform's settings"
+        return Wait(text, ConfigError.exit_code, "grace")
+    if reason == "CrashLoopBackOff":
+        last = container.get("lastState", {}).get("terminated") or {}
+        message = termination_message(last.get("message", "")).get("cause") or one_line(
+            last.get("message", "")
+        )
+        return Wait(f"{replica}: CrashLoopBackOff: {message or said}", limit="grace")
+    return Wait(f"{replica}: {reason}: {said}")
+
+
+def _newest(
+    events: Sequence[Object], reasons: tuple[str, ...], kind: str = "", name: str = ""
+) -> list[Object]:
+    """Events with one of these reasons, the newest first."""
+    found = [
+        each
+        for each in events
+        if each.get("reason") in reasons
+        and (not kind or each.get("involvedObject", {}).get("kind") == kind)
+        and (not name or each.get("involvedObject", {}).get("name") == name)
+    ]
+    return sorted(found, key=event_time, reverse=True)
+
+
+def event_time(event: Object) -> str:
+    """When it was last seen."""
+    series = event.get("series") or {}
+    return str(
+        series.get("lastObservedTime")
+        or event.get("lastTimestamp")
+        or event.get("eventTime")
+        or event.get("metadata", {}).get("creationTimestamp", "")
+    )

@@ -1,0 +1,149 @@
+"""A collection of objects, listed once and then kept up to date by a thread of its own."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rlvr_components.jobs.kube.client import Client, Query, Stream, delays, pause, wanted_delay
+from rlvr_components.jobs.kube.errors import EXPIRED, Outage, Refusal
+from rlvr_trainer.errors import RLVRError
+
+WATCH_S = 45
+"""The server ends a watch after so long, and a new one goes on from there."""
+READ_TIMEOUT_S = WATCH_S + 15.0
+"""Silence beyond that is a connection whose other side is gone."""
+
+
+class Expired(Exception):
+    """The server has forgotten the version that a watch would go on from."""
+
+
+class Collection:
+    """What a list of one kind holds now. `changed` is called by its thread after every change."""
+
+    def __init__(
+        self,
+        client: Client,
+        path: str,
+        query: Query,
+        *,
+        changed: Callable[[], None],
+        is_kept: Callable[[dict[str, Any]], bool] = lambda each: True,
+    ) -> None:
+        self._client = client
+        self._path = path
+        self._query = dict(query)
+        self._changed = changed
+        self._is_kept = is_kept
+        self._objects: dict[str, dict[str, Any]] = {}
+        self._stream: Stream | None = None
+        self._is_closed = False
+        self.is_synced = False
+        """Whether it has been listed at least once."""
+        self.error: RLVRError | None = None
+        """Why it will not be kept up to date any more."""
+        self.down_since: float | None = None
+        """`time.monotonic()` of the first of the failures that have not ended."""
+        self._thread = threading.Thread(target=self._run, name=f"watch {path}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to list and to watch."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._is_closed = True
+        if self._stream:
+            self._stream.close()
+
+    def objects(self) -> list[dict[str, Any]]:
+        """All of them now."""
+        return list(self._objects.values())
+
+    def _run(self) -> None:
+        version, delay = "", delays()
+        while not self._is_closed:
+            try:
+                if not version:
+                    version = self._list()
+                version = self._watch(version)
+                self.down_since, delay = None, delays()
+            except Expired:
+                version = ""
+                pause(random.uniform(0.1, 0.5), self._closed)
+            except Refusal as error:
+                if error.status == EXPIRED:
+                    version = ""
+                elif error.status != 401:  # a token that was just replaced may be refused a while
+                    self.error = error
+                    self._changed()
+                    return
+                self._back_off(next(delay))
+            except Outage as error:
+                version = ""
+                self._back_off(wanted_delay(error, next(delay)))
+
+    def _back_off(self, seconds: float) -> None:
+        if self.down_since is None:
+            self.down_since = time.monotonic()
+        self._changed()
+        pause(seconds, self._closed)
+
+    def _closed(self) -> bool:
+        return self._is_closed
+
+    def _list(self) -> str:
+        found = self._client.list(self._path, self._query, patience_s=0.0)
+        kept = (each for each in found.get("items") or () if self._is_kept(each))
+        self._objects = {each["metadata"]["uid"]: _slim(each) for each in kept}
+        self.is_synced, self.down_since = True, None
+        self._changed()
+        return str(found["metadata"]["resourceVersion"])
+
+    def _watch(self, version: str) -> str:
+        """Follow changes until the server ends the watch; the version to go on from."""
+        query = {
+            **self._query,
+            "watch": True,
+            "allowWatchBookmarks": True,
+            "resourceVersion": version,
+            "timeoutSeconds": WATCH_S,
+        }
+        stream = self._client.stream(self._path, query, read_timeout_s=READ_TIMEOUT_S)
+        self._stream = stream
+        self.down_since = None
+        for line in stream.lines():
+            if self._is_closed:
+                break
+            version = self._apply(line) or version
+        return version
+
+    def _apply(self, line: bytes) -> str:
+        try:
+            event = json.loads(line)
+            kind, changed = event["type"], event["object"]
+        except (ValueError, KeyError, TypeError):
+            raise Outage("a watch was cut off in the middle of an event") from None
+        if kind == "ERROR":
+            if changed.get("code") == EXPIRED:
+                raise Expired
+            raise Outage(f"the API server ended a watch: {changed.get('message', changed)}")
+        metadata = changed["metadata"]
+        if kind == "DELETED":
+            self._objects = {k: v for k, v in self._objects.items() if k != metadata["uid"]}
+            self._changed()
+        elif kind != "BOOKMARK" and self._is_kept(changed):
+            self._objects = {**self._objects, metadata["uid"]: _slim(changed)}
+            self._changed()
+        return str(metadata["resourceVersion"])
+
+
+def _slim(found: dict[str, Any]) -> dict[str, Any]:
+    """Without what nobody reads and what is often half of it."""
+    found["metadata"].pop("managedFields", None)
+    return found
