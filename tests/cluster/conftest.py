@@ -169,8 +169,15 @@ def s3(cluster: Cluster) -> S3:
 @pytest.fixture(scope="session")
 def base_manifests(kube: Path) -> None:
     """manifests/overlays/local is applied: namespace `rlvr`, roles, quota, admission policies."""
+    kubectl = Kubectl(kube, "rlvr")
     overlay = HERE.parents[1] / "manifests" / "overlays" / "local"
-    Kubectl(kube, "rlvr")("apply", "--server-side", "-k", str(overlay))
+    kubectl("apply", "--server-side", "-k", str(overlay))
+
+    def is_counted() -> bool:
+        quota = kubectl.get("resourcequota", "rlvr")
+        return quota["spec"]["hard"].keys() == quota.get("status", {}).get("used", {}).keys()
+
+    kubectl.wait("the quota counts kinds that came with a CRD", is_counted, timeout_s=90)
 
 
 @pytest.fixture

@@ -75,6 +75,7 @@ control_plane() {
     --authentication-kubeconfig="$ETC/controller-manager.conf" \
     --authorization-kubeconfig="$ETC/controller-manager.conf" \
     --bind-address=127.0.0.1 --leader-elect=false --use-service-account-credentials \
+    --resource-quota-sync-period=10s \
     --root-ca-file="$pki/ca.crt" \
     --service-account-private-key-file="$pki/service-accounts.key" \
     --cluster-signing-cert-file="$pki/ca.crt" --cluster-signing-key-file="$pki/ca.key"
@@ -180,6 +181,7 @@ operator() {
   kubectl apply --server-side --kustomize "$overlays/rlvr" >/dev/null
   kubectl --namespace kubeflow rollout status deployment/training-operator --timeout=180s >/dev/null
   say "the training operator is ready"
+  kubectl apply --server-side --kustomize "$CLUSTER_DIR/trainer-crds" >/dev/null
 }
 
 main

@@ -1,35 +1,27 @@
-"""What the admission policies accept and refuse, asked of a real API server by dry runs.
-
-Skipped where none answers. The server is the one of `make test-cluster`, or RLVR_TEST_KUBECONFIG's;
-the policies and the CRDs are there already, nothing is changed.
-"""
+"""What the admission policies accept and refuse, asked of the API server by dry runs."""
 
 from __future__ import annotations
 
 import copy
 import json
-import os
-import shutil
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.manifests.pod_security import violations
+from tests.unit.manifests.test_pod_security import BAD, GOOD
 
-from .pod_security import violations
-from .test_pod_security import BAD, GOOD
+from .conftest import CLUSTER_DIR
 
-KUBECONFIG = os.environ.get(
-    "RLVR_TEST_KUBECONFIG", "/var/tmp/rlvr-cluster/etc/kubeconfig/admin.conf"
-)
+KUBECONFIG = CLUSTER_DIR / "etc" / "admin.conf"
 DIGEST = "@sha256:" + "0" * 64
-
-pytestmark = pytest.mark.cluster
 
 
 def kubectl(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["kubectl", "--kubeconfig", KUBECONFIG, "--request-timeout=10s", *arguments],
+        ["kubectl", "--kubeconfig", str(KUBECONFIG), "--request-timeout=10s", *arguments],
         input=stdin,
         capture_output=True,
         text=True,
@@ -38,14 +30,8 @@ def kubectl(*arguments: str, stdin: str | None = None) -> subprocess.CompletedPr
 
 
 @pytest.fixture(scope="module")
-def image() -> str:
+def image(kube: Path, base_manifests: None) -> str:
     """An image that the cluster's policy allows."""
-    if shutil.which("kubectl") is None:
-        pytest.skip("kubectl is not on the PATH")
-    if not os.path.exists(KUBECONFIG) or kubectl("get", "--raw", "/readyz").returncode:
-        pytest.skip(f"no API server answers for {KUBECONFIG}")
-    if kubectl("get", "validatingadmissionpolicy", "rlvr-pytorchjobs").returncode:
-        pytest.skip("the admission policies are not installed there")
     params = kubectl("get", "configmap", "-n", "rlvr", "rlvr-job-policy", "-o", "json")
     prefix: str = json.loads(params.stdout)["data"]["imagePrefixes"].split(",")[0].strip()
     return f"{prefix}rlvr-trainer{DIGEST}" if prefix.endswith("/") else f"{prefix}0.1.0{DIGEST}"
@@ -197,8 +183,6 @@ TRAINJOB_FAULTS: dict[str, tuple[Callable[[dict[str, Any]], object], list[str]]]
 
 @pytest.fixture
 def overrides(image: str) -> dict[str, Any]:
-    if kubectl("get", "crd", "trainjobs.trainer.kubeflow.org").returncode:
-        pytest.skip("the cluster has no TrainJob")
     return {"serviceAccountName": "rlvr-trainer"}
 
 
