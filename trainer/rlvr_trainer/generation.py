@@ -53,8 +53,31 @@ def complete(
     served = share_prefix and shared_prefix.unsupported_reason(model) is None
     generate = _generate_shared if served else _generate_plain
     eos_token_ids = end_tokens(model, tokenizer)
-    drawn = generate(model, tokenizer, prompt_ids, sampling, f"\n{stop}", eos_token_ids)
-    return [_cut(ids, tokenizer, stop, eos_token_ids) for ids in drawn]
+    drawn = generate(model, tokenizer, prompt_ids, sampling, stop_text(stop), eos_token_ids)
+    return [cut(ids, tokenizer, stop, eos_token_ids) for ids in drawn]
+
+
+def cut(
+    ids: list[int], tokenizer: PreTrainedTokenizerBase, stop: str, eos_token_ids: set[int]
+) -> Completion:
+    """What was drawn, up to the line that starts with `stop`."""
+    decode: Callable[[list[int]], str] = lambda tokens: tokenizer.decode(  # noqa: E731
+        tokens, skip_special_tokens=True
+    )
+    ended = bool(ids) and ids[-1] in eos_token_ids
+    text = decode(ids)
+    kept = cut_at_stop(text, stop=stop)
+    if kept == text:
+        return Completion(ids, text, finished=ended)
+    length = len(ids)
+    while length and len(decode(ids[:length])) > len(kept):
+        length -= 1
+    return Completion(ids[:length], kept, finished=True)
+
+
+def stop_text(stop: str) -> str:
+    """The text by which a line that starts with `stop` is known while it is generated."""
+    return f"\n{stop}"
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
@@ -69,7 +92,7 @@ def _generate_shared(
     tokenizer: PreTrainedTokenizerBase,
     prompt_ids: Sequence[list[int]],
     sampling: Sampling,
-    stop_text: str,
+    stop_string: str,
     eos_token_ids: set[int],
 ) -> list[list[int]]:
     return shared_prefix.generate(
@@ -80,7 +103,7 @@ def _generate_shared(
         temperature=sampling.temperature,
         top_k=sampling.top_k,
         top_p=sampling.top_p,
-        stop_strings=(stop_text,),
+        stop_strings=(stop_string,),
         eos_token_ids=eos_token_ids,
     )
 
@@ -91,7 +114,7 @@ def _generate_plain(
     tokenizer: PreTrainedTokenizerBase,
     prompt_ids: Sequence[list[int]],
     sampling: Sampling,
-    stop_text: str,
+    stop_string: str,
     eos_token_ids: set[int],
 ) -> list[list[int]]:
     batch = tokenizer.pad({"input_ids": list(prompt_ids)}, padding_side="left", return_tensors="pt")
@@ -113,7 +136,7 @@ def _generate_plain(
             **batch,
             **draw,
             max_new_tokens=sampling.max_new_tokens,
-            stop_strings=[stop_text],
+            stop_strings=[stop_string],
             tokenizer=tokenizer,
             eos_token_id=sorted(eos_token_ids),
             pad_token_id=tokenizer.pad_token_id,
@@ -131,20 +154,3 @@ def _until_end(ids: list[int], eos_token_ids: set[int]) -> list[int]:
         if token in eos_token_ids:
             return ids[: position + 1]
     return ids
-
-
-def _cut(
-    ids: list[int], tokenizer: PreTrainedTokenizerBase, stop: str, eos_token_ids: set[int]
-) -> Completion:
-    decode: Callable[[list[int]], str] = lambda tokens: tokenizer.decode(  # noqa: E731
-        tokens, skip_special_tokens=True
-    )
-    ended = bool(ids) and ids[-1] in eos_token_ids
-    text = decode(ids)
-    kept = cut_at_stop(text, stop=stop)
-    if kept == text:
-        return Completion(ids, text, finished=ended)
-    length = len(ids)
-    while length and len(decode(ids[:length])) > len(kept):
-        length -= 1
-    return Completion(ids[:length], kept, finished=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from rlvr_trainer.errors import ConfigError
+from rlvr_trainer.grpo import arguments
 from rlvr_trainer.grpo.arguments import grpo_config, lora_config
 from rlvr_trainer.grpo.zero import zero_config
 from rlvr_trainer.recipe_file import load_recipe, shipped_recipes
@@ -34,6 +35,34 @@ def test_any_other_option_of_trl_passes_through(tmp_path: Path) -> None:
     config = grpo_config(recipe, tmp_path)
     assert config.entropy_coef == 0.01
     assert config.importance_sampling_level == "sequence"
+
+
+def test_vllm_stops_where_we_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arguments, "is_vllm_available", lambda: True)
+    recipe = load_recipe("arithmetic", ["grpo.use_vllm=true"], shipped=SHIPPED)
+    config = grpo_config(recipe, tmp_path)
+    assert config.use_vllm
+    assert config.generation_kwargs == {"stop": ["\nQuestion:"]}
+
+
+@pytest.mark.parametrize(
+    ("installed", "override", "message"),
+    [
+        (False, "seed=1", "pip install vllm"),
+        (True, "quantization={}", "4-bit weights"),
+    ],
+)
+def test_vllm_that_cannot_work_is_refused_at_once(
+    installed: bool,
+    override: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(arguments, "is_vllm_available", lambda: installed)
+    recipe = load_recipe("arithmetic", ["grpo.use_vllm=true", override], shipped=SHIPPED)
+    with pytest.raises(ConfigError, match=message):
+        grpo_config(recipe, tmp_path)
 
 
 def test_what_trl_refuses_is_a_configuration_error(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from rlvr_trainer.generation import Completion, _cut
+from rlvr_trainer.generation import Completion, cut
 from rlvr_trainer.grpo.rollout import to_trl
 
 EOS = 2
@@ -19,7 +19,7 @@ def tokenizer(smollm2_dir: Path) -> PreTrainedTokenizerBase:
 def test_a_run_on_is_cut_before_the_next_question(tokenizer: PreTrainedTokenizerBase) -> None:
     answer = " 2 + 2 = 4.\n#### The final answer is 4"
     ids = tokenizer(text=answer + "\n\nQuestion: What")["input_ids"]
-    completion = _cut(ids, tokenizer, "Question:", {EOS})
+    completion = cut(ids, tokenizer, "Question:", {EOS})
     assert completion.finished
     assert completion.text.rstrip() == answer
     assert tokenizer.decode(completion.token_ids).rstrip() == answer
@@ -30,13 +30,13 @@ def test_a_question_within_a_line_does_not_end_a_completion(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     ids = tokenizer(text=" The Question: is open")["input_ids"]
-    assert _cut(ids, tokenizer, "Question:", {EOS}).token_ids == ids
-    assert not _cut(ids, tokenizer, "Question:", {EOS}).finished
+    assert cut(ids, tokenizer, "Question:", {EOS}).token_ids == ids
+    assert not cut(ids, tokenizer, "Question:", {EOS}).finished
 
 
 def test_the_models_own_end_stays(tokenizer: PreTrainedTokenizerBase) -> None:
     ids = [*tokenizer(text=" 4")["input_ids"], EOS]
-    completion = _cut(ids, tokenizer, "Question:", {EOS})
+    completion = cut(ids, tokenizer, "Question:", {EOS})
     assert completion == Completion(ids, " 4", finished=True)
 
 
@@ -51,3 +51,10 @@ def test_an_end_that_the_policy_did_not_sample_is_masked_out_of_the_loss() -> No
     assert rollout["completion_ids"] == [[5, 6, EOS], [5, EOS], [5, 6, 7], [EOS]]
     assert rollout["env_mask"] == [[1, 1, 0], [1, 1], [1, 1, 1], [0]]
     assert rollout["prompt_ids"] == [[1]] * 4
+    assert rollout["logprobs"] is None
+
+
+def test_log_probs_of_what_was_cut_are_left_out_and_an_end_has_none() -> None:
+    completions = [Completion([5, 6], "cut", finished=True), Completion([5, 6], "limit", False)]
+    rollout = to_trl([[1]] * 2, completions, EOS, [[-1.0, -2.0, -3.0], [-4.0, -5.0]])
+    assert rollout["logprobs"] == [[-1.0, -2.0, None], [-4.0, -5.0]]

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from peft import LoraConfig
 from trl import GRPOConfig
+from trl.import_utils import is_vllm_available
 
 from rlvr_trainer.errors import ConfigError
+from rlvr_trainer.generation import stop_text
 from rlvr_trainer.grpo.zero import zero_config
 from rlvr_trainer.recipe import LoraSection, Recipe
 
@@ -54,10 +56,27 @@ def grpo_config(recipe: Recipe, output_dir: Path) -> GRPOConfig:
     }
     if training.zero_stage and world_size() > 1:
         arguments["deepspeed"] = zero_config(training.zero_stage, bf16=bf16)
+    if recipe.grpo.get("use_vllm"):
+        arguments["generation_kwargs"] = _vllm_options(recipe)
     try:
         return GRPOConfig(**(arguments | recipe.grpo))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"TRL refuses the recipe: {error}") from error
+
+
+def _vllm_options(recipe: Recipe) -> dict[str, Any]:
+    """What vLLM is told beside TRL's own settings. Raises ConfigError where it cannot be used."""
+    if not is_vllm_available():
+        raise ConfigError(
+            "grpo.use_vllm is true and vllm is not installed; pip install vllm, or leave it out "
+            "and completions are drawn by us"
+        )
+    if recipe.quantization:
+        raise ConfigError(
+            "grpo.use_vllm is true and quantization is set, and TRL cannot send 4-bit weights to "
+            "vLLM; leave one of them out"
+        )
+    return {"stop": [stop_text(recipe.prompt.stop)]}
 
 
 def lora_config(lora: LoraSection) -> LoraConfig:

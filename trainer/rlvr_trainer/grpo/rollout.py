@@ -12,15 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 from trl.models import unwrap_model_for_generation
 
-from rlvr_trainer.generation import Completion, Sampling, complete
+from rlvr_trainer.generation import Completion, Sampling, complete, cut, end_tokens
 from rlvr_trainer.recipe import Recipe
 
 if TYPE_CHECKING:
     from trl import GRPOTrainer
 
 
+LogProbs = list[list[float | None]]
+
+
 class Rollout:
-    """TRL's `rollout_func`: prompts to completions of the current policy."""
+    """TRL's `rollout_func`: prompts to completions of the current policy.
+
+    They are drawn by us, or by vLLM where the trainer uses it.
+    """
 
     def __init__(self, recipe: Recipe, *, share_prefix: bool) -> None:
         self.stop = recipe.prompt.stop
@@ -35,6 +41,13 @@ class Rollout:
     def __call__(self, prompts: list[str], trainer: GRPOTrainer) -> dict[str, Any]:
         tokenizer = trainer.processing_class
         prompt_ids: list[list[int]] = tokenizer(text=prompts)["input_ids"]
+        draw = self._by_vllm if trainer.use_vllm else self._by_us
+        completions, log_probs = draw(prompt_ids, trainer)
+        return to_trl(prompt_ids, completions, tokenizer.eos_token_id, log_probs)
+
+    def _by_us(
+        self, prompt_ids: list[list[int]], trainer: GRPOTrainer
+    ) -> tuple[list[Completion], None]:
         with unwrap_model_for_generation(
             trainer.model_wrapped,
             trainer.accelerator,
@@ -43,31 +56,51 @@ class Rollout:
         ) as model:
             completions = complete(
                 model,
-                tokenizer,
+                trainer.processing_class,
                 prompt_ids,
                 sampling=self.sampling,
                 stop=self.stop,
                 share_prefix=self.share_prefix,
             )
-        return to_trl(prompt_ids, completions, tokenizer.eos_token_id)
+        return completions, None
+
+    def _by_vllm(
+        self, prompt_ids: list[list[int]], trainer: GRPOTrainer
+    ) -> tuple[list[Completion], LogProbs]:
+        """By TRL's own turn with vLLM, which caches prefixes and has the weights by now."""
+        drawn: list[list[int]]
+        drawn, log_probs = trainer._generate_single_turn(
+            prompt_ids, None, {}, trainer.num_generations
+        )
+        tokenizer = trainer.processing_class
+        ends = end_tokens(trainer.model, tokenizer)
+        return [cut(ids, tokenizer, self.stop, ends) for ids in drawn], log_probs
 
 
 def to_trl(
-    prompt_ids: Sequence[list[int]], completions: Sequence[Completion], eos_token_id: int
+    prompt_ids: Sequence[list[int]],
+    completions: Sequence[Completion],
+    eos_token_id: int,
+    log_probs: LogProbs | None = None,
 ) -> dict[str, Any]:
-    """What TRL expects of a rollout; `env_mask` is 1 where the policy sampled the token."""
+    """What TRL expects of a rollout; `env_mask` is 1 where the policy sampled the token.
+
+    `log_probs` are of the tokens as they were drawn, before the cut.
+    """
     ends = [_needs_end(completion, eos_token_id) for completion in completions]
+    kept = [len(completion.token_ids) for completion in completions]
     return {
         "prompt_ids": list(prompt_ids),
         "completion_ids": [
             completion.token_ids + [eos_token_id] * end
             for completion, end in zip(completions, ends, strict=True)
         ],
-        "env_mask": [
-            [1] * len(completion.token_ids) + [0] * end
-            for completion, end in zip(completions, ends, strict=True)
+        "env_mask": [[1] * n + [0] * end for n, end in zip(kept, ends, strict=True)],
+        "logprobs": log_probs
+        and [
+            drawn[:n] + [None] * end  # TRL's word for a token that was not scored
+            for drawn, n, end in zip(log_probs, kept, ends, strict=True)
         ],
-        "logprobs": None,
     }
 
 
