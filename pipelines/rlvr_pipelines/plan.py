@@ -8,12 +8,16 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlvr_components.jobs import JobSpec, training_job
 from rlvr_components.jobs.local import LocalBackend, LocalProcess
 from rlvr_pipelines.progress import TITLES
+from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.recipe import Recipe
+
+if TYPE_CHECKING:
+    from rlvr_pipelines.cluster_plan import ClusterJob
 
 CHARACTERS_PER_TOKEN = 3.6
 """Of English text with numbers; a plan does not load a tokenizer."""
@@ -44,11 +48,14 @@ class Plan:
 
     recipe: Recipe
     run_dir: Path
+    world_size: int
+    """Processes that train together."""
     sizes: Sizes | None
     """None when the rows are elsewhere, and counted once they have been read."""
     job: JobSpec
-    process: LocalProcess
-    """The job as the local backend renders it: what is started."""
+    rendered: LocalProcess | dict[str, Any]
+    """The job as its backend renders it: the process that is started, or the object that is sent.
+    """
 
     def facts(self) -> dict[str, Any]:
         """As plain data."""
@@ -56,31 +63,74 @@ class Plan:
         if self.sizes:
             sizes = {**vars(self.sizes), "estimated": ["header_tokens", "question_tokens",
                                                        "tokens_per_step"]}  # fmt: skip
+        job: dict[str, Any] = {"name": self.job.name}
+        if isinstance(self.rendered, LocalProcess):
+            job |= {"argv": self.rendered.argv, "env": self.rendered.env}
+        else:
+            job |= {**vars(self.job.resources), "manifest": self.rendered}
         return {
             "recipe": self.recipe.model_dump(mode="json"),
             "recipe_hash": self.recipe.hash,
             "run_dir": str(self.run_dir),
             "steps": list(TITLES.values()),
+            "world_size": self.world_size,
             "sizes": sizes,
-            "job": {"name": self.job.name, "argv": self.process.argv, "env": self.process.env},
+            "job": job,
         }
 
 
 def plan(recipe: Recipe, run_dir: Path) -> Plan:
-    """Compose the plan; reads the rows where they are on this machine.
+    """Compose the plan of a run on this machine; reads the rows where they are here.
 
     Raises what reading them raises: ConfigError, DataError.
     """
     job = training_job(recipe, run_dir.resolve(), os.environ)
+    return Plan(recipe, run_dir, 1, _sizes(recipe, 1), job, LocalBackend().render(job))
+
+
+def plan_in_cluster(recipe: Recipe, run_dir: Path, job: ClusterJob) -> Plan:
+    """Likewise of a run whose model steps are jobs. Raises ConfigError for what does not fit."""
+    sizes = _sizes(recipe, job.world_size)
+    return Plan(recipe, run_dir, job.world_size, sizes, job.spec, job.manifest)
+
+
+def batch_of(recipe: Recipe, world_size: int) -> int:
+    """Completions that all processes together generate at a time, as TRL counts them.
+
+    Raises ConfigError when they are not whole batches of every process and whole groups.
+    """
+    device = recipe.training.per_device_batch_size
+    steps = recipe.grpo.get("steps_per_generation", recipe.training.gradient_accumulation_steps)
+    batch = int(recipe.grpo.get("generation_batch_size", device * world_size * steps))
+    group = recipe.sampling.num_generations
+    if batch % (device * world_size):
+        raise ConfigError(
+            f"grpo.generation_batch_size is {batch}, and {world_size} processes of "
+            f"{device} completions take a multiple of {device * world_size}; leave it out, or "
+            "change training.per_device_batch_size, --nodes or --gpus"
+        )
+    if batch % group:
+        raise ConfigError(
+            f"{world_size} processes generate {batch} completions together, which are no whole "
+            f"groups of sampling.num_generations = {group}; change training.per_device_batch_size, "
+            "--nodes or --gpus"
+        )
+    return batch
+
+
+def _sizes(recipe: Recipe, world_size: int) -> Sizes | None:
+    batch_of(recipe, world_size)  # also where the rows are elsewhere
     remote = any(
         source.startswith(REMOTE_SCHEMES) for source in (recipe.data.train, recipe.data.test)
     )
-    sizes = None if remote else measure(recipe)
-    return Plan(recipe, run_dir, sizes, job, LocalBackend().render(job))
+    return None if remote else measure(recipe, world_size)
 
 
-def measure(recipe: Recipe) -> Sizes:
-    """Prepare the rows aside and count; lengths in tokens are estimates from the characters."""
+def measure(recipe: Recipe, world_size: int = 1) -> Sizes:
+    """Prepare the rows aside and count; lengths in tokens are estimates from the characters.
+
+    Raises ConfigError when there are fewer rows than one step takes, DataError.
+    """
     from rlvr_trainer.data import load_exemplars, load_rows, prepare
     from rlvr_trainer.prompt import PromptLayout
 
@@ -92,11 +142,17 @@ def measure(recipe: Recipe) -> Sizes:
     counts = manifest["counts"]
     header = _tokens(len(layout.header(recipe.prompt.num_shots)))
     question = _tokens(mean(len(layout.question(row)) for row in rows))
-    completions = recipe.device_generation_batch_size
+    completions = batch_of(recipe, world_size)
     questions = completions // recipe.sampling.num_generations
+    if questions > counts["train"] and not recipe.data.repeat_to_batch:
+        raise ConfigError(
+            f"one step takes {questions} questions ({completions} completions of {world_size} "
+            f"processes), and there are {counts['train']} training rows; lower "
+            "training.per_device_batch_size, --nodes or --gpus"
+        )
     tokens = completions * recipe.sampling.max_completion_tokens
     if recipe.shared_prefix == "on":
-        tokens += header + questions * question
+        tokens += world_size * header + questions * question
     else:
         tokens += completions * (header + question)
     evaluated = min(recipe.evaluation.num_rows or counts["test"], counts["test"])

@@ -6,7 +6,8 @@ import re
 
 import click
 
-from rlvr_pipelines.cli.options import cluster_options, debug_option, output_option, print_json
+from rlvr_pipelines.cli.groups import cluster_options
+from rlvr_pipelines.cli.options import debug_option, output_option, print_json
 from rlvr_pipelines.kubeflow.access import Access
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from rlvr_pipelines.cli.errors import DEBUG
-from rlvr_pipelines.kubeflow.access import (
-    COOKIES_VARIABLE,
-    ENDPOINT_VARIABLE,
-    TOKEN_PATH_VARIABLE,
-    TOKEN_VARIABLE,
-    Access,
-)
 
 if TYPE_CHECKING:
     from rlvr_trainer.recipe import Recipe
@@ -54,100 +47,6 @@ run_dir_option = click.option(
 run_dir_argument = click.argument(
     "run_dir", type=click.Path(path_type=Path, file_okay=False), metavar="RUN_DIR"
 )
-
-
-def _file(help: str) -> dict[str, Any]:
-    kind = click.Path(path_type=Path, exists=True, dir_okay=False)
-    return {"type": kind, "metavar": "FILE", "help": help}
-
-
-_CLUSTER = (
-    click.option("--namespace", default="", metavar="NAME", help="Of the jobs; in Kubeflow with "
-                 "several users, the profile.  [default: the kubeconfig's]"),
-    click.option("--context", metavar="NAME", help="Of the kubeconfig."),
-)  # fmt: skip
-_KUBEFLOW = (
-    click.option("--endpoint", default="", metavar="URL", help="Of Kubeflow Pipelines.  [default: "
-                 f"${ENDPOINT_VARIABLE}, else through the cluster]"),
-    click.option("--token-file", **_file("Holds a token for Kubeflow; read again when it changes."
-                 f"  [default: ${TOKEN_PATH_VARIABLE}, or the token in ${TOKEN_VARIABLE}]")),
-    click.option("--cookies-file", **_file("Holds cookies for Kubeflow.  [default: those in "
-                 f"${COOKIES_VARIABLE}]")),
-    click.option("--ca-file", **_file("Authorities to trust for Kubeflow.")),
-)  # fmt: skip
-
-
-def cluster_options(command: Command) -> Command:
-    """--namespace and --context, as `access`."""
-    return grouped(command, "access", Access, _CLUSTER)
-
-
-def access_options(command: Command) -> Command:
-    """How to reach the cluster and Kubeflow, as `access`."""
-    return grouped(command, "access", Access, (*_CLUSTER, *_KUBEFLOW))
-
-
-@dataclass(frozen=True)
-class JobOptions:
-    """Where a job keeps its run directory, how large it is, and the platform's settings."""
-
-    storage: str
-    num_nodes: int | None
-    gpus_per_node: int | None
-    platform_file: Path | None
-    platform_overrides: tuple[str, ...]
-
-    def settings(self) -> dict[str, Any]:
-        """The platform's settings that are given here, nodes and GPUs among them.
-
-        Raises ConfigError for what is no setting.
-        """
-        from rlvr_components.platform_file import parse_platform
-        from rlvr_pipelines.platform_settings import read_settings
-
-        settings = read_settings(self.platform_file, self.platform_overrides)
-        for name in ("num_nodes", "gpus_per_node"):
-            if getattr(self, name) is not None:
-                settings[name] = getattr(self, name)
-        # the image may come from the namespace's own settings
-        parse_platform({"image": "none", **settings}, origin="--platform and --platform-set")
-        return settings
-
-
-_JOB = (
-    click.option("--storage", default="", metavar="URI", help="Where jobs keep run directories: "
-                 "s3://bucket/prefix, or a path on a volume of all pods."),
-    click.option("--nodes", "num_nodes", type=click.IntRange(min=1), help="Pods that train "
-                 "together.  [default: the platform's]"),
-    click.option("--gpus", "gpus_per_node", type=click.IntRange(min=0), help="GPUs of each pod; "
-                 "0: a CPU.  [default: the platform's]"),
-    click.option("--platform", "platform_file", **_file("The platform's settings: image, selectors"
-                 ", volumes.  [default: the namespace's ConfigMap rlvr-platform]")),
-    click.option("--platform-set", "platform_overrides", multiple=True, metavar="A=B",
-                 help="Change a setting of the platform; may be repeated."),
-)  # fmt: skip
-
-
-def job_options(command: Command) -> Command:
-    """The size, place and platform of jobs, as `job`."""
-    return grouped(command, "job", JobOptions, _JOB)
-
-
-def grouped(
-    command: Command, name: str, kind: type[Any], options: Iterable[Callable[[Any], Any]]
-) -> Command:
-    """Hand the values of these options to the command as one object of this dataclass."""
-
-    @functools.wraps(command)
-    def with_group(**arguments: Any) -> Any:
-        known = kind.__dataclass_fields__
-        group = {field: arguments.pop(field) for field in known if field in arguments}
-        return command(**{name: kind(**group)}, **arguments)
-
-    decorated: Any = with_group
-    for decorate in reversed(tuple(options)):
-        decorated = decorate(decorated)
-    return cast(Command, decorated)
 
 
 def package_options(command: Command) -> Command:
@@ -186,6 +85,21 @@ def recipe_options(command: Command) -> Command:
     ):
         command = decorate(command)
     return command
+
+
+def command_again() -> str:
+    """What was typed, to be typed again."""
+    context = click.get_current_context()
+    words = ["rlvr", *context.command_path.split()[1:]]
+    for param in context.command.params:
+        value: Any = context.params.get(param.name or "")
+        if isinstance(param, click.Argument):
+            words.append(str(value))
+        elif context.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE:
+            flag = isinstance(param, click.Option) and param.is_flag
+            for each in value if param.multiple else (value,):
+                words += [param.opts[0]] if flag else [param.opts[0], str(each)]
+    return shlex.join(words)
 
 
 def load(source: str, overrides: Iterable[str], seed: int | None) -> Recipe:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
-from rlvr_pipelines.cli.options import (
+from rlvr_pipelines.cli.groups import (
     JobOptions,
     access_options,
+    check_places,
+    job_options,
+    require_storage,
+)
+from rlvr_pipelines.cli.options import (
+    command_again,
     debug_option,
     default_run_dir,
-    job_options,
     load,
     output_option,
     package_options,
@@ -85,19 +88,16 @@ def run(
     rlvr run gsm8k --on pytorchjob --storage s3://bucket/runs --nodes 2 --gpus 8
     rlvr run gsm8k --on kubeflow --storage s3://bucket/runs --wait
     """
-    _check_options(place)
+    check_places(place, PLACES)
     loaded = load(recipe, overrides, seed)
     if place == "kubeflow":
         run_on_kubeflow(loaded, job, kubeflow, access, images=images, secret=secret, output=output)
         return
-    from rlvr_pipelines.extras import LOCAL, require
-
+    arguments = _arguments(place, job, access)
     root = run_dir or default_run_dir(loaded)
-    again = _command(recipe, overrides, seed, run_dir, sweep)
     if sweep is None:
-        require(LOCAL, "a run on this machine")
-        whole = _run(loaded, root, again)
-        _print_run(whole, output)
+        _require(place, job.storage)
+        _print_run(_run(loaded, root, arguments), output)
         return
 
     from rlvr_pipelines.sweep import parse_sweep, write_sweep
@@ -106,11 +106,11 @@ def run(
     swept = parse_sweep(sweep)
     # all of them first: a value that is not valid is known before anything runs
     recipes = [load(recipe, [*overrides, swept.override(value)], seed) for value in swept.values]
-    require(LOCAL, "a run on this machine")
+    _require(place, job.storage)
     failures: dict[str, JobFailed] = {}
     for each, value in zip(recipes, swept.values, strict=True):
         try:
-            _run(each, swept.run_dir(root, value), again)
+            _run(each, swept.run_dir(root, value), arguments)
         except JobFailed as error:  # says nothing about the other values
             failures[swept.override(value)] = error
             click.echo(f"{swept.override(value)}: {error}", err=True)
@@ -119,30 +119,44 @@ def run(
         override, first = next(iter(failures.items()))
         raise JobFailed(
             f"{len(failures)} of {len(swept.values)} values failed, first {override}; the causes "
-            f"stand above. To try them again: {again}",
+            f"stand above. To try them again: {command_again()}",
             exit_code=first.exit_code,
         )
 
 
-def _check_options(place: str) -> None:
-    """Refuse an option that would be without effect, since somebody meant something by it."""
-    context = click.get_current_context()
-    for option in context.command.params:
-        places = PLACES.get(option.name or "", ())
-        given = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
-        if places and given and place not in places:
-            raise click.UsageError(
-                f"{option.opts[0]} is for --on {' and '.join(places)}, not for --on {place}"
-            )
+def _arguments(place: str, job: JobOptions, access: Access) -> dict[str, Any]:
+    """The pipeline's parameters beside the recipe."""
+    if place == "local":
+        return {}
+    from rlvr_pipelines.job_parameters import job_parameters
+    from rlvr_pipelines.kubeconfig import use_context
+
+    use_context(access.context)
+    return job_parameters(
+        place=place,
+        namespace=access.namespace,
+        storage=require_storage(place, job.storage),
+        settings=job.settings(),
+    )
 
 
-def _run(recipe: Recipe, path: Path, again: str) -> RunDir:
+def _require(place: str, storage: str) -> None:
+    from rlvr_pipelines.extras import KUBERNETES, LOCAL, S3, require
+
+    require(LOCAL, "a run on this machine")
+    if place != "local":
+        require(KUBERNETES, f"a run on {place}")
+    if storage.startswith("s3://"):
+        require(S3, storage)
+
+
+def _run(recipe: Recipe, path: Path, arguments: dict[str, Any]) -> RunDir:
     from rlvr_pipelines.local import Interrupted, run_pipeline
 
     try:
-        return run_pipeline(recipe, path)
+        return run_pipeline(recipe, path, arguments=arguments)
     except Interrupted as error:
-        click.echo(f"{error}; nothing is left running. To go on: {again}", err=True)
+        click.echo(f"{error}; nothing is left running. To go on: {command_again()}", err=True)
         click.get_current_context().exit(error.exit_code)
 
 
@@ -174,20 +188,3 @@ def _print_sweep(runs: Sequence[dict[str, Any]], root: Path, output: str) -> Non
     results = [(run["value"], run["evaluation"]) for run in runs]
     print_sweep(runs[0]["field"], results, sys.stdout)
     click.echo(f"Report: {root / 'report.html'}")
-
-
-def _command(
-    recipe: str,
-    overrides: Sequence[str],
-    seed: int | None,
-    run_dir: Path | None,
-    sweep: str | None,
-) -> str:
-    """The command that goes on with this run."""
-    words = ["rlvr", "run", recipe]
-    for override in overrides:
-        words += ["--set", override]
-    words += ["--seed", str(seed)] if seed is not None else []
-    words += ["--run-dir", str(run_dir)] if run_dir else []
-    words += ["--sweep", sweep] if sweep else []
-    return shlex.join(words)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from rlvr_pipelines.cli.errors import EXIT_INTERRUPTED
-from rlvr_pipelines.cli.options import Command, JobOptions, grouped, print_json
+from rlvr_pipelines.cli.groups import JobOptions, grouped
+from rlvr_pipelines.cli.options import Command, print_json
 from rlvr_pipelines.kubeflow.access import Access
 
 if TYPE_CHECKING:
@@ -63,8 +64,8 @@ def run_on_kubeflow(
 
     require(PIPELINES, "a run in Kubeflow")
     from rlvr_pipelines.compile import compile_package, parse_images
+    from rlvr_pipelines.job_parameters import job_parameters
     from rlvr_pipelines.kubeflow.client import connect
-    from rlvr_pipelines.kubeflow.parameters import parameters
     from rlvr_pipelines.kubeflow.runs import check_outcome, start_run
 
     package = compile_package(
@@ -72,8 +73,7 @@ def run_on_kubeflow(
     )
     settings = job.settings()
     kubeflow = connect(access)
-    chosen = parameters(
-        recipe,
+    chosen = job_parameters(
         place=options.job_place,
         # a profile's jobs stay in the profile
         namespace="" if kubeflow.namespace else access.namespace,
@@ -81,7 +81,13 @@ def run_on_kubeflow(
         settings=settings,
     )
     name = options.run_name or f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    run = start_run(kubeflow, package, experiment=options.experiment, name=name, parameters=chosen)
+    run = start_run(
+        kubeflow,
+        package,
+        experiment=options.experiment,
+        name=name,
+        parameters={"recipe": recipe.model_dump_json(), **chosen},
+    )
     click.echo(f"{run.name} is run {run.id}", err=True)
     click.echo(run.link, err=output == "json")
     if not options.wait:

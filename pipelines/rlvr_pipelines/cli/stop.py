@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlvr_pipelines.cli.options import access_options, debug_option, output_option, print_json
+from rlvr_pipelines.cli.groups import access_options
+from rlvr_pipelines.cli.options import debug_option, output_option, print_json
 from rlvr_pipelines.kubeflow.access import Access
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
+from rlvr_pipelines.cli.groups import access_options
 from rlvr_pipelines.cli.options import (
-    access_options,
     debug_option,
     load,
     output_option,

@@ -216,7 +216,7 @@ def test_a_sweep_is_checked_before_anything_runs(tmp_path: Path) -> None:
 def test_a_sweep_trains_once_for_each_value_and_compares(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run_pipeline(recipe: Recipe, path: Path) -> RunDir:  # a fake of the local runner
+    def run_pipeline(recipe: Recipe, path: Path, **_: Any) -> RunDir:  # a fake of the local runner
         run_dir = RunDir(path)
         write_json(run_dir.evaluation, evaluation_at(recipe.prompt.num_shots))
         return run_dir
@@ -238,7 +238,7 @@ def test_a_sweep_trains_once_for_each_value_and_compares(
 def test_a_value_that_fails_does_not_end_a_sweep(
     failing: set[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run_pipeline(recipe: Recipe, path: Path) -> RunDir:  # a fake of the local runner
+    def run_pipeline(recipe: Recipe, path: Path, **_: Any) -> RunDir:  # a fake of the local runner
         if recipe.prompt.num_shots in failing:
             raise JobFailed("Train failed: nothing was learnt", exit_code=1)
         run_dir = RunDir(path)
@@ -259,7 +259,7 @@ def test_a_value_that_fails_does_not_end_a_sweep(
 def test_an_interrupted_run_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run_pipeline(recipe: Recipe, path: Path) -> RunDir:
+    def run_pipeline(recipe: Recipe, path: Path, **_: Any) -> RunDir:
         raise Interrupted(signal.SIGINT)
 
     monkeypatch.setattr("rlvr_pipelines.local.run_pipeline", run_pipeline)
@@ -283,3 +283,96 @@ def evaluation_at(shots: int) -> dict[str, Any]:
         ]  # fmt: skip
 
     return compare(samples(1), samples(8))
+
+
+@pytest.fixture
+def no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+
+
+JOBS = ("--on", "pytorchjob", "--storage", "s3://bucket/runs", "--platform-set", "image=a@sha256:1")
+
+
+@pytest.mark.usefixtures("no_cluster")
+@pytest.mark.parametrize(
+    ("place", "kind"), [("pytorchjob", "PyTorchJob"), ("trainjob", "TrainJob")]
+)
+def test_plan_shows_the_very_job(place: str, kind: str) -> None:
+    arguments = ("plan", TINY, *JOBS, "--on", place, "--nodes", "2", "--gpus", "1",
+                 "--namespace", "jobs", "--set", "data.num_train_rows=400")  # fmt: skip
+
+    text, facts = rlvr(*arguments), json.loads(rlvr(*arguments, "--output", "json").stdout)
+
+    assert text.exit_code == 0, text.stderr
+    description, manifest = text.stdout.split("---\n")
+    assert yaml.safe_load(manifest) == facts["job"]["manifest"]
+    assert facts["job"]["manifest"]["kind"] == kind
+    assert facts["job"]["manifest"]["metadata"]["namespace"] == "jobs"
+    assert (facts["world_size"], facts["job"]["num_nodes"]) == (2, 2)
+    assert "world   2 processes: 2 nodes with 1 GPU each" in description
+    assert facts["sizes"]["completions_per_step"] == 2 * 64
+
+
+@pytest.mark.usefixtures("no_cluster")
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_jobs_need_a_storage(command: str) -> None:
+    result = rlvr(command, TINY, "--on", "pytorchjob", "--platform-set", "image=a")
+
+    assert result.exit_code == 2
+    assert "give --storage s3://bucket/prefix" in result.stderr
+
+
+@pytest.mark.usefixtures("no_cluster")
+def test_a_plan_without_an_image_names_the_config_map() -> None:
+    result = rlvr("plan", TINY, "--on", "pytorchjob", "--storage", "s3://bucket/runs")
+
+    assert result.exit_code == 2
+    assert "ConfigMap rlvr-platform" in result.stderr
+
+
+def test_a_setting_that_is_none_is_refused_with_the_nearest() -> None:
+    result = rlvr("plan", TINY, *JOBS, "--platform-set", "quue=x")
+
+    assert result.exit_code == 2
+    assert "quue" in result.stderr
+    assert "'queue'" in result.stderr
+
+
+@pytest.mark.usefixtures("no_cluster")
+def test_a_run_whose_model_steps_are_jobs_hands_its_settings_to_the_pipeline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+
+    def run_pipeline(recipe: Recipe, path: Path, *, arguments: dict[str, Any]) -> RunDir:
+        given.update(arguments)
+        run_dir = RunDir(path)
+        write_json(run_dir.evaluation, evaluation_at(0))
+        return run_dir
+
+    monkeypatch.setattr("rlvr_pipelines.local.run_pipeline", run_pipeline)
+    result = rlvr("run", TINY, *JOBS, "--run-dir", str(tmp_path / "run"), "--nodes", "2")
+
+    assert result.exit_code == 0, result.stderr
+    assert given == {
+        "job_place": "pytorchjob",
+        "storage_uri": "s3://bucket/runs",
+        "job_num_nodes": 2,
+        "job_platform": '{"image": "a@sha256:1"}',
+    }
+
+
+def test_the_command_that_goes_on_has_every_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_pipeline(recipe: Recipe, path: Path, **_: Any) -> RunDir:
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr("rlvr_pipelines.local.run_pipeline", run_pipeline)
+
+    result = rlvr("run", TINY, *JOBS, "--platform-set", "queue=q", "--output", "json")
+
+    again = result.stderr.rstrip().partition("To go on: ")[2].split()
+    assert again[:3] == ["rlvr", "run", TINY]
+    assert sorted(again[3:]) == sorted([*JOBS, "--platform-set", "queue=q", "--output", "json"])

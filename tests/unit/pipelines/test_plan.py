@@ -62,5 +62,5 @@ def test_rows_elsewhere_are_not_fetched_for_a_plan() -> None:
 def test_what_is_planned_is_what_is_submitted() -> None:
     planned = plan(tiny(), Path("runs/x"))
 
-    assert planned.process == LocalBackend().render(planned.job)
+    assert planned.rendered == LocalBackend().render(planned.job)
     assert planned.job.command[-1] == str(Path("runs/x").resolve())

@@ -1,4 +1,4 @@
-"""What the command line says, as the pipeline's parameters; the form in the UI has the same."""
+"""What the command line says of jobs, as the pipeline's parameters; the form in the UI has these."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from rlvr_trainer.recipe import Recipe
-
 OWN_PARAMETERS = {"num_nodes": "job_num_nodes", "gpus_per_node": "job_gpus_per_node"}
 """Settings of the platform that have a field of their own in the form."""
 
 
-def parameters(
-    recipe: Recipe, *, place: str, namespace: str, storage: str, settings: Mapping[str, Any]
+def job_parameters(
+    *, place: str, namespace: str, storage: str, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Only what was chosen, so that the UI shows that; the rest is left to the form's defaults.
 
     `settings` are the platform's, and go before the namespace's ConfigMap.
     """
-    chosen: dict[str, Any] = {"recipe": recipe.model_dump_json(), "job_place": place}
+    chosen: dict[str, Any] = {"job_place": place}
     if namespace:
         chosen["job_namespace"] = namespace
     if storage:

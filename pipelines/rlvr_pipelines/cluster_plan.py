@@ -1,0 +1,113 @@
+"""The job that a run in a cluster would submit, before it does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rlvr_components.check import Form, resolve_platform
+from rlvr_components.check_cluster import read_platform_map
+from rlvr_components.jobs import JobSpec, Resources, allowed_environment
+from rlvr_components.jobs.pods import launch_command
+from rlvr_components.jobs.pytorchjob import render_pytorchjob
+from rlvr_components.jobs.trainjob import overrides_field, render_trainjob
+from rlvr_components.platform import Platform
+from rlvr_pipelines.kubeconfig import current_namespace, has_cluster
+from rlvr_pipelines.run_dir import RunDir
+from rlvr_trainer.errors import ConfigError
+from rlvr_trainer.recipe import Recipe
+
+if TYPE_CHECKING:
+    from rlvr_components.jobs.trainjob import OverridesField
+
+ClusterPlace = Literal["pytorchjob", "trainjob"]
+OPENAPI_PATH = "/openapi/v3/apis/trainer.kubeflow.org/v1alpha1"
+NEWEST_OVERRIDES: OverridesField = "runtimePatches"
+
+
+@dataclass(frozen=True)
+class ClusterJob:
+    """A job, as it would be sent."""
+
+    place: ClusterPlace
+    platform: Platform
+    spec: JobSpec
+    manifest: dict[str, Any]
+
+    @property
+    def world_size(self) -> int:
+        """Processes that train together: one for each GPU, or one for each pod without any."""
+        return self.platform.num_nodes * max(self.platform.gpus_per_node, 1)
+
+
+def render_job(
+    recipe: Recipe,
+    place: ClusterPlace,
+    platform: Platform,
+    *,
+    storage: str,
+    run_id: str,
+    overrides: OverridesField = NEWEST_OVERRIDES,
+    environment: Mapping[str, str] = os.environ,
+) -> ClusterJob:
+    """The training job of a run of this id. Pure but for its default environment.
+
+    Raises ConfigError for what the API server would refuse.
+    """
+    run_dir = f"{storage.rstrip('/')}/{run_id}"
+    spec = JobSpec(
+        run_name=recipe.name,
+        recipe_hash=recipe.hash,
+        command=launch_command(run_dir, platform),
+        run_dir=run_dir,
+        run_id=run_id,
+        env=allowed_environment(environment),
+        resources=Resources(platform.num_nodes, platform.gpus_per_node),
+    )
+    manifest = (
+        render_pytorchjob(spec, platform)
+        if place == "pytorchjob"
+        else render_trainjob(spec, platform, overrides)
+    )
+    return ClusterJob(place, platform, spec, manifest)
+
+
+def run_id_of(recipe: Recipe, run_dir: Path) -> str:
+    """What the run in this directory is called in a cluster; zeros before it was ever started."""
+    known = RunDir(run_dir).remote_id
+    return known.read_text("utf-8").strip() if known.is_file() else f"{recipe.name}-{'0' * 12}"
+
+
+def platform_of(form: Form) -> Platform:
+    """The form's settings on top of the namespace's ConfigMap, if there is a cluster.
+
+    Raises ConfigError when neither names an image, PlatformError.
+    """
+    config_map = ""
+    if has_cluster():
+        from rlvr_components.kubernetes_api import KubernetesApi
+
+        namespace = form.job_namespace or current_namespace()
+        config_map = read_platform_map(KubernetesApi(), namespace)
+    return resolve_platform(form, config_map)
+
+
+def known_overrides() -> OverridesField:
+    """The field for what is laid over a runtime, by the cluster's version; the newest without one.
+
+    Raises ConfigError, PlatformError.
+    """
+    if not has_cluster():
+        return NEWEST_OVERRIDES
+    from rlvr_components.kubernetes_api import KubernetesApi, NotFound
+
+    try:
+        return overrides_field(KubernetesApi().get(OPENAPI_PATH))
+    except NotFound:
+        raise ConfigError(
+            "the cluster knows no trainjobs.trainer.kubeflow.org; install Kubeflow Trainer 2, or "
+            "take --on pytorchjob"
+        ) from None

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlvr_components import remote
+from rlvr_components.check import Form
+from rlvr_components.pipeline_run import RUN_ID_VARIABLE, LaunchSettings
+from rlvr_components.platform import Platform
+from rlvr_components.remote import Site
+from rlvr_pipelines import cluster_plan
+from rlvr_pipelines.cluster_plan import known_overrides, platform_of, render_job, run_id_of
+from rlvr_pipelines.plan import batch_of, measure, plan_in_cluster
+from rlvr_pipelines.run_dir import RunDir
+from rlvr_trainer.errors import ConfigError
+from rlvr_trainer.recipe import Recipe
+from rlvr_trainer.recipe_file import load_recipe
+from rlvr_trainer.storage import open_storage
+
+PLATFORM = Platform(image="trainer@sha256:1", namespace="jobs", num_nodes=2, gpus_per_node=4)
+
+
+def tiny(*overrides: str) -> Recipe:
+    return load_recipe(Path(__file__).with_name("tiny.yaml"), overrides)
+
+
+def api_that_answers(answers: dict[str, Any]) -> Any:
+    """A fake of `KubernetesApi`: what it has been asked is looked up."""
+
+    class Api:
+        def get(self, path: str) -> dict[str, Any]:
+            from rlvr_components.kubernetes_api import NotFound
+
+            if path not in answers:
+                raise NotFound(path)
+            found: dict[str, Any] = answers[path]
+            return found
+
+    return Api
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A cluster whose API server gives these answers."""
+    answers: dict[str, Any] = {}
+    monkeypatch.setattr(cluster_plan, "has_cluster", lambda: True)
+    monkeypatch.setattr("rlvr_components.kubernetes_api.KubernetesApi", api_that_answers(answers))
+    return answers
+
+
+@pytest.mark.parametrize("place", ["pytorchjob", "trainjob"])
+def test_what_is_planned_is_what_the_step_submits(
+    place: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NCCL_DEBUG", "INFO")
+    monkeypatch.setenv(RUN_ID_VARIABLE, "tiny-0a1b2c3d4e5f")
+    submitted = remote._spec(
+        "train",
+        tiny(),
+        open_storage(str(tmp_path / "tiny-0a1b2c3d4e5f")),
+        Site(str(tmp_path), LaunchSettings(place, "tiny", PLATFORM)),
+    )
+
+    planned = render_job(tiny(), place, PLATFORM, storage=str(tmp_path), run_id="tiny-0a1b2c3d4e5f")
+
+    assert planned.spec == submitted
+    assert planned.spec.env["NCCL_DEBUG"] == "INFO"
+
+
+def test_it_has_a_process_for_each_gpu_and_for_each_pod_without() -> None:
+    def world_size(**settings: Any) -> int:
+        platform = PLATFORM.model_copy(update=settings)
+        job = render_job(tiny(), "pytorchjob", platform, storage="s3://b", run_id="x")
+        return job.world_size
+
+    assert world_size() == 8
+    assert world_size(gpus_per_node=0) == 2
+    assert world_size(num_nodes=1, gpus_per_node=0) == 1
+
+
+def test_a_plan_is_rendered_in_no_time() -> None:
+    recipe = tiny()
+    render_job(recipe, "pytorchjob", PLATFORM, storage="s3://b", run_id="x")
+
+    start = time.process_time()
+    for _ in range(10):
+        render_job(recipe, "pytorchjob", PLATFORM, storage="s3://b", run_id="x")
+
+    assert (time.process_time() - start) / 10 < 0.05
+
+
+def test_the_batch_is_that_of_all_processes() -> None:
+    recipe = tiny("training.per_device_batch_size=16", "sampling.num_generations=8")
+
+    assert batch_of(recipe, 1) == recipe.device_generation_batch_size
+    assert batch_of(recipe, 8) == 8 * recipe.device_generation_batch_size
+
+
+@pytest.mark.parametrize(
+    ("override", "world_size", "words"),
+    [
+        ("grpo.generation_batch_size=96", 4, "take a multiple of 64"),
+        ("grpo.steps_per_generation=1", 1, "no whole groups of sampling.num_generations = 32"),
+    ],
+)
+def test_a_batch_that_does_not_divide_is_refused(
+    override: str, world_size: int, words: str
+) -> None:
+    recipe = tiny(
+        "training.per_device_batch_size=16",
+        "training.gradient_accumulation_steps=2",
+        "sampling.num_generations=32",
+        override,
+    )
+
+    with pytest.raises(ConfigError, match=words):
+        batch_of(recipe, world_size)
+
+
+def test_more_processes_than_questions_are_refused() -> None:
+    recipe = tiny("data.num_train_rows=60")
+
+    assert measure(recipe, 1).num_steps
+    with pytest.raises(ConfigError, match=r"one step takes \d+ questions.*lower"):
+        measure(recipe, 64)
+    job = render_job(recipe, "pytorchjob", PLATFORM, storage="s3://b", run_id="x")
+    large = replace(job, platform=PLATFORM.model_copy(update={"num_nodes": 64}))
+    with pytest.raises(ConfigError, match="one step takes"):
+        plan_in_cluster(recipe, Path("runs/x"), large)
+
+
+def test_a_run_that_was_started_keeps_its_id(tmp_path: Path) -> None:
+    assert run_id_of(tiny(), tmp_path) == "tiny-000000000000"
+
+    RunDir(tmp_path).remote_id.write_text("tiny-0a1b2c3d4e5f\n")
+
+    assert run_id_of(tiny(), tmp_path) == "tiny-0a1b2c3d4e5f"
+
+
+def test_the_platform_is_the_namespaces_with_what_is_given_on_top(
+    cluster: dict[str, Any],
+) -> None:
+    cluster["/api/v1/namespaces/jobs/configmaps/rlvr-platform"] = {
+        "data": {"platform.yaml": "image: a\nnum_nodes: 4\nqueue: q\n"}
+    }
+
+    platform = platform_of(Form("tiny", job_namespace="jobs", job_num_nodes=2))
+
+    assert (platform.image, platform.num_nodes, platform.queue) == ("a", 2, "q")
+
+
+def test_without_one_the_config_map_is_named(cluster: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="ConfigMap rlvr-platform"):
+        platform_of(Form("tiny", job_namespace="jobs"))
+
+
+def test_the_clusters_trainer_says_how_settings_are_laid_over(cluster: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="install Kubeflow Trainer 2"):
+        known_overrides()
+
+    spec = {"properties": {"podTemplateOverrides": {}}}
+    cluster[cluster_plan.OPENAPI_PATH] = {
+        "components": {"schemas": {"x.TrainJob": {"properties": {"spec": spec}}}}
+    }
+    assert known_overrides() == "podTemplateOverrides"
