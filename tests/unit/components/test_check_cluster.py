@@ -1,0 +1,84 @@
+"""What the API server is asked before a job is submitted; the server is a fake."""
+
+from typing import Any
+
+import pytest
+
+from rlvr_components.check_cluster import check_cluster, read_platform_map
+from rlvr_components.kubernetes_api import NotFound
+from rlvr_components.platform import Platform
+from rlvr_trainer.errors import ConfigError
+
+PLATFORM = Platform(image="r.example/t@sha256:0", num_nodes=2, gpus_per_node=8)
+
+
+class FakeApi:
+    """Answers by path; what it was not given does not exist."""
+
+    def __init__(self, answers: dict[str, Any], denied: tuple[str, ...] = ()) -> None:
+        self.answers = answers
+        self.denied = denied
+
+    def get(self, path: str) -> dict[str, Any]:
+        if path not in self.answers:
+            raise NotFound(path)
+        found: dict[str, Any] = self.answers[path]
+        return found
+
+    def create(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        assert path == "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+        asked = body["spec"]["resourceAttributes"]
+        assert (asked["namespace"], asked["resource"]) == ("team", "pytorchjobs")
+        return {"status": {"allowed": asked["verb"] not in self.denied}}
+
+
+def cluster(hard: int | None = None, used: int = 0, denied: tuple[str, ...] = ()) -> FakeApi:
+    quota = {
+        "metadata": {"name": "gpus"},
+        "spec": {"hard": {"requests.nvidia.com/gpu": str(hard)}},
+        "status": {
+            "hard": {"requests.nvidia.com/gpu": str(hard)},
+            "used": {"requests.nvidia.com/gpu": str(used)},
+        },
+    }
+    return FakeApi(
+        {
+            "/apis/kubeflow.org/v1": {"resources": [{"name": "pytorchjobs"}]},
+            "/api/v1/namespaces/team/resourcequotas": {"items": [] if hard is None else [quota]},
+        },
+        denied,
+    )
+
+
+def test_a_cluster_that_can_run_the_job_has_no_remarks() -> None:
+    assert check_cluster(cluster(), "pytorchjob", PLATFORM, "team") == []
+    assert check_cluster(cluster(hard=32, used=16), "pytorchjob", PLATFORM, "team") == []
+
+
+def test_a_kind_that_is_not_installed_is_told_with_the_one_to_choose() -> None:
+    with pytest.raises(ConfigError, match=r"knows no trainjobs.* or choose pytorchjob"):
+        check_cluster(cluster(), "trainjob", PLATFORM, "team")
+
+
+def test_a_step_that_may_not_delete_its_job_does_not_start_one() -> None:
+    with pytest.raises(ConfigError, match="may not delete pytorchjobs in namespace team; bind"):
+        check_cluster(cluster(denied=("delete",)), "pytorchjob", PLATFORM, "team")
+
+
+def test_a_quota_that_will_never_do_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"asks for 16 GPUs .* quota gpus .* allows 8"):
+        check_cluster(cluster(hard=8), "pytorchjob", PLATFORM, "team")
+
+
+def test_a_quota_that_others_use_is_a_remark() -> None:
+    remarks = check_cluster(cluster(hard=24, used=16), "pytorchjob", PLATFORM, "team")
+
+    assert remarks == ["The quota gpus has 8 of 24 GPUs left: the job of 16 waits for the others."]
+
+
+def test_the_platforms_settings_of_a_namespace() -> None:
+    path = "/api/v1/namespaces/team/configmaps/rlvr-platform"
+
+    assert read_platform_map(FakeApi({path: {"data": {"platform.yaml": "a: 1"}}}), "team") == "a: 1"
+    assert read_platform_map(FakeApi({path: {}}), "team") == ""
+    assert read_platform_map(FakeApi({}), "team") == ""

@@ -1,0 +1,63 @@
+"""The last step; find_jobs and delete_jobs of the cluster are fakes here."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from rlvr_components.finish import finish
+from rlvr_components.jobs import JobSummary, cluster
+from rlvr_components.pipeline_run import LaunchSettings, write_settings
+from rlvr_components.platform import Platform
+from rlvr_trainer.storage import open_storage
+
+
+def job(name: str, phase: Literal["pending", "running", "succeeded", "failed"]) -> JobSummary:
+    return JobSummary(name, "PyTorchJob", "team", "tiny", "train", 1, phase)
+
+
+@pytest.fixture
+def deleted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    found: list[str] = []
+
+    def find(**wanted: Any) -> list[JobSummary]:
+        assert wanted == {"namespace": "team", "run_id": "b2c0"}
+        return [job("a", "succeeded"), job("b", "running"), job("c", "pending"), job("d", "failed")]
+
+    def delete(jobs: Sequence[JobSummary]) -> list[JobSummary]:
+        found.extend(each.name for each in jobs)
+        return list(jobs)
+
+    monkeypatch.setattr(cluster, "find_jobs", find)
+    monkeypatch.setattr(cluster, "delete_jobs", delete)
+    monkeypatch.setenv("RLVR_RUN_ID", "b2c0")
+    return found
+
+
+def test_what_is_still_running_is_deleted_and_the_outcome_kept(
+    deleted: list[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "b2c0"
+    platform = Platform(image="r.example/t", namespace="team")
+    write_settings(open_storage(folder), LaunchSettings("pytorchjob", "tiny", platform))
+
+    text = finish(str(tmp_path), "", "FAILED", "train failed")
+
+    assert deleted == ["b", "c"]
+    assert text == "# Failed\n\ntrain failed\n\nDeleted what was still running: `b`, `c`.\n"
+    assert json.loads((folder / "outcome.json").read_text()) == {
+        "state": "FAILED",
+        "message": "train failed",
+        "deleted": ["b", "c"],
+    }
+
+
+def test_a_run_that_launched_nothing_leaves_nothing(deleted: list[str], tmp_path: Path) -> None:
+    assert finish(str(tmp_path), "", "SUCCEEDED", "") == (
+        "# Succeeded\n\nNothing was left running.\n"
+    )
+    assert finish("", "minio://mlpipeline/b2c0/outcome", "FAILED", "").startswith("# Failed")
+    assert deleted == []
+    assert not (tmp_path / "b2c0").exists()

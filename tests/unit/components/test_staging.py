@@ -1,0 +1,85 @@
+from pathlib import Path
+
+import pytest
+
+from rlvr_components.staging import stage, stage_folder
+from rlvr_trainer.errors import ConfigError, DataError
+from rlvr_trainer.recipe import Recipe
+from rlvr_trainer.recipe_file import parse_recipe
+from rlvr_trainer.storage import LocalStorage
+
+
+class Counted(LocalStorage):
+    """Counts what is written."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.written: list[str] = []
+
+    def write_bytes(self, key: str, content: bytes) -> None:
+        self.written.append(key)
+        super().write_bytes(key, content)
+
+
+def recipe(**fields: object) -> Recipe:
+    return parse_recipe(
+        {"name": "tiny", "model": {"name": "embedded:smollm2-135m-instruct"}, **fields}
+    )
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text("{}\n")
+    return folder
+
+
+def test_a_second_attempt_writes_nothing(tmp_path: Path, data: Path) -> None:
+    storage = Counted(tmp_path / "run")
+    stage(storage, recipe(), data)
+    assert storage.list() == ["data.sha256.json", "data/train.jsonl", "recipe.json"]
+    storage.written.clear()
+
+    stage(storage, recipe(description="another"), data)
+
+    assert storage.written == []
+
+
+def test_a_staging_that_was_cut_short_is_done_again(tmp_path: Path, data: Path) -> None:
+    storage = Counted(tmp_path / "run")
+    stage(storage, recipe(), data)
+    storage.delete("data.sha256.json")
+    storage.write_bytes("data/train.jsonl", b"half")
+
+    stage(storage, recipe(), data)
+
+    assert storage.read_bytes("data/train.jsonl") == b"{}\n"
+
+
+def test_a_run_directory_of_another_recipe_is_refused(tmp_path: Path, data: Path) -> None:
+    storage = Counted(tmp_path / "run")
+    stage(storage, recipe(), data)
+
+    with pytest.raises(ConfigError, match=f"is of recipe tiny .*{recipe(seed=7).hash}"):
+        stage(storage, recipe(seed=7), data)
+
+
+def test_other_data_are_refused(tmp_path: Path, data: Path) -> None:
+    storage = Counted(tmp_path / "run")
+    stage(storage, recipe(), data)
+    (data / "train.jsonl").write_text("[]\n")
+
+    with pytest.raises(DataError, match=r"/data holds other files \(train.jsonl\)"):
+        stage(storage, recipe(), data)
+
+    assert storage.read_bytes("data/train.jsonl") == b"{}\n"
+
+
+def test_files_of_the_same_size_are_told_apart(tmp_path: Path, data: Path) -> None:
+    storage = Counted(tmp_path / "run")
+    stage_folder(storage, data, "adapter")
+    (data / "train.jsonl").write_text("[]\n")
+
+    with pytest.raises(DataError):
+        stage_folder(storage, data, "adapter")
