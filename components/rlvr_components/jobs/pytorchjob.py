@@ -18,6 +18,7 @@ from rlvr_trainer.errors import ConfigError
 CONTAINER = "pytorch"
 """The operator looks for a container of this name."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+"""Kueue's webhook suspends a job that has it, so that none says `suspend` itself."""
 KEEP_ENDED_S = 7 * 24 * 3600
 """A job that ended stays for so long: a retried step adopts it, and people look at it."""
 MAX_SERVICE_NAME = 63

@@ -7,7 +7,7 @@ version of Trainer, so the API server is asked which one it knows (`overrides_fi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any, Literal, get_args
 
 from rlvr_components.jobs import JobSpec
@@ -30,7 +30,6 @@ CONTAINER = "node"
 """The runtime's container, and its replicated job: Trainer looks for both by this name."""
 MANAGER = "rlvr.dev/launcher"
 """Whose patch it is."""
-SPEC_SCHEMA = "com.github.kubeflow.trainer.v2.pkg.apis.trainer.v1alpha1.TrainJobSpec"
 
 SECRET_KEYS = (
     "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION",
@@ -42,17 +41,25 @@ COMMON_FIELDS = ("serviceAccountName", "nodeSelector", "tolerations", "volumes")
 FIELDS: dict[OverridesField, tuple[str, ...]] = {
     "podSpecOverrides": COMMON_FIELDS,
     "podTemplateOverrides": (*COMMON_FIELDS, "imagePullSecrets"),
-    "runtimePatches": (
-        *(*COMMON_FIELDS, "imagePullSecrets"),
-        *("securityContext", "terminationGracePeriodSeconds"),
-    ),
+    "runtimePatches": (*COMMON_FIELDS, "imagePullSecrets", "securityContext"),
 }
 """Of a pod's spec, those that can be laid over the runtime's."""
-ONLY_IN_RUNTIME = {
-    "priority_class": "",
-    "image_pull_policy": "IfNotPresent",
+CONTAINER_FIELDS: dict[OverridesField, tuple[str, ...]] = {
+    "podSpecOverrides": ("volumeMounts",),
+    "podTemplateOverrides": ("volumeMounts",),
+    "runtimePatches": ("volumeMounts", "securityContext"),
 }
-"""Settings that no version can lay over the runtime's, and the value that needs none of it."""
+"""Of its container."""
+IN_NO_VERSION = ("image_pull_policy", "priority_class")
+ONLY_IN_RUNTIME: dict[OverridesField, tuple[str, ...]] = {
+    "podSpecOverrides": (
+        *(*IN_NO_VERSION, "stop_grace_s"),
+        *("image_pull_secrets", "labels", "annotations"),
+    ),
+    "podTemplateOverrides": (*IN_NO_VERSION, "stop_grace_s"),
+    "runtimePatches": IN_NO_VERSION,
+}
+"""Settings that cannot be laid over the runtime's: their defaults are what ours has."""
 
 
 def render_trainjob(spec: JobSpec, platform: Platform, overrides: OverridesField) -> dict[str, Any]:
@@ -65,6 +72,8 @@ def render_trainjob(spec: JobSpec, platform: Platform, overrides: OverridesField
     meta = metadata(spec, platform)
     if platform.queue:
         meta["labels"] |= {QUEUE_LABEL: platform.queue}
+    deadline = {"activeDeadlineSeconds": platform.queue_timeout_s + platform.run_timeout_s}
+    env = environment(spec, platform)
     return {
         "apiVersion": "trainer.kubeflow.org/v1alpha1",
         "kind": "TrainJob",
@@ -78,11 +87,13 @@ def render_trainjob(spec: JobSpec, platform: Platform, overrides: OverridesField
             "trainer": {
                 "image": platform.image,
                 "command": list(spec.command),
-                "env": [*environment(spec, platform), *_from_secrets(platform)],
+                "env": [*env, *_from_secrets(platform, {each["name"] for each in env})],
                 "numNodes": spec.resources.num_nodes,
                 "numProcPerNode": max(spec.resources.gpus_per_node, 1),
                 **({"resourcesPerNode": found} if (found := resources(spec, platform)) else {}),
             },
+            # As of a PyTorchJob: for a launcher that is gone. Earlier versions have none.
+            **(deadline if overrides == "runtimePatches" else {}),
             overrides: [_override(spec, platform, overrides)],
         },
     }
@@ -95,9 +106,8 @@ def overrides_field(openapi: Mapping[str, Any]) -> OverridesField:
     """
     schemas = openapi.get("components", {}).get("schemas", {})
     for name, schema in schemas.items():
-        if name == SPEC_SCHEMA or name.endswith(".TrainJob"):
-            properties = schema.get("properties", {})
-            spec = properties.get("spec", {}) if name.endswith(".TrainJob") else schema
+        if name.endswith(".TrainJob"):
+            spec = schema.get("properties", {}).get("spec", {})
             for field in reversed(get_args(OverridesField)):
                 if field in spec.get("properties", {}):
                     found: OverridesField = field
@@ -113,7 +123,10 @@ def _override(spec: JobSpec, platform: Platform, overrides: OverridesField) -> d
     whole = pod_spec(CONTAINER, spec, platform)
     [container] = whole["containers"]
     pod = {name: whole[name] for name in FIELDS[overrides] if name in whole}
-    pod["containers"] = [{"name": CONTAINER, "volumeMounts": container["volumeMounts"]}]
+    laid = {name: container[name] for name in CONTAINER_FIELDS[overrides]}
+    pod["containers"] = [{"name": CONTAINER, **laid}]
+    if _is_set(platform, "stop_grace_s"):  # 2.2 does not know the field, which came with 2.3
+        pod["terminationGracePeriodSeconds"] = whole["terminationGracePeriodSeconds"]
     meta = {"labels": job_labels(spec, platform), "annotations": job_annotations(spec, platform)}
     match overrides:
         case "podSpecOverrides":
@@ -129,7 +142,7 @@ def _override(spec: JobSpec, platform: Platform, overrides: OverridesField) -> d
             }
 
 
-def _from_secrets(platform: Platform) -> list[dict[str, Any]]:
+def _from_secrets(platform: Platform, given: Set[str]) -> list[dict[str, Any]]:
     return [
         {
             "name": key,
@@ -137,23 +150,24 @@ def _from_secrets(platform: Platform) -> list[dict[str, Any]]:
         }
         for secret in platform.secrets
         for key in SECRET_KEYS
-        if key not in platform.env
+        if key not in given
     ]
 
 
+def _is_set(platform: Platform, name: str) -> bool:
+    default = Platform.model_fields[name].default
+    return bool(getattr(platform, name) != default)
+
+
 def _check_expressible(platform: Platform, overrides: OverridesField) -> None:
-    for name, neutral in ONLY_IN_RUNTIME.items():
-        value = getattr(platform, name)
-        if value != neutral:
+    for name in ONLY_IN_RUNTIME[overrides]:
+        if _is_set(platform, name):
+            newer = "" if name in IN_NO_VERSION else ", or install Kubeflow Trainer 2.3 or later"
             raise ConfigError(
-                f"{name}: {value!r} cannot be laid over a TrainingRuntime; set it in the "
-                f"TrainingRuntime {platform.runtime!r}, and leave it out of the platform's settings"
+                f"{name}: {getattr(platform, name)!r} cannot be laid over a TrainingRuntime by "
+                f"{overrides}; set it in the TrainingRuntime {platform.runtime!r} and leave it out "
+                f"of the platform's settings{newer}"
             )
-    if platform.image_pull_secrets and "imagePullSecrets" not in FIELDS[overrides]:
-        raise ConfigError(
-            "image_pull_secrets cannot be laid over a TrainingRuntime in Trainer 2.0; set them in "
-            f"the TrainingRuntime {platform.runtime!r}, or install Trainer 2.1 or later"
-        )
     if len(platform.secrets) > 1:
         raise ConfigError(
             f"secrets: {', '.join(platform.secrets)} are {len(platform.secrets)}, and a TrainJob's "

@@ -25,6 +25,7 @@ from rlvr_trainer.errors import ConfigError
 from .pod_security import violations
 
 GOLDEN = Path(__file__).parent / "golden"
+TRAINJOB_COMPONENT = Path(__file__).parents[3] / "manifests" / "components" / "trainjob"
 FIELDS: tuple[OverridesField, ...] = ("podSpecOverrides", "podTemplateOverrides", "runtimePatches")
 
 SMALL = Platform(image="registry.example.com/rlvr/rlvr-trainer:0.1.0")
@@ -78,11 +79,10 @@ PYTORCHJOBS = {
 TRAINJOBS = {f"trainjob-{field}": field for field in FIELDS}
 
 
-def trainjob(field: OverridesField) -> dict[str, Any]:
-    platform = LARGE
-    if field == "podSpecOverrides":  # which has no field for it
-        platform = LARGE.model_copy(update={"image_pull_secrets": ()})
-    return render_trainjob(ON_TWO_NODES, platform, field)
+def trainjob(field: OverridesField, **settings: Any) -> dict[str, Any]:
+    if field == "podSpecOverrides":  # which has no field for them
+        settings |= {"image_pull_secrets": (), "labels": {}, "annotations": {}}
+    return render_trainjob(ON_TWO_NODES, LARGE.model_copy(update=settings), field)
 
 
 def rendered(name: str) -> dict[str, Any]:
@@ -308,6 +308,95 @@ def test_a_trainjob_lays_the_platform_over_its_runtime(field: OverridesField) ->
     assert {"name": "shm", "mountPath": "/dev/shm"} in pod["containers"][0]["volumeMounts"]
 
 
+def laid_over(base: Any, patch: Any) -> Any:
+    """As Trainer does it: a strategic merge, which joins lists of named things by their names."""
+    if isinstance(base, dict) and isinstance(patch, dict):
+        return base | {key: laid_over(base.get(key), value) for key, value in patch.items()}
+    if isinstance(base, list) and all(isinstance(each, dict) for each in base):
+        key = "mountPath" if "mountPath" in base[0] else "name"
+        merged = {each[key]: each for each in base}
+        for each in patch:
+            merged[each[key]] = laid_over(merged.get(each[key]), each)
+        return [*merged.values()]
+    return patch
+
+
+def pod_of_a_trainjob(job: dict[str, Any], field: OverridesField) -> dict[str, Any]:
+    [runtime] = yaml.safe_load_all((TRAINJOB_COMPONENT / "runtime.yaml").read_text("utf-8"))
+    [node] = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    pod: dict[str, Any] = laid_over(
+        node["template"]["spec"]["template"]["spec"], patched_pod(job, field)
+    )
+    return pod
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_the_pod_that_trainer_makes_passes_pod_security_restricted(field: OverridesField) -> None:
+    pod = pod_of_a_trainjob(trainjob(field), field)
+
+    assert violations(pod) == []
+    [node] = pod["containers"]
+    assert node["securityContext"]["readOnlyRootFilesystem"] is True
+    assert pod["automountServiceAccountToken"] is False
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_the_pod_that_trainer_makes_mounts_what_a_pytorchjobs_pod_does(
+    field: OverridesField,
+) -> None:
+    pod = pod_of_a_trainjob(trainjob(field), field)
+    [expected, _] = pods(render_pytorchjob(ON_TWO_NODES, LARGE))
+
+    assert by_path(pod) == by_path(expected)
+    assert {volume["name"] for volume in pod["volumes"]} >= {"tmp", "work", "shm", "claim-0"}
+
+
+def by_path(pod: dict[str, Any]) -> dict[str, Any]:
+    [container] = pod["containers"]
+    return {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_trainjobs_pods_get_as_long_to_commit_as_a_pytorchjobs(field: OverridesField) -> None:
+    pod = pod_of_a_trainjob(trainjob(field), field)
+
+    assert pod["terminationGracePeriodSeconds"] == LARGE.stop_grace_s
+
+
+def test_a_trainjob_says_another_grace_period_only_where_it_differs() -> None:
+    """The field came with Trainer 2.3: 2.2 would refuse every job that has it."""
+    field: OverridesField = "runtimePatches"
+
+    assert "terminationGracePeriodSeconds" not in patched_pod(trainjob(field), field)
+    job = trainjob(field, stop_grace_s=600)
+    assert patched_pod(job, field)["terminationGracePeriodSeconds"] == 600
+
+
+def test_a_trainjob_has_a_deadline_for_a_launcher_that_is_gone() -> None:
+    job = trainjob("runtimePatches", queue_timeout_s=100, run_timeout_s=1000)
+
+    assert job["spec"]["activeDeadlineSeconds"] == 1100
+
+
+@pytest.mark.parametrize("field", ["podTemplateOverrides", "runtimePatches"])
+def test_a_trainjobs_pods_say_whose_they_are(field: OverridesField) -> None:
+    [override] = trainjob(field)["spec"][field]
+    if field == "runtimePatches":
+        [job_patch] = override["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+        override = job_patch["template"]["spec"]["template"]
+
+    assert override["metadata"]["labels"]["rlvr.dev/run"] == "gsm8k"
+    assert override["metadata"]["annotations"]["rlvr.dev/run-dir"] == TRAIN.run_dir
+
+
+def test_no_variable_of_a_trainjob_is_given_twice() -> None:
+    """The API server refuses a list of variables that names one twice."""
+    job = trainjob("runtimePatches", env={"AWS_REGION": "eu-central-1"})
+
+    found = [each for each in job["spec"]["trainer"]["env"] if each["name"] == "AWS_REGION"]
+    assert found == [{"name": "AWS_REGION", "value": "eu-central-1"}]
+
+
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_trainjobs_secrets_come_by_name_and_key(field: OverridesField) -> None:
     env = {each["name"]: each for each in trainjob(field)["spec"]["trainer"]["env"]}
@@ -326,6 +415,10 @@ def test_a_trainjobs_secrets_come_by_name_and_key(field: OverridesField) -> None
         ("runtimePatches", {"image_pull_policy": "Always"}),
         ("runtimePatches", {"secrets": ("one", "two")}),
         ("podSpecOverrides", {"image_pull_secrets": ("registry",)}),
+        ("podSpecOverrides", {"labels": {"sidecar.istio.io/inject": "false"}}),
+        ("podSpecOverrides", {"annotations": {"a": "b"}}),
+        ("podSpecOverrides", {"stop_grace_s": 600}),
+        ("podTemplateOverrides", {"stop_grace_s": 600}),
     ],
 )
 def test_what_a_trainjob_cannot_say_is_refused_with_where_it_belongs(
