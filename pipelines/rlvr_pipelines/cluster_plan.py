@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rlvr_components.check import Form, resolve_platform
+from rlvr_components.check import PLATFORM_MAP, Form, resolve_platform
 from rlvr_components.check_cluster import read_platform_map
 from rlvr_components.jobs import JobSpec, Resources, allowed_environment
 from rlvr_components.jobs.pods import launch_command
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from rlvr_components.jobs.trainjob import OverridesField
 
 ClusterPlace = Literal["pytorchjob", "trainjob"]
+IMAGE = re.compile(r"""(^|[{,\s])["']?image["']?\s*:""", re.M)
 OPENAPI_PATH = "/openapi/v3/apis/trainer.kubeflow.org/v1alpha1"
 NEWEST_OVERRIDES: OverridesField = "runtimePatches"
 
@@ -39,8 +41,13 @@ class ClusterJob:
 
     @property
     def world_size(self) -> int:
-        """Processes that train together: one for each GPU, or one for each pod without any."""
-        return self.platform.num_nodes * max(self.platform.gpus_per_node, 1)
+        """Processes that train together."""
+        return world_size(self.platform)
+
+
+def world_size(platform: Platform) -> int:
+    """Processes that train together: one for each GPU, or one for each pod without any."""
+    return platform.num_nodes * max(platform.gpus_per_node, 1)
 
 
 def render_job(
@@ -86,12 +93,18 @@ def platform_of(form: Form) -> Platform:
 
     Raises ConfigError when neither names an image, PlatformError.
     """
-    config_map = ""
+    config_map, where = "", "no cluster is known"
     if has_cluster():
         from rlvr_components.kubernetes_api import KubernetesApi
 
         namespace = form.job_namespace or current_namespace()
         config_map = read_platform_map(KubernetesApi(), namespace)
+        where = f"namespace {namespace} has no ConfigMap {PLATFORM_MAP} that names one"
+    if not IMAGE.search(f"{config_map}\n{form.job_platform}"):
+        raise ConfigError(
+            f"the jobs have no image: {where}, and none is given; name the --namespace of our "
+            "manifests, or give --platform-set image=NAME@sha256:…"
+        )
     return resolve_platform(form, config_map)
 
 

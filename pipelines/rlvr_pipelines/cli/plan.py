@@ -140,10 +140,11 @@ def _describe(plan: Plan) -> str:
         return "\n".join([*lines, f"job     {plan.job.name}: {shlex.join(plan.rendered.argv)}"])
     resources = plan.job.resources
     gpus = count(resources.gpus_per_node, "GPU") if resources.gpus_per_node else "no GPU"
+    nodes = f"{count(resources.num_nodes, 'node')} with {gpus} each"
     manifest = yaml.safe_dump(plan.rendered, sort_keys=False, allow_unicode=True, width=96)
     return "\n".join([
         *lines,
-        f"world   {plan.world_size} processes: {count(resources.num_nodes, 'node')} with {gpus} each",
+        f"world   {plan.world_size} processes: {nodes}",
         f"job     {plan.job.name}, with its files in {plan.job.run_dir}:",
         "---",
         manifest.rstrip(),

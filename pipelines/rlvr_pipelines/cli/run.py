@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +97,7 @@ def run(
     root = run_dir or default_run_dir(loaded)
     if sweep is None:
         _require(place, job.storage)
+        _check_fit(loaded, arguments)
         _print_run(_run(loaded, root, arguments), output)
         return
 
@@ -107,6 +108,8 @@ def run(
     # all of them first: a value that is not valid is known before anything runs
     recipes = [load(recipe, [*overrides, swept.override(value)], seed) for value in swept.values]
     _require(place, job.storage)
+    for each in recipes:
+        _check_fit(each, arguments)
     failures: dict[str, JobFailed] = {}
     for each, value in zip(recipes, swept.values, strict=True):
         try:
@@ -148,6 +151,18 @@ def _require(place: str, storage: str) -> None:
         require(KUBERNETES, f"a run on {place}")
     if storage.startswith("s3://"):
         require(S3, storage)
+
+
+def _check_fit(recipe: Recipe, arguments: Mapping[str, Any]) -> None:
+    """Refuse what the cluster's settings do not fit, before anything runs."""
+    if not arguments:
+        return
+    from rlvr_components.check import Form
+    from rlvr_pipelines.cluster_plan import platform_of, world_size
+    from rlvr_pipelines.plan import batch_of
+
+    form = {name: value for name, value in arguments.items() if name != "storage_uri"}
+    batch_of(recipe, world_size(platform_of(Form(recipe=recipe.name, **form))))
 
 
 def _run(recipe: Recipe, path: Path, arguments: dict[str, Any]) -> RunDir:

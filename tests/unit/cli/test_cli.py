@@ -328,7 +328,7 @@ def test_a_plan_without_an_image_names_the_config_map() -> None:
     result = rlvr("plan", TINY, "--on", "pytorchjob", "--storage", "s3://bucket/runs")
 
     assert result.exit_code == 2
-    assert "ConfigMap rlvr-platform" in result.stderr
+    assert "give --platform-set image=NAME@sha256:…" in result.stderr
 
 
 def test_a_setting_that_is_none_is_refused_with_the_nearest() -> None:
@@ -337,6 +337,16 @@ def test_a_setting_that_is_none_is_refused_with_the_nearest() -> None:
     assert result.exit_code == 2
     assert "quue" in result.stderr
     assert "'queue'" in result.stderr
+
+
+@pytest.mark.usefixtures("no_cluster")
+def test_a_run_that_does_not_fit_does_not_begin(tmp_path: Path) -> None:
+    result = rlvr("run", TINY, *JOBS, "--nodes", "3", "--run-dir", str(tmp_path / "run"),
+                  "--set", "grpo.generation_batch_size=128")  # fmt: skip
+
+    assert result.exit_code == 2
+    assert "3 processes of" in result.stderr
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.usefixtures("no_cluster")
@@ -363,6 +373,7 @@ def test_a_run_whose_model_steps_are_jobs_hands_its_settings_to_the_pipeline(
     }
 
 
+@pytest.mark.usefixtures("no_cluster")
 def test_the_command_that_goes_on_has_every_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -154,8 +154,13 @@ def test_the_platform_is_the_namespaces_with_what_is_given_on_top(
 
 
 def test_without_one_the_config_map_is_named(cluster: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="ConfigMap rlvr-platform"):
+    with pytest.raises(ConfigError, match="namespace jobs has no ConfigMap rlvr-platform"):
         platform_of(Form("tiny", job_namespace="jobs"))
+
+
+@pytest.mark.parametrize("settings", ["image: a", "queue: q\nimage: a", '{"image": "a"}'])
+def test_an_image_may_be_given_in_any_way(settings: str, cluster: dict[str, Any]) -> None:
+    assert platform_of(Form("tiny", job_platform=settings)).image == "a"
 
 
 def test_the_clusters_trainer_says_how_settings_are_laid_over(cluster: dict[str, Any]) -> None:
