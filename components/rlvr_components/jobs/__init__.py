@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import signal
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any, Literal, Protocol
 
@@ -77,6 +77,10 @@ class JobSpec:
         At most 49 characters: a replica's Service adds `-worker-NN` and must stay within 63.
         """
         return f"{self.name_of_all_attempts}-{self.attempt}"
+
+    def with_attempt(self, attempt: int) -> JobSpec:
+        """The same job, tried for that many times."""
+        return replace(self, attempt=attempt)
 
     @property
     def name_of_all_attempts(self) -> str:

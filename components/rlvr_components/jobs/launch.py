@@ -3,38 +3,67 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 from types import FrameType
 
-from rlvr_components.jobs import Backend, JobSpec
+from rlvr_components.jobs import Backend, JobSpec, JobStatus
 from rlvr_trainer.errors import EXIT_PREEMPTED, JobFailed
 
 
 def launch(backend: Backend, spec: JobSpec) -> None:
-    """Submit the job, print its lines, return once it has succeeded.
+    """Submit the job or adopt it, print its lines, return once it has succeeded.
 
-    A SIGTERM is passed on, and the job's end awaited. Call from the main thread.
-    Raises JobFailed with the job's cause and exit code.
+    One that fails for a passing cause is started again, within the backend's budget. A signal that
+    stops it is passed on at once. Call from the main thread.
+    Raises JobFailed with the job's cause and exit code, ConfigError, PlatformError.
     """
-    job = ""
-    terminated = False
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal terminated
-        terminated = True
-        if job:
-            backend.stop(job)
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        job = backend.submit(backend.render(spec))
-        if terminated:  # while it was submitted
-            backend.stop(job)
-        for line in backend.logs(job):
-            print(line, flush=True)
-        status = backend.status(job)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    launched = _Launch(backend)
+    with launched.stopped_by_signals():
+        for number in count(1):
+            spec = backend.next_attempt(spec)
+            status = launched.run(spec)
+            if launched.is_stopped or not status.is_retried or number >= backend.max_attempts:
+                break
+            print(f"[{spec.name}] {status.cause}; another attempt is made", flush=True)
     if status.phase != "succeeded":
         raise JobFailed(status.cause, exit_code=status.exit_code)
-    if terminated:
+    if launched.is_stopped:
         raise JobFailed("stopped after the last step", exit_code=EXIT_PREEMPTED)
+
+
+class _Launch:
+    """The job that runs for this process, and whether a signal stops it."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._job = ""
+        self.is_stopped = False
+
+    def run(self, spec: JobSpec) -> JobStatus:
+        """One attempt, to its end."""
+        self._job = ""
+        self._job = self._backend.submit(self._backend.render(spec))
+        if self.is_stopped:  # while it was submitted
+            self._backend.stop(self._job)
+        for line in self._backend.logs(self._job):
+            print(line, flush=True)
+        return self._backend.status(self._job)
+
+    @contextmanager
+    def stopped_by_signals(self) -> Iterator[None]:
+        """While within, signals stop the job before anything else happens."""
+        previous = {
+            number: signal.signal(number, self._stop) for number in self._backend.stop_signals
+        }
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if not self.is_stopped:
+            self.is_stopped = True
+            self._backend.stop(self._job)

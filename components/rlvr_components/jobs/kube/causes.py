@@ -20,6 +20,7 @@ from rlvr_trainer.launch.causes import EXIT_OUT_OF_MEMORY, FIRST_SIGNAL_CODE
 EXIT_INFRASTRUCTURE = PlatformError.exit_code
 FOLLOWED = ("another node failed: ", "the nodes did not meet: ")
 """How the cause of a pod begins that lost its peers."""
+NOBODY_LEFT = "none of its pods is left to say why"
 NEVER_STARTED = {"StartError", "ContainerCannotRun"}
 MAX_CHARACTERS = 2000
 
@@ -157,7 +158,7 @@ def job_failure(kind: Kind, job: Object, pods: Sequence[Object]) -> tuple[str, i
     end = first_failure(kind, pods)
     if end:
         return str(end), end.exit_code
-    return f"{said or 'it failed'}, and none of its pods is left to say why", JobFailed.exit_code
+    return f"{said or 'it failed'}; {NOBODY_LEFT}", JobFailed.exit_code
 
 
 def _container_status(statuses: Sequence[Object] | None, name: str) -> Object | None:

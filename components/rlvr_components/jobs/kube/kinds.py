@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rlvr_components.jobs import pytorchjob, trainjob
 from rlvr_trainer.errors import ConfigError
 
 Object = Mapping[str, Any]
 """A Kubernetes object, as JSON has it."""
 Place = Literal["pytorchjob", "trainjob"]
-KUEUE_QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ PYTORCHJOB = Kind(
     name="PyTorchJob",
     api_version="kubeflow.org/v1",
     plural="pytorchjobs",
-    container="pytorch",
+    container=pytorchjob.CONTAINER,
     job_label="training.kubeflow.org/job-name",
     replica_labels=("training.kubeflow.org/replica-type", "training.kubeflow.org/replica-index"),
     succeeded="Succeeded",
@@ -81,7 +81,7 @@ TRAINJOB = Kind(
     name="TrainJob",
     api_version="trainer.kubeflow.org/v1alpha1",
     plural="trainjobs",
-    container="node",
+    container=trainjob.CONTAINER,
     job_label="jobset.sigs.k8s.io/jobset-name",
     replica_labels=(
         "jobset.sigs.k8s.io/replicatedjob-name",

@@ -37,11 +37,16 @@ def status_of(
     failure = recorded_failure(job) or job_failure(kind, job, pods)
     if failure:
         cause, exit_code = failure
-        return JobStatus("failed", exit_code, cause, replicas, is_retried=exit_code in RETRIED)
+        return failed(exit_code, cause, replicas)
     wait = waiting_for(kind, job, pods, events, workloads)
     if runs_in_full(kind, job, pods):
         return JobStatus("running", replicas=replicas)
     return JobStatus("pending", cause=cause_of(kind, pods, wait), replicas=replicas)
+
+
+def failed(exit_code: int, cause: str, replicas: tuple[Replica, ...] = ()) -> JobStatus:
+    """A failed job; the exit code says whether another attempt is worth it."""
+    return JobStatus("failed", exit_code, cause, replicas, is_retried=exit_code in RETRIED)
 
 
 def runs_in_full(kind: Kind, job: Object, pods: Sequence[Object]) -> bool:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rlvr_components.jobs.kube.causes import EXIT_INFRASTRUCTURE, one_line, termination_message
-from rlvr_components.jobs.kube.kinds import KUEUE_QUEUE_LABEL, Kind, Object
+from rlvr_components.jobs.kube.kinds import Kind, Object
+from rlvr_components.jobs.pytorchjob import QUEUE_LABEL
 from rlvr_trainer.errors import ConfigError
 
 MOUNT_REASONS = ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox")
@@ -54,7 +55,7 @@ def waiting_for(
 
 
 def _suspended(job: Object, events: Sequence[Object], workloads: Sequence[Object]) -> Wait:
-    queue = job["metadata"].get("labels", {}).get(KUEUE_QUEUE_LABEL)
+    queue = job["metadata"].get("labels", {}).get(QUEUE_LABEL)
     if not queue:
         return Wait("the job is suspended, and no queue will resume it; set suspend to false")
     conditions = [

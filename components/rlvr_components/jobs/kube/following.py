@@ -1,0 +1,258 @@
+"""A job from now to its end: one loop over job, pods and events, and the lines of all replicas."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from rlvr_components.jobs import JobStatus
+from rlvr_components.jobs.kube import names
+from rlvr_components.jobs.kube.causes import NOBODY_LEFT
+from rlvr_components.jobs.kube.client import Client
+from rlvr_components.jobs.kube.deadlines import Deadlines, Exceeded
+from rlvr_components.jobs.kube.ends import Ends
+from rlvr_components.jobs.kube.kinds import Kind
+from rlvr_components.jobs.kube.progress import Progress
+from rlvr_components.jobs.kube.replica_logs import ReplicaLogs
+from rlvr_components.jobs.kube.snapshot import WARNINGS, Snapshot, annotate, is_about, workloads_of
+from rlvr_components.jobs.kube.status import belongs, epoch, failed, runs_in_full
+from rlvr_components.jobs.kube.waits import waiting_for
+from rlvr_components.jobs.kube.watching import Collection
+from rlvr_components.jobs.pods import RUN_DIR_ANNOTATION
+from rlvr_components.platform import Platform
+from rlvr_trainer.errors import EXIT_PREEMPTED, JobFailed, PlatformError
+
+OnEvent = Callable[[Mapping[str, Any]], None]
+
+TICK_S = 0.2
+LOOK_S = 1.0
+"""Deadlines are looked at so often, also when nothing changes."""
+NOTICE_S = 5.0
+"""A cause that keeps changing its wording is told so often."""
+DRAIN_S = 20.0
+"""How long the last lines of a job may take to come."""
+SETTLE_S = 5.0
+"""A job and its pods are watched apart: the one's end may be seen before the other's."""
+KUEUE_INTERVAL_S = 15.0
+OUTAGE_S = 1800.0
+"""Without an API server for so long, nothing is known of the job any more."""
+
+STOPPED = JobStatus(
+    "failed",
+    EXIT_PREEMPTED,
+    "it was stopped; its pods commit a checkpoint before they end, and the same command continues",
+)
+DELETED = JobStatus(
+    "failed",
+    JobFailed.exit_code,
+    "the job was deleted by someone else (rlvr stop, kubectl delete, or its owner); start it again "
+    "to continue from the last checkpoint",
+)
+
+
+class Follower:
+    """Follows one job. `lines` gives its lines; after them `end` says how it ended.
+
+    With `platform` it is the job's launcher: it writes progress and causes on it, and deletes it
+    when it exceeds a limit. Without, it only looks on.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        kind: Kind,
+        job: dict[str, Any],
+        platform: Platform | None,
+        *,
+        on_event: OnEvent | None,
+        is_stopped: Callable[[], bool],
+    ) -> None:
+        self._client = client
+        self._kind = kind
+        self._job = job
+        self._is_launcher = platform is not None
+        self._is_stopped = is_stopped
+        self._has_changed = True
+        self._jobs, self._pods, self._events = self._collections()
+        self._logs = ReplicaLogs(client, kind, self._pods.objects)
+        self._ends = Ends(kind, job)
+        self._deadlines = _deadlines(job, platform) if platform else None
+        self._progress = self._reader(on_event) if platform else None
+        self._workloads: tuple[float, list[dict[str, Any]]] = (0.0, [])
+        self._notice = ("", 0.0)
+        self._failed_at: float | None = None
+        self.end: JobStatus | None = None
+
+    def lines(self) -> Iterator[str]:
+        """Every line of every replica with its name before it, and notices of the job itself.
+
+        Raises Refusal when the API server forbids what is needed, PlatformError when it stays away.
+        """
+        for each in (self._jobs, self._pods, self._events):
+            each.start()
+        if self._progress:
+            self._progress.start()
+        try:
+            yield from self._until_the_end()
+            if self._progress:
+                self._progress.finish(timeout_s=DRAIN_S)
+        finally:
+            for closing in (self._jobs, self._pods, self._events, self._logs):
+                closing.close()
+            if self._progress:
+                self._progress.finish(timeout_s=0.0)
+
+    def _until_the_end(self) -> Iterator[str]:
+        looked_at, drained_by = 0.0, float("inf")
+        while True:
+            yield from self._logs.take(TICK_S)
+            now = time.monotonic()
+            if self._is_stopped():
+                self.end = self.end or STOPPED
+                return
+            if self.end:
+                drained_by = min(drained_by, now + DRAIN_S)
+                if self._logs.is_complete or now > drained_by:
+                    return
+            elif self._has_changed or now - looked_at > LOOK_S:
+                self._has_changed, looked_at = False, now
+                for text in self._look():
+                    yield f"[{self._job['metadata']['name']}] {text}"
+
+    def _look(self) -> Iterator[str]:
+        """Take in what changed; `end` is set when the job has ended, or was ended."""
+        self._check_api()
+        if not (self._jobs.is_synced and self._pods.is_synced):
+            return
+        uid = self._job["metadata"]["uid"]
+        jobs = [each for each in self._jobs.objects() if each["metadata"]["uid"] == uid]
+        if not jobs:  # a new one of its name is another one
+            self.end = DELETED
+            yield "it was deleted by someone else"
+            return
+        self._job = jobs[0]
+        pods = [pod for pod in self._pods.objects() if belongs(self._job, pod)]
+        self._logs.follow(pods)
+        for end in self._ends.note(pods):
+            yield f"{end} (exit code {end.exit_code})"
+            self._annotate(self._ends.annotations)
+        snapshot = Snapshot(self._kind, self._job, pods, self._events.objects(), self._kueue())
+        status = snapshot.status
+        if status.phase in ("succeeded", "failed"):
+            self._take_end(snapshot, status)
+            return
+        yield from self._news(status)
+        exceeded = self._exceeded(snapshot) if self._is_launcher else None
+        if exceeded:
+            yield f"{exceeded.cause}; the job is deleted"
+            self._delete()
+            self.end = JobStatus("failed", exceeded.exit_code, exceeded.cause, status.replicas)
+
+    def _check_api(self) -> None:
+        for each in (self._jobs, self._pods, self._events):
+            if each.error:
+                raise each.error
+            if each.down_since and time.monotonic() - each.down_since > OUTAGE_S:
+                raise PlatformError(
+                    f"the API server did not answer for {OUTAGE_S:.0f} s; the job "
+                    f"{self._job['metadata']['name']} runs on, start the same again to follow it"
+                )
+
+    def _take_end(self, snapshot: Snapshot, status: JobStatus) -> None:
+        """Set `end`, once the pods that a failure implies have been seen, or were not in time."""
+        if status.cause.endswith(NOBODY_LEFT):
+            now, last = time.monotonic(), self._ends.last
+            self._failed_at = self._failed_at or now
+            if last:
+                status = failed(last.exit_code, str(last), status.replicas)
+            elif now - self._failed_at < SETTLE_S:
+                return
+        self.end = status
+        if status.phase == "failed":
+            self._annotate({names.CAUSE: status.cause, names.EXIT_CODE: str(status.exit_code)})
+
+    def _exceeded(self, snapshot: Snapshot) -> Exceeded | None:
+        """Whether the job has to be ended, and why."""
+        assert self._deadlines
+        had_run = self._deadlines.running_since is not None
+        kind, job, pods = snapshot.kind, snapshot.job, snapshot.pods
+        exceeded = self._ends.exceeded(time.monotonic()) or self._deadlines.check(
+            is_running=runs_in_full(kind, job, pods),
+            wait=waiting_for(kind, job, pods, snapshot.events, snapshot.workloads),
+            now=time.time(),
+        )
+        if not had_run and self._deadlines.running_since is not None:
+            self._annotate({names.RUNNING_SINCE: f"{self._deadlines.running_since:.0f}"})
+        return exceeded
+
+    def _news(self, status: JobStatus) -> Iterator[str]:
+        """Where the job stands, when that was not told yet."""
+        text = f"{status.phase}: {status.cause}" if status.cause else status.phase
+        told, told_at = self._notice
+        is_same_phase = told.partition(":")[0] == status.phase
+        if text == told or (is_same_phase and time.monotonic() - told_at < NOTICE_S):
+            return
+        self._notice = (text, time.monotonic())
+        yield text
+
+    def _kueue(self) -> list[dict[str, Any]]:
+        """Kueue's Workloads while it holds the job back, asked for now and then."""
+        asked_at, found = self._workloads
+        if not asked_at or time.monotonic() - asked_at > KUEUE_INTERVAL_S:
+            found = workloads_of(self._client, self._kind, self._job)
+            self._workloads = (time.monotonic(), found)
+        return found if self._kind.is_suspended(self._job) else []
+
+    def _delete(self) -> None:
+        metadata = self._job["metadata"]
+        path = self._kind.path(metadata["namespace"], metadata["name"])
+        self._client.delete(path, uid=metadata["uid"])
+
+    def _annotate(self, annotations: dict[str, str]) -> None:
+        if self._is_launcher and annotations:
+            annotate(self._client, self._kind, self._job, annotations)
+
+    def _reader(self, on_event: OnEvent | None) -> Progress:
+        run_dir = (self._job["metadata"].get("annotations") or {}).get(RUN_DIR_ANNOTATION, "")
+        return Progress(run_dir, annotate=self._annotate, on_event=on_event or (lambda event: None))
+
+    def _collections(self) -> tuple[Collection, Collection, Collection]:
+        namespace, name = self._job["metadata"]["namespace"], self._job["metadata"]["name"]
+        core = f"/api/v1/namespaces/{namespace}"
+
+        def changed() -> None:
+            self._has_changed = True
+
+        return (
+            Collection(
+                self._client,
+                self._kind.path(namespace),
+                {"fieldSelector": f"metadata.name={name}"},
+                changed=changed,
+            ),
+            Collection(
+                self._client,
+                f"{core}/pods",
+                {"labelSelector": f"{self._kind.job_label}={name}"},
+                changed=changed,
+            ),
+            Collection(
+                self._client,
+                f"{core}/events",
+                {"fieldSelector": WARNINGS},
+                changed=changed,
+                is_kept=lambda each: is_about(self._job, each),
+            ),
+        )
+
+
+def _deadlines(job: Mapping[str, Any], platform: Platform) -> Deadlines:
+    metadata = job["metadata"]
+    since = (metadata.get("annotations") or {}).get(names.RUNNING_SINCE)
+    return Deadlines(
+        platform,
+        created_at=epoch(metadata["creationTimestamp"]),
+        running_since=float(since) if since else None,
+        now=time.time(),
+    )

@@ -1,0 +1,99 @@
+"""The lines of all replicas of a job, of every pod that they have one after the other."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from rlvr_components.jobs.kube.client import Client
+from rlvr_components.jobs.kube.kinds import Kind, Object
+from rlvr_components.jobs.kube.logs import Container, LogFollower, State
+
+MAX_QUEUED_LINES = 1000
+PUT_S = 0.2
+
+
+class ReplicaLogs:
+    """Follows each container that trains from its start, with a thread of its own.
+
+    `pods` gives them as they are now.
+    """
+
+    def __init__(self, client: Client, kind: Kind, pods: Callable[[], Sequence[Object]]) -> None:
+        self._client = client
+        self._kind = kind
+        self._pods = pods
+        self._queue: queue.Queue[str] = queue.Queue(MAX_QUEUED_LINES)
+        self._followers: dict[tuple[str, int], LogFollower] = {}
+        self._is_closed = False
+
+    def follow(self, pods: Sequence[Object]) -> None:
+        """Begin with those that have started since the last call."""
+        for pod in pods:
+            container = container_of(self._kind, pod)
+            status = _status(self._kind, pod)
+            if container is None or status is None:
+                continue
+            key = (str(pod["metadata"]["uid"]), int(status.get("restartCount", 0)))
+            if key not in self._followers:
+                self._followers[key] = LogFollower(
+                    self._client, container, state=partial(self._state, *key), put=self._put
+                )
+                self._followers[key].start()
+
+    def take(self, timeout_s: float) -> Iterator[str]:
+        """What has come; waits for the first line."""
+        try:
+            yield self._queue.get(timeout=timeout_s)
+            for _ in range(MAX_QUEUED_LINES):
+                yield self._queue.get_nowait()
+        except queue.Empty:
+            return
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no follower will bring another line."""
+        return self._queue.empty() and not any(each.is_alive for each in self._followers.values())
+
+    def close(self) -> None:
+        """End all threads."""
+        self._is_closed = True
+        for each in self._followers.values():
+            each.close()
+
+    def _put(self, line: str) -> None:
+        """Wait for room: a reader that is slow holds the logs back, and memory stays small."""
+        while not self._is_closed:
+            try:
+                self._queue.put(line, timeout=PUT_S)
+            except queue.Full:
+                continue
+            return
+
+    def _state(self, uid: str, num_restarts: int) -> State:
+        """Of one run of a container, by the newest that is known of its pod."""
+        pod = next((each for each in self._pods() if each["metadata"]["uid"] == uid), None)
+        if pod is None:
+            return "gone"
+        status = _status(self._kind, pod) or {}
+        if int(status.get("restartCount", num_restarts)) > num_restarts:
+            return "restarted"
+        return "running" if "running" in status.get("state", {}) else "ended"
+
+
+def container_of(kind: Kind, pod: Object) -> Container | None:
+    """The one that trains; None while it has not started."""
+    state = (_status(kind, pod) or {}).get("state", {})
+    if "running" not in state and "terminated" not in state:
+        return None
+    metadata: dict[str, Any] = pod["metadata"]
+    return Container(
+        metadata["namespace"], metadata["name"], kind.container, kind.replica_name(pod)
+    )
+
+
+def _status(kind: Kind, pod: Object) -> Object | None:
+    statuses = pod.get("status", {}).get("containerStatuses") or ()
+    return next((each for each in statuses if each["name"] == kind.container), None)
