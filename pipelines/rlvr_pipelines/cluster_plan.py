@@ -16,7 +16,7 @@ from rlvr_components.jobs.pods import launch_command
 from rlvr_components.jobs.pytorchjob import render_pytorchjob
 from rlvr_components.jobs.trainjob import overrides_field, render_trainjob
 from rlvr_components.platform import Platform
-from rlvr_pipelines.kubeconfig import current_namespace, has_cluster
+from rlvr_pipelines.kubeconfig import has_cluster
 from rlvr_pipelines.run_dir import RunDir
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.recipe import Recipe
@@ -97,8 +97,9 @@ def platform_of(form: Form) -> Platform:
     if has_cluster():
         from rlvr_components.kubernetes_api import KubernetesApi
 
-        namespace = form.job_namespace or current_namespace()
-        config_map = read_platform_map(KubernetesApi(), namespace)
+        api = KubernetesApi()
+        namespace = form.job_namespace or api.namespace
+        config_map = read_platform_map(api, namespace)
         where = f"namespace {namespace} has no ConfigMap {PLATFORM_MAP} that names one"
     if not IMAGE.search(f"{config_map}\n{form.job_platform}"):
         raise ConfigError(

@@ -5,20 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from rlvr_components.jobs import JobSummary
 from rlvr_components.jobs.cluster import delete_jobs, find_jobs, open_backend
+from rlvr_components.jobs.kube.access import find_access
+from rlvr_components.jobs.kube.client import Client
 from rlvr_components.jobs.pods import JOB_LABEL
 from rlvr_components.platform import Platform
-from rlvr_pipelines.kubeconfig import current_namespace
 from rlvr_pipelines.kubeflow.access import Access
 from rlvr_pipelines.merge_lines import merge_lines
 from rlvr_pipelines.run_name import RunName
 from rlvr_trainer.errors import ConfigError, PlatformError
 
 if TYPE_CHECKING:
-    from rlvr_components.jobs.cluster import ClusterBackend, Place
+    from rlvr_components.jobs.cluster import ClusterBackend
+    from rlvr_components.jobs.kube.kinds import Place
 
 PLACES: dict[str, Place] = {"PyTorchJob": "pytorchjob", "TrainJob": "trainjob"}
 POLL_S = 1.0
@@ -39,8 +40,9 @@ def jobs_of(named: RunName, access: Access, *, namespace: str = "") -> list[JobS
     jobs = find_jobs(namespace=namespace, context=access.context, job=named.text)
     if jobs:
         return jobs
+    where = namespace or find_access(access.context).namespace
     raise ConfigError(
-        f"no run or job {named.text!r} is in namespace {namespace or current_namespace()}; "
+        f"no run or job {named.text!r} is in namespace {where}; "
         "`rlvr status` lists those there are, and a run on this machine is named by its directory "
         f"(runs/{named.text})"
     )
@@ -78,7 +80,7 @@ def stop_jobs(jobs: Iterable[JobSummary], access: Access) -> list[JobSummary]:
     for job in stopped:
         _backend(job, access).stop(job.name)
     if stopped:
-        _await_end(stopped)
+        _await_end(stopped, access)
     return stopped
 
 
@@ -98,16 +100,17 @@ def _backend(job: JobSummary, access: Access) -> ClusterBackend:
     return open_backend(PLACES[job.kind], platform, context=access.context)
 
 
-def _await_end(jobs: Sequence[JobSummary]) -> None:
-    from rlvr_components.kubernetes_api import KubernetesApi
-
-    api, namespace = KubernetesApi(), jobs[0].namespace
+def _await_end(jobs: Sequence[JobSummary], access: Access) -> None:
     names = ",".join(sorted({job.name.rpartition("-")[0] for job in jobs}))
-    selector = quote(f"{JOB_LABEL} in ({names})")
-    path = f"/api/v1/namespaces/{namespace}/pods?labelSelector={selector}"
+    query = {"labelSelector": f"{JOB_LABEL} in ({names})"}
+    client, namespace = Client(find_access(access.context)), jobs[0].namespace
     started = time.monotonic()
     while True:
-        living = [pod for pod in api.get(path)["items"] if _lives(pod)]
+        living = [
+            pod
+            for pod in client.list(f"/api/v1/namespaces/{namespace}/pods", query)["items"]
+            if _lives(pod)
+        ]
         if not living:
             return
         grace_s = max(pod["metadata"].get("deletionGracePeriodSeconds") or DEFAULT_GRACE_S

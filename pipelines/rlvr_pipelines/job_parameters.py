@@ -1,4 +1,4 @@
-"""What the command line says of jobs, as the pipeline's parameters; the form in the UI has these."""
+"""What the command line says of jobs, as parameters of the pipeline: the form's own."""
 
 from __future__ import annotations
 

@@ -41,20 +41,6 @@ def use_context(name: str | None) -> None:
     os.environ[VARIABLE] = os.pathsep.join((chosen, there, chosen))
 
 
-def current_namespace() -> str:
-    """That of the current context, as kubectl has it; in a pod, the pod's own."""
-    mounted = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-    if mounted.is_file():
-        return mounted.read_text("utf-8").strip()
-    trees = list(_trees(os.environ.get(VARIABLE) or DEFAULT))
-    current = next((tree["current-context"] for tree in trees if tree.get("current-context")), None)
-    for tree in trees:
-        for context in tree.get("contexts") or ():
-            if context["name"] == current:
-                return str((context.get("context") or {}).get("namespace") or "default")
-    return "default"
-
-
 def has_cluster() -> bool:
     """Whether this machine was ever told of one."""
     paths = (os.environ.get(VARIABLE) or DEFAULT).split(os.pathsep)

@@ -96,8 +96,9 @@ class FakeCluster:
     def logs(self, name: str, *, follow: bool) -> Iterator[str]:
         yield f"[master-0] of {name}{', followed' if follow else ''}"
 
-    def get(self, path: str) -> dict[str, Any]:
-        assert path.startswith("/api/v1/namespaces/jobs/pods?labelSelector=rlvr.dev/job%20in%20%28")
+    def list(self, path: str, query: dict[str, str]) -> dict[str, Any]:
+        assert path == "/api/v1/namespaces/jobs/pods"
+        assert query["labelSelector"].startswith("rlvr.dev/job in (rlvr-tiny-base-0a1b2c3d,")
         self.pods_left -= 1
         pod = {"metadata": {"name": "p", "deletionGracePeriodSeconds": 0},
                "status": {"phase": "Running"}}  # fmt: skip
@@ -109,7 +110,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
     fake = FakeCluster([TRAIN, BASE, FAILED])
     for name in ("find_jobs", "open_backend", "delete_jobs"):
         monkeypatch.setattr(cluster_runs, name, getattr(fake, name))
-    monkeypatch.setattr("rlvr_components.kubernetes_api.KubernetesApi", lambda: fake)
+    monkeypatch.setattr(cluster_runs, "Client", lambda access: fake)
+    monkeypatch.setattr(cluster_runs, "find_access", lambda context: None)
     monkeypatch.setattr(cluster_runs, "POLL_S", 0.001)
     return fake
 

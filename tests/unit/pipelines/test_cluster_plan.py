@@ -32,6 +32,8 @@ def api_that_answers(answers: dict[str, Any]) -> Any:
     """A fake of `KubernetesApi`: what it has been asked is looked up."""
 
     class Api:
+        namespace = "default"
+
         def get(self, path: str) -> dict[str, Any]:
             from rlvr_components.kubernetes_api import NotFound
 

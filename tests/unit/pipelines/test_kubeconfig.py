@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlvr_pipelines.kubeconfig import VARIABLE, current_namespace, use_context
+from rlvr_components.jobs.kube.access import find_access
+from rlvr_pipelines.kubeconfig import VARIABLE, has_cluster, use_context
 from rlvr_trainer.errors import ConfigError
 
 
@@ -32,22 +33,17 @@ def kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_the_namespace_is_the_current_contexts() -> None:
-    assert current_namespace() == "jobs"
-
-    use_context("two")
-
-    assert current_namespace() == "default"
-
-
 def test_without_a_name_nothing_changes(kubeconfig: Path) -> None:
     use_context(None)
 
     assert os.environ[VARIABLE] == str(kubeconfig)
 
 
-def test_the_python_client_and_kubectl_take_the_chosen_context() -> None:
+def test_jobs_and_kfp_and_kubectl_take_the_chosen_context() -> None:
     use_context("two")
+
+    assert find_access().server == "https://two.example.com"
+    assert find_access().namespace == "default"
 
     code = (
         "import json; from kubernetes import client, config; config.load_kube_config(); "
@@ -66,9 +62,14 @@ def test_a_context_that_is_not_there_is_refused_with_the_nearest() -> None:
         use_context("tow")
 
 
-def test_without_a_kubeconfig_the_namespace_is_default(
+def test_a_machine_without_a_kubeconfig_has_no_cluster(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv(VARIABLE, str(tmp_path / "none"))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    assert has_cluster()
 
-    assert current_namespace() == "default"
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "none"))
+    assert not has_cluster()
+
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    assert has_cluster()
