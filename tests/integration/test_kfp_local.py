@@ -1,0 +1,90 @@
+"""The pipeline through kfp.local as anyone would call it, with a fake of the trainer's steps."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from rlvr_trainer.recipe_file import load_recipe, shipped_recipes
+
+ROOT = Path(__file__).parents[2]
+FAKE_TRAINER = ROOT / "tests" / "unit" / "pipelines" / "fake_trainer"
+PACKAGES = [ROOT / "trainer", ROOT / "components", ROOT / "pipelines"]
+RUN = """
+import json, logging, sys
+from kfp import local
+from rlvr_pipelines.pipeline import rlvr_pipeline
+
+logging.getLogger().setLevel(logging.INFO)
+local.init(
+    local.SubprocessRunner(use_venv=False),
+    pipeline_root="root",
+    enable_caching=True,
+    cache_root="cache",
+)
+rlvr_pipeline(**json.loads(sys.argv[1]))
+"""
+
+
+def run(folder: Path, run_id: str, **arguments: Any) -> str:
+    """One run; its log."""
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, json.dumps(arguments)],
+        cwd=folder,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(map(str, [FAKE_TRAINER, *PACKAGES])),
+            "RLVR_RUN_ID": run_id,
+            "RLVR_OUTPUTS": str(folder / f"{run_id}.json"),
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    log = done.stdout + done.stderr
+    assert done.returncode == 0, log[-4000:]
+    return log
+
+
+def reused(log: str) -> set[str]:
+    return set(re.findall(r"Task (\S+) cache hit", log))
+
+
+def verdict(folder: Path, run_id: str) -> str:
+    outputs = json.loads((folder / f"{run_id}.json").read_text())
+    found: str = json.loads(Path(folder, outputs["evaluation"]).read_text())["verdict"]
+    return found
+
+
+def test_by_name_and_in_full_and_another_learning_rate_trains_only(tmp_path: Path) -> None:
+    shared = {"job_place": "local", "storage_uri": str(tmp_path / "storage")}
+
+    log = run(
+        tmp_path,
+        "by-name",
+        recipe="arithmetic",
+        recipe_overrides="training.max_steps=2",
+        publish_uri=str(tmp_path / "models"),
+        **shared,
+    )
+
+    assert reused(log) == set()
+    assert verdict(tmp_path, "by-name").startswith("Accuracy rose from 10.0 % to 80.0 %")
+    published = tmp_path / "models" / "arithmetic" / "by-name"
+    assert json.loads((published / "recipe.json").read_text())["training"]["max_steps"] == 2
+
+    overrides = ["training.max_steps=2", "training.learning_rate=1e-4"]
+    whole = load_recipe("arithmetic", overrides, shipped=shipped_recipes("rlvr_pipelines"))
+    log = run(tmp_path, "in-full", recipe=whole.model_dump_json(), **shared)
+
+    assert reused(log) == {"prepare-data", "evaluate-base"}
+    assert verdict(tmp_path, "in-full") == verdict(tmp_path, "by-name")
+    assert not (tmp_path / "models" / "arithmetic" / "in-full").exists()
+
+    log = run(tmp_path, "other-rows", recipe="arithmetic", recipe_overrides=
+              '["training.max_steps=2", "data.num_test_rows=100"]', **shared)  # fmt: skip
+
+    assert reused(log) == set()
