@@ -83,8 +83,3 @@ def test_by_name_and_in_full_and_another_learning_rate_trains_only(tmp_path: Pat
     assert reused(log) == {"prepare-data", "evaluate-base"}
     assert verdict(tmp_path, "in-full") == verdict(tmp_path, "by-name")
     assert not (tmp_path / "models" / "arithmetic" / "in-full").exists()
-
-    log = run(tmp_path, "other-rows", recipe="arithmetic", recipe_overrides=
-              '["training.max_steps=2", "data.num_test_rows=100"]', **shared)  # fmt: skip
-
-    assert reused(log) == set()

@@ -124,7 +124,13 @@ def test_the_launcher_may_do_what_it_needs_and_nothing_else(base: Objects) -> No
         "/pods/log": {"get"},
         "/events": {"list", "watch"},
         "/resourcequotas": {"get", "list"},
+        "/configmaps": {"get"},
     }
+    rules = of_kind(base, "Role")["rlvr-launcher"]["rules"]
+    named = {
+        rule["resources"][0]: rule["resourceNames"] for rule in rules if "resourceNames" in rule
+    }
+    assert named == {"configmaps": ["rlvr-platform"]}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
