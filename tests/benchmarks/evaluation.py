@@ -4,19 +4,21 @@
     python tests/benchmarks/evaluation.py --shots 0 --json evaluation.json
 
 Both are what `rlvr evaluate` runs, with `shared_prefix` on and off; completions end at the stop
-marker, an EOS token or the limit.
+marker, an EOS token or the limit. On a GPU where vLLM is installed, it is measured beside them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import workload
 
-from rlvr_trainer.generation import Completion, Sampling, complete
+from rlvr_trainer.generation import Completion, Sampling, complete, stop_text
 from rlvr_trainer.recipe import PromptSection
 
 
@@ -67,17 +69,41 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{same} of {len(ours)} completions the same",
             flush=True,
         )
+    vllm_s = vllm_seconds(args, model, tokenizer, prompt_ids) if workload.has_vllm() else None
+    if vllm_s:
+        print(f"vLLM{'':>12}{vllm_s:8.1f} s{vllm_s / clock.seconds['ours']:8.2f}×", flush=True)
     if args.json:
         result = {
             "machine": workload.machine(),
             "settings": {k: v for k, v in vars(args).items() if k != "json"},
             "ours_s": clock.seconds["ours"],
             "plain_s": plain,
+            "vllm_s": vllm_s,
             "ratio_to_the_fastest": min(plain.values()) / clock.seconds["ours"],
             "same_completions": same,
         }
         args.json.write_text(json.dumps(result, indent=2) + "\n")
     return 0
+
+
+def vllm_seconds(
+    args: argparse.Namespace, model: Any, tokenizer: Any, prompt_ids: list[list[int]]
+) -> float:
+    """What vLLM takes for the same prompts, from an engine that is warm and caches prefixes."""
+    from vllm import LLM, SamplingParams
+
+    with tempfile.TemporaryDirectory() as folder:
+        workload.save(model, tokenizer, Path(folder))
+        engine = LLM(model=folder, dtype=str(model.dtype).removeprefix("torch."), seed=0)
+    clock = workload.Clock()
+    prompts = [{"prompt_token_ids": ids} for ids in prompt_ids]
+    for name, tokens in (("warm-up", 2), ("vllm", args.tokens)):
+        engine.reset_prefix_cache()
+        stops = [stop_text(PromptSection().stop)]
+        sampling = SamplingParams(temperature=0, max_tokens=tokens, stop=stops)
+        with clock(name):
+            engine.generate(prompts, sampling, use_tqdm=False)
+    return clock.seconds["vllm"]
 
 
 if __name__ == "__main__":

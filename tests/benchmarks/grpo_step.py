@@ -3,10 +3,12 @@
     python tests/benchmarks/grpo_step.py                        # 0, 2, 4, 8 shots
     python tests/benchmarks/grpo_step.py --shots 8 --json step.json
     python tests/benchmarks/grpo_step.py --sides ours --shots 0,8 --prompts 8   # and its floor
+    python tests/benchmarks/grpo_step.py --model random-qwen2.5-0.5b            # needs no download
 
-Every measurement is a process of its own: the first step warms it up, the second is measured. Both
-generate exactly `--tokens` tokens a completion; what they then train on is the same text for both,
-so that they must agree on the gradient.
+Every measurement is a process of its own: the first step warms it up, the second is measured. All
+generate exactly `--tokens` tokens a completion; what they then train on is the same text for all,
+so that they must agree on the gradient. The side `vllm` trains as ours does and lets vLLM generate;
+by default it is measured on a GPU where vLLM is installed.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from typing import Any
 import torch
 import workload
 
-SIDES = ("trl", "ours")
+VLLM_MEMORY_SHARE = 0.3
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=workload.default_model())
     parser.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16")
-    parser.add_argument("--sides", default="trl,ours", type=lambda text: text.split(","))
+    sides = "trl,ours,vllm" if workload.has_vllm() else "trl,ours"
+    parser.add_argument("--sides", default=sides, type=lambda text: text.split(","))
     parser.add_argument(
         "--shots", default="0,2,4,8", type=lambda text: [int(n) for n in text.split(",")]
     )
@@ -85,16 +88,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     steps: list[Step] = []
     print(row("shots", "side", *COLUMNS), flush=True)
     for shots in args.shots:
-        pair = [in_a_process(arguments, side, shots) for side in args.sides]
-        for step in pair:
+        measured = {side: in_a_process(arguments, side, shots) for side in args.sides}
+        for step in measured.values():
             print(row(shots, step.side, *(f"{get(step):.1f}" for get in COLUMNS.values())))
-        if len(pair) == len(SIDES):
-            trl, ours = pair
-            ratios = (get(trl) / get(ours) for get in COLUMNS.values())
-            print(row("", "ratio", *(f"{ratio:.2f}×" for ratio in ratios)))
-            print(f"    gradient norms {trl.gradient_norm:.4g} and {ours.gradient_norm:.4g}")
-        sys.stdout.flush()
-        steps += pair
+        if trl := measured.get("trl"):
+            for side in (side for side in args.sides if side != "trl"):
+                print(row("", f"trl / {side}", *ratios(trl, measured[side])))
+        norms = ", ".join(f"{step.gradient_norm:.4g}" for step in measured.values())
+        print(f"    gradient norms: {norms}", flush=True)
+        steps += measured.values()
     floors = header_floors(args, [step for step in steps if step.side == "ours"])
     if args.json:
         settings = {k: v for k, v in vars(args).items() if k not in ("json", "measure")}
@@ -110,6 +112,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def row(*cells: object) -> str:
     return "".join(f"{cell!s:>14}" for cell in cells)
+
+
+def ratios(trl: Step, other: Step) -> list[str]:
+    """How many times TRL's each column is of the other side's."""
+    pairs = [(get(trl), get(other)) for get in COLUMNS.values()]
+    return [f"{theirs / ours:.2f}×" if ours else "-" for theirs, ours in pairs]
 
 
 def header_floors(args: argparse.Namespace, steps: Sequence[Step]) -> dict[int, float]:
@@ -188,6 +196,7 @@ def measure(args: argparse.Namespace, side: str, shots: int) -> Step:
     num_tokens = {"generation": 0, "training": 0}
 
     class Measured(GRPOTrainer if side == "trl" else shared_prefix.SharedPrefixGRPOTrainer):
+        # TRL's own, also by vLLM; ours has a rollout.
         def _generate_single_turn(self, *turn: Any, **options: Any) -> Any:
             with clock("generation"):
                 generated, _ = super()._generate_single_turn(*turn, **options)
@@ -239,6 +248,20 @@ def measure(args: argparse.Namespace, side: str, shots: int) -> Step:
 
     torch.nn.functional.embedding = counting
     with tempfile.TemporaryDirectory() as scratch:
+        exact_length: dict[str, Any] = {"generation_kwargs": {"min_new_tokens": args.tokens}}
+        if side == "vllm":
+            workload.save(model, tokenizer, Path(scratch, "model"))
+            exact_length = {
+                "use_vllm": True,
+                "vllm_gpu_memory_utilization": VLLM_MEMORY_SHARE,
+                # what is trained on is not what vLLM drew
+                "vllm_importance_sampling_correction": False,
+                "generation_kwargs": {
+                    "min_tokens": args.tokens,
+                    "ignore_eos": True,
+                    "detokenize": False,  # the random model says what no tokenizer knows
+                },
+            }
         trainer = Measured(
             model=model,
             processing_class=tokenizer,
@@ -252,7 +275,7 @@ def measure(args: argparse.Namespace, side: str, shots: int) -> Step:
                 per_device_train_batch_size=args.prompts * args.generations,
                 num_generations=args.generations,
                 max_completion_length=args.tokens,
-                generation_kwargs={"min_new_tokens": args.tokens},
+                **exact_length,
                 beta=args.beta,
                 gradient_checkpointing=not args.no_gradient_checkpointing,
                 bf16=args.dtype == "bf16",
@@ -265,7 +288,7 @@ def measure(args: argparse.Namespace, side: str, shots: int) -> Step:
                 save_strategy="no",
                 report_to="none",
             ),
-            **({} if side == "trl" else {"rollout_func": rollout}),
+            **({"rollout_func": rollout} if side == "ours" else {}),
         )
         trainer.add_callback(Callbacks())
         trainer.accelerator.backward = clock.wrap("backward", trainer.accelerator.backward)

@@ -8,6 +8,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from rlvr_trainer.recipe import ModelSection, PromptSection
 from rlvr_trainer.tasks.gsm8k import GSM8K, read_text
 
 SMOLLM2 = "embedded:smollm2-135m-instruct"
-RANDOM_QWEN = "random:qwen2.5-0.5b"
+RANDOM_QWEN = "random-qwen2.5-0.5b"
 QWEN_SHAPE = {
     "vocab_size": 151_936,
     "hidden_size": 896,
@@ -39,6 +40,18 @@ FIRST_QUESTION = 100  # a training row well after the exemplars
 def default_model() -> str:
     """The embedded model on a CPU; on a GPU Qwen2.5-0.5B's shape, which needs no download."""
     return RANDOM_QWEN if torch.cuda.is_available() else SMOLLM2
+
+
+def has_vllm() -> bool:
+    """Whether vLLM can be measured here."""
+    return torch.cuda.is_available() and find_spec("vllm") is not None
+
+
+def save(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Save the model where vLLM, which loads its own copy, finds it by the model's name."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    model.name_or_path = model.config._name_or_path = str(folder)
 
 
 def load(name: str, dtype: str) -> tuple[Any, Any]:
