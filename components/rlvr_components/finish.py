@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+from typing import Any
 
 from rlvr_components.pipeline_run import (
-    LaunchSettings,
     default_storage,
+    in_kubeflow,
     own_namespace,
     read_settings,
     run_folder,
@@ -26,32 +27,32 @@ def finish(storage_uri: str, artifact_uri: str, state: str, message: str) -> str
 
     `artifact_uri` is that of any artifact of this pipeline run. Raises ConfigError, PlatformError.
     """
+    folder, settings = "", None
     try:
         folder = run_folder(storage_uri or default_storage(artifact_uri))
         settings = read_settings(open_storage(folder))
-    except RLVRError as error:  # what the step Check did not pass cannot have been launched
-        logger.warning("there are no settings of a launch: %s", error)
-        settings = None
-    if settings is None:
-        return describe_outcome(state, message, [])
-    deleted = delete_live_jobs(settings)
-    outcome = {"state": state, "message": message, "deleted": deleted}
-    try:
-        open_storage(folder).write_bytes(OUTCOME, json.dumps(outcome, indent=2).encode())
     except RLVRError as error:
-        logger.warning("the outcome is kept in this step's artifact only: %s", error)
+        logger.warning("there are no settings of a launch: %s", error)
+    deleted: list[str] = []
+    if settings is not None:
+        deleted = delete_live_jobs(settings.platform.namespace)
+        _keep(folder, {"state": state, "message": message, "deleted": deleted})
+    elif in_kubeflow():  # a storage that does not answer is no reason to leave GPUs busy
+        try:
+            deleted = delete_live_jobs("")
+        except RLVRError as error:
+            logger.warning("whether jobs are left is not known: %s", error)
     return describe_outcome(state, message, deleted)
 
 
-def delete_live_jobs(settings: LaunchSettings) -> list[str]:
-    """Delete this run's jobs that have not ended; their names.
+def delete_live_jobs(namespace: str) -> list[str]:
+    """Delete this run's jobs that have not ended; their names. Empty: this pod's namespace.
 
     Raises ConfigError, PlatformError.
     """
     from rlvr_components.jobs.cluster import delete_jobs, find_jobs
 
-    namespace = settings.platform.namespace or own_namespace()
-    jobs = find_jobs(namespace=namespace, run_id=run_id())
+    jobs = find_jobs(namespace=namespace or own_namespace(), run_id=run_id())
     return [job.name for job in delete_jobs([job for job in jobs if not job.has_ended])]
 
 
@@ -65,3 +66,10 @@ def describe_outcome(state: str, message: str, deleted: list[str]) -> str:
         else "Nothing was left running."
     )
     return "\n".join(lines) + "\n"
+
+
+def _keep(folder: str, outcome: dict[str, Any]) -> None:
+    try:
+        open_storage(folder).write_bytes(OUTCOME, json.dumps(outcome, indent=2).encode())
+    except RLVRError as error:
+        logger.warning("the outcome is kept in this step's artifact only: %s", error)

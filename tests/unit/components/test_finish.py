@@ -54,6 +54,17 @@ def test_what_is_still_running_is_deleted_and_the_outcome_kept(
     }
 
 
+def test_a_storage_that_is_gone_is_no_reason_to_leave_gpus_busy(
+    deleted: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KFP_POD_NAME", "step-1")
+    monkeypatch.setenv("RLVR_NAMESPACE", "team")
+
+    finish("", "minio://mlpipeline/b2c0/outcome", "FAILED", "")
+
+    assert deleted == ["b", "c"]
+
+
 def test_a_run_that_launched_nothing_leaves_nothing(deleted: list[str], tmp_path: Path) -> None:
     assert finish(str(tmp_path), "", "SUCCEEDED", "") == (
         "# Succeeded\n\nNothing was left running.\n"
