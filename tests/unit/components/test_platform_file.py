@@ -37,6 +37,41 @@ def test_settings_are_yaml_or_json_or_a_tree() -> None:
         assert parse_platform(source, origin="here") == expected
 
 
+def test_overrides_go_before_the_file_and_leave_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "platform.yaml"
+    path.write_text("image: trainer:1\nnum_nodes: 2\nenv: {A: '1'}\n")
+
+    platform = load_platform(path, ["num_nodes=3", "env.B=2", "secrets=[one]"])
+
+    assert platform == Platform(
+        image="trainer:1", num_nodes=3, env={"A": "1", "B": "2"}, secrets=("one",)
+    )
+
+
+def test_an_override_keeps_the_dots_of_a_label_and_leaves_its_source_as_it_was() -> None:
+    source = {"image": "trainer:1", "node_selector": {"pool": "p5"}}
+    label = "node.kubernetes.io/instance-type"
+
+    platform = parse_platform(source, [f"node_selector.{label}=p5.48xlarge"], origin="here")
+
+    assert platform.node_selector == {"pool": "p5", label: "p5.48xlarge"}
+    assert source == {"image": "trainer:1", "node_selector": {"pool": "p5"}}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("num_node=2", r"num_node: unknown field.*num_nodes"),
+        ("num_nodes=two", r"num_nodes: got 'two'"),
+        ("num_nodes", r"--platform-set 'num_nodes' has no value; write it as key=value"),
+        ("image.tag=2", r"image is not a section; set image="),
+    ],
+)
+def test_a_wrong_override_is_told(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_platform({"image": "trainer:1"}, [override], origin="here")
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
