@@ -105,7 +105,7 @@ def _pod_waits(kind: Kind, pod: Object, events: Sequence[Object]) -> Wait | None
     for event in _newest(events, MOUNT_REASONS, "Pod", str(pod["metadata"]["name"])):
         return Wait(f"{replica}: {event['reason']}: {one_line(event.get('message', ''))}")
     for each in status.get("initContainerStatuses") or ():
-        if each.get("state", {}).get("running"):
+        if "running" in each.get("state", {}):
             return Wait(
                 f"{replica}: its init container {each['name']} waits for another replica",
                 limit="start",
@@ -123,7 +123,7 @@ def _container_waits(
         # a back-off says only that it backs off; the event before it says why
         name = str(pod["metadata"]["name"])
         for event in _newest(events, ("Failed",), "Pod", name):
-            if "ull" in event.get("message", ""):
+            if "pull image" in event.get("message", ""):
                 said = one_line(event["message"])
                 break
         image = container.get("image", "")

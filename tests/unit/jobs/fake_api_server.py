@@ -1,0 +1,451 @@
+"""A fake of the Kubernetes API server, for tests: real HTTP on loopback, objects in memory.
+
+What no real server does when asked to is why it exists: answers that are lost, connections that go
+silent, versions that are forgotten, tokens that end. tests/cluster asks a real one about the rest.
+
+It lists, watches (in chunks, as the real one), creates, patches, deletes and streams logs. There is
+no operator behind it: a test changes objects itself.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import yaml
+
+Object = dict[str, Any]
+COLLECTION = re.compile(
+    r"/(?:api/v1|apis/(?P<api>[^/]+/[^/]+))/namespaces/(?P<namespace>[^/]+)/(?P<plural>[^/]+)"
+    r"(?:/(?P<name>[^/]+))?(?:/(?P<sub>[^/]+))?"
+)
+DEFAULT_KINDS = ("pytorchjobs", "pods", "events")
+
+
+@dataclass
+class Fault:
+    """What happens to the next requests that it fits, instead of an answer or after it."""
+
+    method: str
+    path: str
+    """A regular expression that the path and query are searched for."""
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    message: str = "told to fail"
+    lose_answer: bool = False
+    """The request is done, and the connection closed instead of an answer."""
+    silent_s: float = 0.0
+    """Nothing is said for so long, on a connection that stays open."""
+    delay_s: float = 0.0
+    """Until the request is done."""
+    times: int = 1
+
+
+class Refused(Exception):
+    """The server answers with a Status."""
+
+    def __init__(self, code: int, reason: str, message: str, name: str = "") -> None:
+        super().__init__(message)
+        self.status = {
+            "kind": "Status",
+            "apiVersion": "v1",
+            "status": "Failure",
+            "message": message,
+            "reason": reason,
+            "code": code,
+            "details": {"name": name} if name else {},
+        }
+        self.code = code
+
+
+@dataclass
+class FakeApiServer:
+    """The server's state, and how it is to behave."""
+
+    token: str = "first"
+    """The only one that is let in."""
+    kinds: tuple[str, ...] = DEFAULT_KINDS
+    """What is installed."""
+    forbidden: set[tuple[str, str]] = field(default_factory=set)
+    """(verb, plural) that the caller may not."""
+    faults: list[Fault] = field(default_factory=list)
+    on_create: Callable[[Object], None] = lambda job: None
+    url: str = ""
+    requests: list[str] = field(default_factory=list)
+    cut_logs_after: int = 0
+    """Lines after which the next log stream breaks, in the middle of a line; 0: none does."""
+    openapi: Object = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.objects: dict[tuple[str, str], Object] = {}
+        self.logs: dict[str, list[tuple[str, str]]] = {}
+        self.log_ends: set[str] = set()
+        self._uids = count(1)
+        self._version = 0
+        self._history: list[tuple[int, str, str, Object]] = []
+        self._oldest = 0
+        self.condition = threading.Condition()
+        self.connections: list[socket.socket] = []
+        self.is_closing = False
+
+    # what a test does
+
+    def put(self, plural: str, obj: Object, verb: str = "MODIFIED") -> Object:
+        """Create or replace an object, as its controller would."""
+        with self.condition:
+            obj = json.loads(json.dumps(obj))
+            key = (plural, obj["metadata"]["name"])
+            known = self.objects.get(key)
+            if known is None:
+                verb = "ADDED"
+            metadata = obj["metadata"]
+            metadata.setdefault("namespace", "rlvr")
+            metadata.setdefault("uid", known["metadata"]["uid"] if known else self.new_uid())
+            metadata.setdefault("creationTimestamp", now())
+            self._record(verb, plural, obj)
+            self.objects[key] = obj
+            return obj
+
+    def change(self, plural: str, name: str, **status: Any) -> Object:
+        """Merge into an object's status."""
+        obj = self.objects[plural, name]
+        return self.put(plural, {**obj, "status": {**obj.get("status", {}), **status}})
+
+    def remove(self, plural: str, name: str) -> None:
+        """Delete an object; with a job go its pods."""
+        with self.condition:
+            obj = self.objects.pop((plural, name), None)
+            if obj is None:
+                return
+            self._record("DELETED", plural, obj)
+        if plural in ("pytorchjobs", "trainjobs"):
+            pods = [each for kind, each in self.objects if kind == "pods"]
+            for pod in [each for each in pods if each.startswith(f"{name}-")]:
+                self.remove("pods", pod)
+
+    def forget_history(self) -> None:
+        """Watches from any version before now are answered with 410, those that run with ERROR."""
+        with self.condition:
+            self._version += 1
+            self._oldest = self._version
+            self._history.clear()
+            self.condition.notify_all()
+
+    def drop_connections(self) -> None:
+        """As a restart of the server, or of a load balancer before it."""
+        with self.condition:
+            for each in self.connections:
+                with suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+            self.connections.clear()
+
+    def log(self, pod: str, *lines: str, time: str = "") -> None:
+        """Write lines into a container's log."""
+        with self.condition:
+            for line in lines:
+                stamp = time or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
+                self.logs.setdefault(pod, []).append((stamp, line))
+            self.condition.notify_all()
+
+    def end_log(self, pod: str) -> None:
+        """The container has ended: who follows its log comes to an end."""
+        with self.condition:
+            self.log_ends.add(pod)
+            self.condition.notify_all()
+
+    def jobs(self, plural: str = "pytorchjobs") -> list[Object]:
+        """All of them, in the order of their creation."""
+        return [obj for (kind, _), obj in self.objects.items() if kind == plural]
+
+    def num_requests(self, pattern: str) -> int:
+        """Requests so far whose `METHOD path?query` the pattern is found in."""
+        return sum(bool(re.search(pattern, each)) for each in self.requests)
+
+    def new_uid(self) -> str:
+        return f"00000000-0000-0000-0000-{next(self._uids):012}"
+
+    def _record(self, verb: str, plural: str, obj: Object) -> None:
+        self._version += 1
+        obj["metadata"]["resourceVersion"] = str(self._version)
+        self._history.append((self._version, verb, plural, json.loads(json.dumps(obj))))
+        self.condition.notify_all()
+
+    # what a request does
+
+    def answer(self, method: str, path: str, query: dict[str, str], body: Object) -> Object:
+        if path.endswith("/selfsubjectaccessreviews"):
+            asked = body["spec"]["resourceAttributes"]
+            plural = asked["resource"] + (
+                f"/{asked['subresource']}" if asked["subresource"] else ""
+            )
+            return {"status": {"allowed": (asked["verb"], plural) not in self.forbidden}}
+        if path.startswith("/openapi/v3/apis/"):
+            return self.openapi
+        match = COLLECTION.fullmatch(path)
+        if match is None or match["plural"] not in self.kinds:
+            raise Refused(404, "NotFound", "the server could not find the requested resource")
+        plural, name = match["plural"], match["name"]
+        verb = {"POST": "create", "PATCH": "patch", "DELETE": "delete"}.get(method)
+        self._authorize(verb or ("get" if name else "list"), plural, match["namespace"])
+        if method == "POST":
+            return self._create(plural, body)
+        if not name:
+            return self._list(plural, query)
+        with self.condition:
+            obj = self.objects.get((plural, name))
+        if obj is None:
+            raise Refused(404, "NotFound", f'{plural} "{name}" not found', name)
+        if method == "PATCH":
+            return self._patch(plural, obj, body)
+        if method == "DELETE":
+            wanted = body.get("preconditions", {}).get("uid", obj["metadata"]["uid"])
+            if wanted != obj["metadata"]["uid"]:
+                raise Refused(409, "Conflict", "the UID in the precondition does not match", name)
+            assert body["propagationPolicy"] == "Background"
+            self.remove(plural, name)
+        return obj
+
+    def _authorize(self, verb: str, plural: str, namespace: str) -> None:
+        if (verb, plural) in self.forbidden:
+            raise Refused(
+                403,
+                "Forbidden",
+                f'{plural} is forbidden: User "system:serviceaccount:rlvr:launcher" cannot {verb} '
+                f'resource "{plural}" in API group "" in the namespace "{namespace}"',
+            )
+
+    def _create(self, plural: str, body: Object) -> Object:
+        name = body["metadata"]["name"]
+        if (plural, name) in self.objects:
+            raise Refused(409, "AlreadyExists", f'{plural} "{name}" already exists', name)
+        created = self.put(plural, body)
+        self.on_create(created)
+        return created
+
+    def _patch(self, plural: str, obj: Object, patch: Object) -> Object:
+        metadata = obj["metadata"]
+        if patch["metadata"].get("uid", metadata["uid"]) != metadata["uid"]:
+            raise Refused(409, "Conflict", "the UID does not match", metadata["name"])
+        annotations = {**metadata.get("annotations", {}), **patch["metadata"]["annotations"]}
+        return self.put(plural, {**obj, "metadata": {**metadata, "annotations": annotations}})
+
+    def _list(self, plural: str, query: dict[str, str]) -> Object:
+        with self.condition:
+            found = [obj for (kind, _), obj in self.objects.items() if kind == plural]
+            version = str(self._version)
+        return {
+            "metadata": {"resourceVersion": version},
+            "items": [obj for obj in found if selected(obj, query)],
+        }
+
+    def check_version(self, version: str) -> None:
+        if int(version) < self._oldest:
+            raise Refused(410, "Expired", "too old resource version")
+
+    def watch(self, plural: str, query: dict[str, str]) -> Iterator[bytes]:
+        """Lines of a watch, until its time is over."""
+        version = int(query["resourceVersion"])
+        until = time.monotonic() + float(query.get("timeoutSeconds", 60))
+        while not self.is_closing and (left := until - time.monotonic()) > 0:
+            with self.condition:
+                if version < self._oldest:
+                    error = Refused(410, "Expired", "too old resource version").status
+                    yield json.dumps({"type": "ERROR", "object": error}).encode() + b"\n"
+                    return
+                new = [each for each in self._history if each[0] > version]
+                if not new:
+                    self.condition.wait(min(left, 0.5))
+                    continue
+            for number, verb, kind, obj in new:
+                version = number
+                if kind == plural and selected(obj, query):
+                    yield json.dumps({"type": verb, "object": obj}).encode() + b"\n"
+
+    def read_log(self, pod: str, query: dict[str, str]) -> Iterator[bytes]:
+        """A container's lines with their times; from a whole second on, as the kubelet does it."""
+        since = query.get("sinceTime", "")
+        sent, given = 0, 0
+        while not self.is_closing:
+            with self.condition:
+                lines = self.logs.get(pod, [])[sent:]
+                sent += len(lines)
+                is_over = pod in self.log_ends or query.get("follow") != "true"
+                if not lines and not is_over:
+                    self.condition.wait(0.5)
+                    continue
+            for stamp, line in lines:
+                if stamp[:19] < since[:19]:
+                    continue
+                given += 1
+                if self.cut_logs_after and given > self.cut_logs_after:
+                    self.cut_logs_after = 0
+                    yield f"{stamp} {line}"[:-1].encode()
+                    raise ConnectionResetError
+                yield f"{stamp} {line}\n".encode()
+            if is_over and sent == len(self.logs.get(pod, [])):
+                return
+
+
+def selected(obj: Object, query: dict[str, str]) -> bool:
+    """By labelSelector (`a=b`, `a`) and by metadata.name or type among the fields."""
+    labels = obj["metadata"].get("labels", {})
+    for wanted in filter(None, query.get("labelSelector", "").split(",")):
+        key, equals, value = wanted.partition("=")
+        if key not in labels or (equals and labels[key] != value):
+            return False
+    for wanted in filter(None, query.get("fieldSelector", "").split(",")):
+        key, _, value = wanted.partition("=")
+        if {"metadata.name": obj["metadata"]["name"], "type": obj.get("type")}[key] != value:
+            return False
+    return True
+
+
+def now() -> str:
+    """As Kubernetes writes it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+@contextmanager
+def serving(fake: FakeApiServer) -> Iterator[FakeApiServer]:
+    """The fake on a port of loopback, while within; its address is `fake.url`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            fake.connections.append(self.connection)
+
+        def do_GET(self) -> None:
+            self._answer()
+
+        do_POST = do_PATCH = do_DELETE = do_GET
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def _answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            parts = urlsplit(self.path)
+            query = dict(parse_qsl(parts.query))
+            fake.requests.append(f"{self.command} {self.path}")
+            fault = self._fault()
+            try:
+                if fault:
+                    pause(fault.silent_s)
+                    if fault.status:
+                        raise Refused(fault.status, "", fault.message)
+                    pause(fault.delay_s)
+                if self.headers.get("authorization") != f"Bearer {fake.token}":
+                    raise Refused(401, "Unauthorized", "Unauthorized")
+                stream = self._stream(parts.path, query)
+                if stream is not None:
+                    self._send_chunks(stream)
+                    return
+                answer = fake.answer(
+                    self.command, parts.path, query, json.loads(body) if body else {}
+                )
+                if fault and fault.lose_answer:
+                    self.close_connection = True
+                    return
+                self._send(201 if self.command == "POST" else 200, answer)
+            except Refused as refusal:
+                self._send(refusal.code, refusal.status, fault.headers if fault else {})
+            except (ConnectionError, TimeoutError):
+                self.close_connection = True
+
+        def _fault(self) -> Fault | None:
+            for fault in fake.faults:
+                if (
+                    fault.times
+                    and fault.method == self.command
+                    and re.search(fault.path, self.path)
+                ):
+                    fault.times -= 1
+                    return fault
+            return None
+
+        def _stream(self, path: str, query: dict[str, str]) -> Iterator[bytes] | None:
+            match = COLLECTION.fullmatch(path)
+            if match and match["sub"] == "log":
+                if ("pods", match["name"]) not in fake.objects:
+                    raise Refused(404, "NotFound", "pod not found", match["name"])
+                return fake.read_log(match["name"], query)
+            if match and query.get("watch") == "true":
+                fake.check_version(query["resourceVersion"])
+                return fake.watch(match["plural"], query)
+            return None
+
+        def _send(self, status: int, answer: Object, headers: dict[str, str] | None = None) -> None:
+            content = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            for name, value in (headers or {}).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def _send_chunks(self, lines: Iterator[bytes]) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            for line in lines:
+                self.wfile.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
+                self.wfile.flush()
+            self.wfile.write(b"0\r\n\r\n")
+
+    def pause(seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not fake.is_closing and time.monotonic() < until:
+            time.sleep(0.02)
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 256
+
+        def handle_error(self, *_: Any) -> None:
+            pass  # a client that closes its streams is no error
+
+    server = Server(("127.0.0.1", 0), Handler)
+    fake.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield fake
+    finally:
+        fake.is_closing = True
+        fake.drop_connections()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def write_kubeconfig(path: Path, fake: FakeApiServer, token_file: Path | None = None) -> Path:
+    """A kubeconfig that leads to the fake."""
+    user = {"tokenFile": str(token_file)} if token_file else {"token": fake.token}
+    tree = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "fake",
+        "contexts": [
+            {"name": "fake", "context": {"cluster": "fake", "user": "me", "namespace": "rlvr"}}
+        ],
+        "clusters": [{"name": "fake", "cluster": {"server": fake.url}}],
+        "users": [{"name": "me", "user": user}],
+    }
+    path.write_text(yaml.safe_dump(tree))
+    return path

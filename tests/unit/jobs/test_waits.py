@@ -1,0 +1,184 @@
+"""What a job waits for, from what a cluster says of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlvr_components.jobs.kube.kinds import PYTORCHJOB
+from rlvr_components.jobs.kube.status import status_of
+from rlvr_components.jobs.kube.waits import waiting_for
+
+from .objects import Object, condition, event, pod, pytorchjob, waiting
+
+UNSCHEDULABLE = (
+    "0/3 nodes are available: 3 Insufficient nvidia.com/gpu. preemption: 0/3 nodes are available."
+)
+
+
+def unscheduled(replica: str = "worker-0") -> Object:
+    says = condition("PodScheduled", UNSCHEDULABLE, "False", reason="Unschedulable")
+    return pod(replica, "Pending", conditions=[says])
+
+
+@pytest.mark.parametrize(
+    ("waits", "events", "limit", "exit_code", "cause"),
+    [
+        pytest.param(
+            pod(phase="Pending", state=waiting("ErrImagePull", "not found")),
+            [],
+            *("grace", 2, "worker-0: ErrImagePull: not found; correct image"),
+            id="image",
+        ),
+        pytest.param(
+            pod(phase="Pending", state=waiting("ImagePullBackOff", "Back-off pulling image")),
+            [
+                event("Failed", "Error: ImagePullBackOff", at="03:03:00"),
+                event("Failed", 'Failed to pull image "x:1": 401 Unauthorized', at="03:02:00"),
+                event("Failed", 'Failed to pull image "x:1": older', at="03:01:00"),
+            ],
+            *("grace", 2, 'ImagePullBackOff: Failed to pull image "x:1": 401 Unauthorized'),
+            id="a back-off is explained by the newest event that says why",
+        ),
+        pytest.param(
+            pod(phase="Pending", state=waiting("InvalidImageName", "couldn't parse 'A:B:C'")),
+            [],
+            *("grace", 2, "InvalidImageName: couldn't parse 'A:B:C'"),
+            id="image name",
+        ),
+        pytest.param(
+            pod(
+                phase="Pending",
+                state=waiting("CreateContainerConfigError", 'secret "hf" not found'),
+            ),
+            [],
+            *("grace", 2, 'CreateContainerConfigError: secret "hf" not found'),
+            id="missing secret",
+        ),
+        pytest.param(
+            unscheduled(),
+            [],
+            *("queue", 138, f"worker-0: Unschedulable: {UNSCHEDULABLE}"),
+            id="room",
+        ),
+        pytest.param(
+            pod(phase="Pending", state=waiting("ContainerCreating")),
+            [event("FailedMount", 'MountVolume.SetUp failed for volume "data": not found')],
+            *("queue", 138, "FailedMount: MountVolume.SetUp failed"),
+            id="volume",
+        ),
+        pytest.param(
+            pod(phase="Pending", state=waiting("PodInitializing"), init={"running": {}}),
+            [],
+            *("start", 138, "its init container init-pytorch waits for another replica"),
+            id="the master",
+        ),
+        pytest.param(
+            pod(phase="Pending", init=waiting("ImagePullBackOff", "no such image")),
+            [],
+            *("grace", 2, "ImagePullBackOff: no such image"),
+            id="the init container's image",
+        ),
+        pytest.param(
+            pod(phase="Pending", state=waiting("ContainerCreating")),
+            [],
+            *("start", 138, "its container is being created"),
+            id="nothing special",
+        ),
+    ],
+)
+def test_a_pod_that_waits_says_for_what(
+    waits: Object, events: list[Object], limit: str, exit_code: int, cause: str
+) -> None:
+    found = waiting_for(PYTORCHJOB, pytorchjob(), [pod("master-0"), waits], events)
+
+    assert found is not None
+    assert cause in found.cause
+    assert (found.limit, found.exit_code) == (limit, exit_code)
+
+
+def test_of_several_the_most_serious_is_told() -> None:
+    starting = pod("master-0", "Pending", waiting("ContainerCreating"))
+    broken = pod("worker-0", "Pending", waiting("InvalidImageName", "A:B"))
+
+    found = waiting_for(PYTORCHJOB, pytorchjob(), [starting, unscheduled("worker-1"), broken])
+
+    assert found is not None
+    assert found.cause.startswith("worker-0: InvalidImageName")
+
+
+@pytest.mark.parametrize(
+    ("message", "limit", "exit_code", "cause"),
+    [
+        (
+            'Error creating: pods "tiny-master-0" is forbidden: exceeded quota: rlvr, requested: '
+            "pods=1, used: pods=200, limited: pods=200",
+            *("queue", 138, "quota: Error creating"),
+        ),
+        (
+            'Error creating: pods "tiny-master-0" is forbidden: violates PodSecurity '
+            '"restricted:latest": runAsNonRoot != true',
+            *("grace", 2, "the cluster refuses the job's pods: Error creating"),
+        ),
+    ],
+)
+def test_pods_that_may_not_be_made_are_told_from_the_jobs_events(
+    message: str, limit: str, exit_code: int, cause: str
+) -> None:
+    refused = event("FailedCreatePod", message, "PyTorchJob", "tiny")
+
+    found = waiting_for(PYTORCHJOB, pytorchjob(), [], [refused])
+
+    assert found is not None
+    assert cause in found.cause
+    assert (found.limit, found.exit_code) == (limit, exit_code)
+
+
+def test_a_refusal_of_pods_that_are_there_by_now_is_past() -> None:
+    refused = event("FailedCreatePod", "exceeded quota", "PyTorchJob", "tiny")
+
+    assert waiting_for(PYTORCHJOB, pytorchjob(), [pod("master-0"), pod()], [refused]) is None
+
+
+def suspended() -> Object:
+    job = pytorchjob("tiny", labels={"kueue.x-k8s.io/queue-name": "gpus"})
+    job["spec"]["runPolicy"]["suspend"] = True
+    return job
+
+
+def test_a_job_that_kueue_holds_back_says_why() -> None:
+    says = condition("QuotaReserved", "couldn't assign flavors: insufficient quota", "False")
+    workload = {"metadata": {"name": "pytorchjob-tiny-1a2b3"}, "status": {"conditions": [says]}}
+
+    found = waiting_for(PYTORCHJOB, suspended(), [], [], [workload])
+
+    assert found is not None
+    assert (
+        found.cause == "Kueue: pending in queue gpus: couldn't assign flavors: insufficient quota"
+    )
+    assert found.limit == "queue"
+
+
+def test_without_its_workload_kueues_events_are_told() -> None:
+    pending = event("Pending", "no room in the cohort", "Workload", "pytorchjob-tiny-1a2b3")
+
+    found = waiting_for(PYTORCHJOB, suspended(), [], [pending])
+
+    assert found is not None
+    assert found.cause == "Kueue: pending in queue gpus: no room in the cohort"
+
+
+def test_a_job_whose_replicas_all_run_waits_for_nothing() -> None:
+    pods = [pod("master-0"), pod()]
+
+    assert waiting_for(PYTORCHJOB, pytorchjob(), pods) is None
+    assert status_of(PYTORCHJOB, pytorchjob(), pods).phase == "running"
+
+
+def test_a_job_tells_each_replicas_state() -> None:
+    status = status_of(PYTORCHJOB, pytorchjob(), [unscheduled("worker-0"), pod("master-0")])
+
+    assert status.phase == "pending"
+    assert [(each.name, each.phase) for each in status.replicas] == [
+        ("master-0", "Running"),
+        ("worker-0", "Pending"),
+    ]
