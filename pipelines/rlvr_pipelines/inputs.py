@@ -17,6 +17,13 @@ def fingerprint(recipe: Recipe) -> str:
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:12]
 
 
+def files_of_this_machine(recipe: Recipe, *, data: bool) -> list[str]:
+    """What the recipe names that is a file or folder here, its data included or not."""
+    rows = {recipe.data.train, recipe.data.test}
+    named = (name for name in _named_files(recipe) if data or name not in rows)
+    return sorted({name for name in named if _state(name)})
+
+
 def _named_files(recipe: Recipe) -> Iterator[str]:
     yield from (recipe.data.train, recipe.data.test, recipe.model.name)
     code = (recipe.task, *(reward.function for reward in recipe.rewards.values()))

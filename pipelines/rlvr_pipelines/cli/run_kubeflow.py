@@ -11,7 +11,7 @@ import click
 from rlvr_pipelines.cli.errors import EXIT_INTERRUPTED
 from rlvr_pipelines.cli.groups import JobOptions, grouped
 from rlvr_pipelines.cli.options import Command, print_json
-from rlvr_pipelines.kubeflow.access import Access
+from rlvr_pipelines.kubeflow.access import UI_VARIABLE, Access
 
 if TYPE_CHECKING:
     from rlvr_pipelines.kubeflow.client import Kubeflow
@@ -90,6 +90,8 @@ def run_on_kubeflow(
     )
     click.echo(f"{run.name} is run {run.id}", err=True)
     click.echo(run.link, err=output == "json")
+    if run.link.startswith("/"):
+        click.echo(f"(below the address of Kubeflow's UI; ${UI_VARIABLE} completes it)", err=True)
     if not options.wait:
         click.echo(f"To see how far it is: rlvr status {run.id}", err=True)
         if output == "json":

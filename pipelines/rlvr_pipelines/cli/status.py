@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,7 @@ def _everything(access: Access) -> Shown:
     local, jobs = _local_runs(Path("runs")), _jobs_if_any(access)
     lines = list_lines(local, jobs)
     if jobs:
-        lines += ["", _kubectl(access)]
+        lines += ["", _kubectl(access, jobs)]
     return [run.facts() for run in local] + [job_facts(job) for job in jobs], lines
 
 
@@ -108,7 +109,7 @@ def _cluster(named: RunName, access: Access) -> Shown:
 
     jobs = jobs_of(named, access)
     lines = [line for job in jobs for line in (*job_lines(job), "")]
-    return [job_facts(job) for job in jobs], [*lines, _kubectl(access)]
+    return [job_facts(job) for job in jobs], [*lines, _kubectl(access, jobs)]
 
 
 def _kubeflow(named: RunName, access: Access) -> Shown:
@@ -144,13 +145,15 @@ def _kubeflow_jobs(named: RunName, access: Access, namespace: str) -> list[JobSu
         return []
 
 
-def _kubectl(access: Access) -> str:
+def _kubectl(access: Access, jobs: Sequence[JobSummary]) -> str:
     """The same without rlvr."""
     from rlvr_components.jobs.cluster import CUSTOM_COLUMNS
 
+    kinds = ",".join(sorted({f"{job.kind.lower()}s" for job in jobs}))
     options = [f"--context {access.context}"] if access.context else []
     options += [f"-n {access.namespace}"] if access.namespace else []
-    return CUSTOM_COLUMNS.replace("kubectl", " ".join(["kubectl", *options]), 1)
+    command = CUSTOM_COLUMNS.replace("pytorchjobs", kinds, 1)
+    return command.replace("kubectl", " ".join(["kubectl", *options]), 1)
 
 
 def _require_kubernetes() -> None:

@@ -110,11 +110,12 @@ def _stop_jobs(named: RunName, jobs: Sequence[JobSummary], access: Access) -> di
 
     living = [job for job in jobs if not job.has_ended]
     for job in living:
-        _say(f"deleting {job.name}: its pods commit a checkpoint before they end")
+        _say(f"deleting {job.name}: its pods commit a checkpoint before they end (2 min at most, "
+             "unless the platform's stop_grace_s says otherwise)")  # fmt: skip
     stopped = stop_jobs(living, access)
     where = sorted({job.run_dir for job in stopped if job.run_dir})
     _say(f"nothing of {named.text} is running" + (
-        f"; its checkpoints stay in {', '.join(where)}, and the same command goes on from them"
+        f"; what it committed stays in {', '.join(where)}, and the same command goes on from there"
         if where else ""
     ))  # fmt: skip
     return {

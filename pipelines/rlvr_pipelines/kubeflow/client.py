@@ -92,13 +92,17 @@ def connect(access: Access) -> Kubeflow:
 class _Client(kfp.client.Client):
     """kfp's client without its 20 s of further tries when nobody answers the constructor."""
 
-    @property
+    @cached_property
     def host(self) -> str:
-        host: str = self._healthz_api.api_client.configuration.host
-        return host.rstrip("/")
+        configuration = self._healthz_api.api_client.configuration
+        # Through the API server's proxy it ends with a slash and every path begins with one: two of
+        # them are redirected, and a redirected POST is a GET.
+        configuration.host = configuration.host.rstrip("/")
+        return str(configuration.host)
 
     @cached_property
     def health(self) -> Health:
+        """Asked for before anything else."""
         if self.host == NO_HOST:
             raise ConfigError(
                 "no endpoint of Kubeflow Pipelines is known, and there is no kubeconfig; give "

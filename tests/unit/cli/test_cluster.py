@@ -148,6 +148,12 @@ def test_status_has_the_same_facts_as_json(cluster: FakeCluster) -> None:
     assert train["replicas"][1]["reason"].startswith("Unschedulable")
 
 
+def test_status_asks_kubectl_for_the_kinds_there_are(cluster: FakeCluster) -> None:
+    cluster.jobs = [TRAIN, replace(BASE, kind="TrainJob")]
+
+    assert "kubectl get pytorchjobs,trainjobs -l" in rlvr("status", "tiny").stdout
+
+
 def test_a_job_may_be_named_too(cluster: FakeCluster) -> None:
     facts = json.loads(rlvr("status", FAILED.name, "--output", "json").stdout)
 
@@ -235,7 +241,7 @@ def test_stop_deletes_what_lives_and_waits_for_its_pods(cluster: FakeCluster) ->
     assert cluster.pods_left < 0
     assert json.loads(result.stdout)["jobs"] == [TRAIN.name, BASE.name]
     assert f"deleting {TRAIN.name}: its pods commit a checkpoint" in result.stderr
-    assert "nothing of tiny is running; its checkpoints stay in s3://bucket/runs/tiny" in (
+    assert "nothing of tiny is running; what it committed stays in s3://bucket/runs/tiny" in (
         result.stderr
     )
 

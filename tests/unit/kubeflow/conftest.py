@@ -21,8 +21,14 @@ def _nobody_elses_kubeflow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
         "KUBERNETES_SERVICE_HOST",
     ):  # fmt: skip
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "no-kubeconfig"))
+    use_kubeconfig(tmp_path / "no-kubeconfig", monkeypatch)
     monkeypatch.setattr("kfp.client.client.Client._LOCAL_KFP_CONTEXT", str(tmp_path / "context"))
+
+
+def use_kubeconfig(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client reads the variable once, when it is imported."""
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
 
 
 @pytest.fixture

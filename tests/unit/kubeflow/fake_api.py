@@ -24,6 +24,8 @@ import kfp_server_api as api
 import yaml
 
 CODECS = api.ApiClient(api.Configuration())
+PROXY = "/api/v1/namespaces/kubeflow/services/ml-pipeline:http/proxy"
+"""Where a cluster's API server hands requests on to Kubeflow's."""
 GRPC_CODE = {400: 3, 401: 16, 403: 7, 404: 5, 409: 6, 500: 13, 503: 14}
 
 
@@ -202,7 +204,7 @@ def serving(fake: FakeKubeflow) -> Iterator[FakeKubeflow]:
 
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            parts = urlsplit(self.path)
+            parts = urlsplit(self.path.removeprefix(PROXY))
             fake.requests.append(f"{self.command} {parts.path}")
             fake.headers = dict(self.headers)
             if fake.login_page:

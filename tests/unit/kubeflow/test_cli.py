@@ -94,6 +94,14 @@ def test_in_a_profile_the_jobs_stay_in_it(serve: Serve) -> None:
     assert fake.experiments["experiment-1"].namespace == "me"
 
 
+def test_a_file_of_this_machine_is_pointed_out(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+
+    result = run(serve(), "--set", f"data.train={tmp_path}/rows.jsonl")
+
+    assert f"note: {tmp_path}/rows.jsonl is on this machine" in result.stderr
+
+
 def test_without_cache_nothing_is_reused(serve: Serve) -> None:
     fake = serve()
 

@@ -12,7 +12,7 @@ from rlvr_pipelines.kubeflow.client import connect
 from rlvr_pipelines.kubeflow.errors import message_of, of_status
 from rlvr_trainer.errors import ConfigError, PlatformError
 
-from .conftest import Serve
+from .conftest import Serve, use_kubeconfig
 
 
 def test_it_connects_and_knows_whom_it_talks_to(serve: Serve) -> None:
@@ -43,6 +43,27 @@ def test_without_endpoint_and_kubeconfig_it_says_what_to_give(
         connect(Access())
 
     assert capsys.readouterr().out == ""  # the output may be JSON
+
+
+def test_without_endpoint_it_is_reached_through_the_clusters_api_server(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake = serve()
+    tree = {
+        "current-context": "one",
+        "clusters": [{"name": "one", "cluster": {"server": fake.url}}],
+        "users": [{"name": "me", "user": {"token": "t"}}],
+        "contexts": [{"name": "one", "context": {"cluster": "one", "user": "me"}}],
+    }
+    (tmp_path / "kubeconfig").write_text(json.dumps(tree))
+    use_kubeconfig(tmp_path / "kubeconfig", monkeypatch)
+
+    kubeflow = connect(Access())
+    kubeflow.call(kubeflow.pipelines.pipeline_service_list_pipelines)
+
+    assert fake.requests == ["GET /apis/v2beta1/healthz", "GET /apis/v2beta1/pipelines"]
+    assert fake.headers["authorization"] == "Bearer t"
+    assert kubeflow.link("runs/details/1") == "/pipeline/#/runs/details/1"
 
 
 def test_nobody_there_is_known_at_once() -> None:

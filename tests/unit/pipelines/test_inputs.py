@@ -1,7 +1,7 @@
 import os
 from pathlib import Path
 
-from rlvr_pipelines.inputs import fingerprint
+from rlvr_pipelines.inputs import files_of_this_machine, fingerprint
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.recipe_file import parse_recipe
 
@@ -38,3 +38,14 @@ def test_changed_rows_or_code_change_the_fingerprint(tmp_path: Path) -> None:
 
 def test_what_is_not_on_this_machine_has_no_state() -> None:
     assert fingerprint(recipe(data={"train": "s3://bucket/rows.jsonl"})) == fingerprint(recipe())
+
+
+def test_files_that_pods_do_not_have_are_known(tmp_path: Path) -> None:
+    rows, code = tmp_path / "rows.jsonl", tmp_path / "mine.py"
+    rows.write_text("{}\n")
+    code.write_text("1")
+    named = recipe(data={"train": str(rows)}, rewards={"mine": {"function": f"{code}:mine"}})
+
+    assert files_of_this_machine(named, data=True) == sorted([str(code), str(rows)])
+    assert files_of_this_machine(named, data=False) == [str(code)]
+    assert files_of_this_machine(recipe(), data=True) == []
