@@ -7,34 +7,29 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from rlvr_components.check import PLATFORM_MAP, Form, resolve_platform
 from rlvr_components.check_cluster import read_platform_map
 from rlvr_components.jobs import JobSpec, Resources, allowed_environment
+from rlvr_components.jobs.kube.kinds import Place
 from rlvr_components.jobs.pods import launch_command
-from rlvr_components.jobs.pytorchjob import render_pytorchjob
-from rlvr_components.jobs.trainjob import overrides_field, render_trainjob
+from rlvr_components.jobs.render import render_job
+from rlvr_components.jobs.trainjob import NEWEST_OVERRIDES, OverridesField, overrides_field
 from rlvr_components.platform import Platform
 from rlvr_pipelines.kubeconfig import has_cluster
 from rlvr_pipelines.run_dir import RunDir
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.recipe import Recipe
 
-if TYPE_CHECKING:
-    from rlvr_components.jobs.trainjob import OverridesField
-
-ClusterPlace = Literal["pytorchjob", "trainjob"]
 IMAGE = re.compile(r"""(^|[{,\s])["']?image["']?\s*:""", re.M)
 OPENAPI_PATH = "/openapi/v3/apis/trainer.kubeflow.org/v1alpha1"
-NEWEST_OVERRIDES: OverridesField = "runtimePatches"
 
 
 @dataclass(frozen=True)
 class ClusterJob:
     """A job, as it would be sent."""
 
-    place: ClusterPlace
     platform: Platform
     spec: JobSpec
     manifest: dict[str, Any]
@@ -50,9 +45,9 @@ def world_size(platform: Platform) -> int:
     return platform.num_nodes * max(platform.gpus_per_node, 1)
 
 
-def render_job(
+def plan_job(
     recipe: Recipe,
-    place: ClusterPlace,
+    place: Place,
     platform: Platform,
     *,
     storage: str,
@@ -74,12 +69,7 @@ def render_job(
         env=allowed_environment(environment),
         resources=Resources(platform.num_nodes, platform.gpus_per_node),
     )
-    manifest = (
-        render_pytorchjob(spec, platform)
-        if place == "pytorchjob"
-        else render_trainjob(spec, platform, overrides)
-    )
-    return ClusterJob(place, platform, spec, manifest)
+    return ClusterJob(platform, spec, render_job(place, spec, platform, overrides))
 
 
 def run_id_of(recipe: Recipe, run_dir: Path) -> str:
@@ -93,12 +83,12 @@ def platform_of(form: Form) -> Platform:
 
     Raises ConfigError when neither names an image, PlatformError.
     """
-    config_map, where = "", "no cluster is known"
+    config_map, namespace, where = "", form.job_namespace, "no cluster is known"
     if has_cluster():
         from rlvr_components.kubernetes_api import KubernetesApi
 
         api = KubernetesApi()
-        namespace = form.job_namespace or api.namespace
+        namespace = namespace or api.namespace
         config_map = read_platform_map(api, namespace)
         where = f"namespace {namespace} has no ConfigMap {PLATFORM_MAP} that names one"
     if not IMAGE.search(f"{config_map}\n{form.job_platform}"):
@@ -106,15 +96,16 @@ def platform_of(form: Form) -> Platform:
             f"the jobs have no image: {where}, and none is given; name the --namespace of our "
             "manifests, or give --platform-set image=NAME@sha256:…"
         )
-    return resolve_platform(form, config_map)
+    platform = resolve_platform(form, config_map)
+    return platform.model_copy(update={"namespace": platform.namespace or namespace})
 
 
-def known_overrides() -> OverridesField:
-    """The field for what is laid over a runtime, by the cluster's version; the newest without one.
+def known_overrides(place: Place) -> OverridesField:
+    """The TrainJob's field for what is laid over a runtime, by the cluster's version.
 
-    Raises ConfigError, PlatformError.
+    The newest one without a cluster. Raises ConfigError, PlatformError.
     """
-    if not has_cluster():
+    if place != "trainjob" or not has_cluster():
         return NEWEST_OVERRIDES
     from rlvr_components.kubernetes_api import KubernetesApi, NotFound
 

@@ -21,7 +21,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rlvr_components.jobs import JobSpec, JobStatus, JobSummary
-from rlvr_components.jobs.kube import names
 from rlvr_components.jobs.kube.access import find_access
 from rlvr_components.jobs.kube.attempts import Attempt, next_attempt, spent_by
 from rlvr_components.jobs.kube.client import Client
@@ -33,11 +32,11 @@ from rlvr_components.jobs.kube.permissions import check_permissions
 from rlvr_components.jobs.kube.replica_logs import container_of
 from rlvr_components.jobs.kube.snapshot import take_snapshot
 from rlvr_components.jobs.kube.status import attempt_of, status_of
-from rlvr_components.jobs.kube.submission import create_or_find, spec_hash
+from rlvr_components.jobs.kube.submission import create_or_find
 from rlvr_components.jobs.kube.summaries import PART_OF_RLVR, summaries
 from rlvr_components.jobs.pods import JOB_LABEL, PIPELINE_RUN_LABEL, RUN_LABEL
-from rlvr_components.jobs.pytorchjob import render_pytorchjob
-from rlvr_components.jobs.trainjob import OverridesField, overrides_field, render_trainjob
+from rlvr_components.jobs.render import render_job
+from rlvr_components.jobs.trainjob import NEWEST_OVERRIDES, OverridesField, overrides_field
 from rlvr_components.platform import Platform
 from rlvr_trainer.errors import ConfigError
 
@@ -49,6 +48,8 @@ CUSTOM_COLUMNS = (
 """Shows how far jobs are, without rlvr."""
 
 STOP_PATIENCE_S = 20.0
+ASK_PATIENCE_S = 5.0
+"""For somebody who waits before a terminal."""
 
 
 def open_backend(
@@ -79,9 +80,10 @@ def find_jobs(
     An empty namespace is the context's own. Raises ConfigError, PlatformError.
     """
     access = find_access(context)
+    client = Client(access, patience_s=ASK_PATIENCE_S)
     labels = {RUN_LABEL: run, PIPELINE_RUN_LABEL: run_id}
     found = summaries(
-        Client(access),
+        client,
         namespace or access.namespace,
         ",".join([PART_OF_RLVR, *(f"{label}={value}" for label, value in labels.items() if value)]),
         name=job or "",
@@ -94,7 +96,7 @@ def delete_jobs(jobs: Sequence[JobSummary], *, context: str | None = None) -> li
 
     Raises ConfigError, PlatformError.
     """
-    client = Client(find_access(context))
+    client = Client(find_access(context), patience_s=ASK_PATIENCE_S)
     paths = {kind.name: kind.path for kind in KINDS.values()}
     return [job for job in jobs if client.delete(paths[job.kind](job.namespace, job.name))]
 
@@ -159,12 +161,9 @@ class ClusterBackend:
     def render(self, spec: JobSpec) -> dict[str, Any]:
         """The object that `submit` sends. Asks nothing but, once, which TrainJobs there are."""
         platform = self._platform.model_copy(update={"namespace": self._namespace})
-        if self._kind.place == "trainjob":
-            rendered = render_trainjob(spec, platform, self._trainjob_overrides())
-        else:
-            rendered = render_pytorchjob(spec, platform)
-        rendered["metadata"]["annotations"][names.SPEC_HASH] = spec_hash(rendered)
-        return rendered
+        is_trainjob = self._kind.place == "trainjob"
+        overrides = self._trainjob_overrides() if is_trainjob else NEWEST_OVERRIDES
+        return render_job(self._kind.place, spec, platform, overrides)
 
     def submit(self, rendered: dict[str, Any]) -> str:
         """Create the job, or adopt the one of its name; returns its name.

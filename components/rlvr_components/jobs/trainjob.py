@@ -25,6 +25,7 @@ from rlvr_trainer.errors import ConfigError
 
 OverridesField = Literal["podSpecOverrides", "podTemplateOverrides", "runtimePatches"]
 """Of Trainer 2.0, 2.1, and from 2.2 on."""
+NEWEST_OVERRIDES: OverridesField = "runtimePatches"
 
 CONTAINER = "node"
 """The runtime's container, and its replicated job: Trainer looks for both by this name."""

@@ -105,15 +105,13 @@ def _cluster_job(
     chosen = job_parameters(
         place=place, namespace=access.namespace, storage="", settings=job.settings()
     )
-    return cluster_plan.render_job(
+    return cluster_plan.plan_job(
         recipe,
         place,
         cluster_plan.platform_of(Form(recipe=recipe.name, **chosen)),
         storage=storage,
         run_id=cluster_plan.run_id_of(recipe, run_dir),
-        overrides=(
-            cluster_plan.known_overrides() if place == "trainjob" else cluster_plan.NEWEST_OVERRIDES
-        ),
+        overrides=cluster_plan.known_overrides(place),
     )
 
 

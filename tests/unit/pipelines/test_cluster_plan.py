@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -9,17 +10,17 @@ import pytest
 
 from rlvr_components import remote
 from rlvr_components.check import Form
+from rlvr_components.jobs.cluster import open_backend
 from rlvr_components.pipeline_run import RUN_ID_VARIABLE, LaunchSettings
 from rlvr_components.platform import Platform
 from rlvr_components.remote import Site
 from rlvr_pipelines import cluster_plan
-from rlvr_pipelines.cluster_plan import known_overrides, platform_of, render_job, run_id_of
+from rlvr_pipelines.cluster_plan import known_overrides, plan_job, platform_of, run_id_of
 from rlvr_pipelines.plan import batch_of, measure, plan_in_cluster
 from rlvr_pipelines.run_dir import RunDir
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.recipe_file import load_recipe
-from rlvr_trainer.storage import open_storage
 
 PLATFORM = Platform(image="trainer@sha256:1", namespace="jobs", num_nodes=2, gpus_per_node=4)
 
@@ -60,23 +61,37 @@ def test_what_is_planned_is_what_the_step_submits(
 ) -> None:
     monkeypatch.setenv("NCCL_DEBUG", "INFO")
     monkeypatch.setenv(RUN_ID_VARIABLE, "tiny-0a1b2c3d4e5f")
-    submitted = remote._spec(
-        "train",
-        tiny(),
-        open_storage(str(tmp_path / "tiny-0a1b2c3d4e5f")),
-        Site(str(tmp_path), LaunchSettings(place, "tiny", PLATFORM)),
-    )
+    folder = f"{tmp_path}/tiny-0a1b2c3d4e5f"
+    site = Site(folder, LaunchSettings(place, "tiny", PLATFORM))
+    submitted = remote.job_spec("train", tiny(), folder, site)
 
-    planned = render_job(tiny(), place, PLATFORM, storage=str(tmp_path), run_id="tiny-0a1b2c3d4e5f")
+    planned = plan_job(tiny(), place, PLATFORM, storage=str(tmp_path), run_id="tiny-0a1b2c3d4e5f")
 
     assert planned.spec == submitted
     assert planned.spec.env["NCCL_DEBUG"] == "INFO"
 
 
+def test_its_object_is_the_one_that_the_launcher_sends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kubeconfig = {
+        "current-context": "one",
+        "clusters": [{"name": "one", "cluster": {"server": "http://127.0.0.1:1"}}],
+        "users": [{"name": "me", "user": {}}],
+        "contexts": [{"name": "one", "context": {"cluster": "one", "user": "me"}}],
+    }
+    (tmp_path / "kubeconfig").write_text(json.dumps(kubeconfig))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+
+    planned = plan_job(tiny(), "pytorchjob", PLATFORM, storage="s3://b", run_id="x")
+
+    assert planned.manifest == open_backend("pytorchjob", PLATFORM).render(planned.spec)
+
+
 def test_it_has_a_process_for_each_gpu_and_for_each_pod_without() -> None:
     def world_size(**settings: Any) -> int:
         platform = PLATFORM.model_copy(update=settings)
-        job = render_job(tiny(), "pytorchjob", platform, storage="s3://b", run_id="x")
+        job = plan_job(tiny(), "pytorchjob", platform, storage="s3://b", run_id="x")
         return job.world_size
 
     assert world_size() == 8
@@ -86,11 +101,11 @@ def test_it_has_a_process_for_each_gpu_and_for_each_pod_without() -> None:
 
 def test_a_plan_is_rendered_in_no_time() -> None:
     recipe = tiny()
-    render_job(recipe, "pytorchjob", PLATFORM, storage="s3://b", run_id="x")
+    plan_job(recipe, "pytorchjob", PLATFORM, storage="s3://b", run_id="x")
 
     start = time.process_time()
     for _ in range(10):
-        render_job(recipe, "pytorchjob", PLATFORM, storage="s3://b", run_id="x")
+        plan_job(recipe, "pytorchjob", PLATFORM, storage="s3://b", run_id="x")
 
     assert (time.process_time() - start) / 10 < 0.05
 
@@ -129,7 +144,7 @@ def test_more_processes_than_questions_are_refused() -> None:
     assert measure(recipe, 1).num_steps
     with pytest.raises(ConfigError, match=r"one step takes \d+ questions.*lower"):
         measure(recipe, 64)
-    job = render_job(recipe, "pytorchjob", PLATFORM, storage="s3://b", run_id="x")
+    job = plan_job(recipe, "pytorchjob", PLATFORM, storage="s3://b", run_id="x")
     large = replace(job, platform=PLATFORM.model_copy(update={"num_nodes": 64}))
     with pytest.raises(ConfigError, match="one step takes"):
         plan_in_cluster(recipe, Path("runs/x"), large)
@@ -153,6 +168,7 @@ def test_the_platform_is_the_namespaces_with_what_is_given_on_top(
     platform = platform_of(Form("tiny", job_namespace="jobs", job_num_nodes=2))
 
     assert (platform.image, platform.num_nodes, platform.queue) == ("a", 2, "q")
+    assert platform.namespace == "jobs"
 
 
 def test_without_one_the_config_map_is_named(cluster: dict[str, Any]) -> None:
@@ -167,10 +183,10 @@ def test_an_image_may_be_given_in_any_way(settings: str, cluster: dict[str, Any]
 
 def test_the_clusters_trainer_says_how_settings_are_laid_over(cluster: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="install Kubeflow Trainer 2"):
-        known_overrides()
+        known_overrides("trainjob")
 
     spec = {"properties": {"podTemplateOverrides": {}}}
     cluster[cluster_plan.OPENAPI_PATH] = {
         "components": {"schemas": {"x.TrainJob": {"properties": {"spec": spec}}}}
     }
-    assert known_overrides() == "podTemplateOverrides"
+    assert known_overrides("trainjob") == "podTemplateOverrides"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -66,12 +64,6 @@ def create_or_find(
             raise failure
         pause(delay_s, is_stopped)
     raise AssertionError("delays never end")
-
-
-def spec_hash(rendered: Mapping[str, Any]) -> str:
-    """Twelve hex digits of what is submitted."""
-    canonical = json.dumps(rendered, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
 def _find(client: Client, path: str) -> dict[str, Any] | None:
