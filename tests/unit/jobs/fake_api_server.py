@@ -82,6 +82,7 @@ class FakeApiServer:
     """(verb, plural) that the caller may not."""
     faults: list[Fault] = field(default_factory=list)
     on_create: Callable[[Object], None] = lambda job: None
+    on_delete: Callable[[Object], None] = lambda job: None
     url: str = ""
     requests: list[str] = field(default_factory=list)
     cut_logs_after: int = 0
@@ -215,6 +216,7 @@ class FakeApiServer:
                 raise Refused(409, "Conflict", "the UID in the precondition does not match", name)
             assert body["propagationPolicy"] == "Background"
             self.remove(plural, name)
+            self.on_delete(obj)
         return obj
 
     def _authorize(self, verb: str, plural: str, namespace: str) -> None:

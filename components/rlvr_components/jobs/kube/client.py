@@ -20,8 +20,8 @@ from rlvr_trainer import __version__
 
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 30.0
-PATIENCE_S = 30.0
-"""How long a request is repeated while the server cannot answer."""
+PATIENCE_S = 60.0
+"""How long a request is repeated while the server cannot answer: a restart takes half of it."""
 FIRST_DELAY_S, MAX_DELAY_S = 0.25, 30.0
 MAX_SERVER_DELAY_S = 120.0
 """The most that is believed of a Retry-After."""
@@ -34,12 +34,20 @@ Query = Mapping[str, str | int | bool]
 class Client:
     """One API server.
 
-    `is_stopped` ends pauses early; whoever asks from a signal handler takes a client of its own,
-    since the pool's lock may be held by the code that the signal interrupts.
+    A request is repeated for up to `patience_s`; `is_stopped` ends the pauses early. Whoever asks
+    from a signal handler takes a client of its own, since the pool's lock may be held by the code
+    that the signal interrupts.
     """
 
-    def __init__(self, access: Access, is_stopped: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        access: Access,
+        is_stopped: Callable[[], bool] = lambda: False,
+        *,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         self.access = access
+        self._patience_s = patience_s
         self._is_stopped = is_stopped
         self._pool = _pool(access)
 
@@ -89,11 +97,11 @@ class Client:
         query: Query | None = None,
         body: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
-        patience_s: float = PATIENCE_S,
+        patience_s: float | None = None,
         read_timeout_s: float = READ_TIMEOUT_S,
     ) -> dict[str, Any]:
         """One request, repeated for up to `patience_s` while the server cannot answer."""
-        deadline = time.monotonic() + patience_s
+        deadline = time.monotonic() + (self._patience_s if patience_s is None else patience_s)
         for delay_s in delays():
             try:
                 response = self._send(method, path, query, body, content_type, read_timeout_s)
