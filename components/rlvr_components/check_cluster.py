@@ -33,6 +33,9 @@ class Api(Protocol):
     def create(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Raises as `get` does."""
 
+    def try_to_create(self, path: str, body: dict[str, Any]) -> None:
+        """Raises as `get` does."""
+
 
 def read_platform_map(api: Api, namespace: str) -> str:
     """The platform's settings of the namespace (YAML); empty where it has none.
@@ -54,6 +57,15 @@ def check_cluster(api: Api, place: Place, platform: Platform, namespace: str) ->
     _check_installed(api, place)
     _check_allowed(api, place, namespace)
     return list(_check_quota(api, platform, namespace))
+
+
+def check_admitted(api: Api, place: Place, manifest: dict[str, Any], namespace: str) -> None:
+    """Whether the API server would take the job, and what admission policies say of it.
+
+    Raises ConfigError with their words, PlatformError.
+    """
+    group, version, plural = KINDS[place]
+    api.try_to_create(f"/apis/{group}/{version}/namespaces/{namespace}/{plural}", manifest)
 
 
 def _check_installed(api: Api, place: Place) -> None:

@@ -12,6 +12,8 @@ from rlvr_components.jobs.kube.client import Client
 from rlvr_components.jobs.kube.errors import Refusal
 from rlvr_trainer.errors import ConfigError
 
+ALREADY_EXISTS = 409
+
 
 class NotFound(ConfigError):
     """There is no such object, or no such kind."""
@@ -36,3 +38,15 @@ class KubernetesApi:
     def create(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Raises ConfigError, PlatformError."""
         return self._client.create(path, body)
+
+    def try_to_create(self, path: str, body: dict[str, Any]) -> None:
+        """Ask whether it would be created: its schema, admission, quotas; nothing is created.
+
+        Raises ConfigError, PlatformError.
+        """
+        query = {"dryRun": "All", "fieldValidation": "Strict"}
+        try:
+            self._client.create(path, body, query=query)
+        except Refusal as error:
+            if error.status != ALREADY_EXISTS:
+                raise

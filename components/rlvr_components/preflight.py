@@ -92,17 +92,23 @@ def _check_local(storage_uri: str) -> str:
 def _check_remote(
     form: Form, recipe: Recipe, place: Place, storage: str, artifact_uri: str
 ) -> tuple[LaunchSettings, list[str]]:
-    from rlvr_components.check_cluster import check_cluster, read_platform_map
+    from rlvr_components.check_cluster import check_admitted, check_cluster, read_platform_map
+    from rlvr_components.jobs.cluster import open_backend
     from rlvr_components.kubernetes_api import KubernetesApi
+    from rlvr_components.remote import Site, job_spec
 
     api = KubernetesApi()
     config_map = read_platform_map(api, form.job_namespace or api.namespace)
     platform = resolve_platform(form, config_map)
-    remarks = check_cluster(api, place, platform, platform.namespace or api.namespace)
+    namespace = platform.namespace or api.namespace
+    remarks = check_cluster(api, place, platform, namespace)
     folder = run_folder(storage)
     check_storage(folder)
     direct = artifact_uri.startswith(S3_SCHEME) and can_write(artifact_uri.rpartition("/")[0])
     settings = LaunchSettings(place, recipe.name, platform, direct)
+    assert place != "local"
+    job = job_spec("train", recipe, folder, Site(folder, settings))
+    check_admitted(api, place, open_backend(place, platform).render(job), namespace)
     write_settings(open_storage(folder), settings)
     return settings, remarks
 

@@ -81,7 +81,7 @@ def train(recipe: Recipe, data_dir: Path, site: Site, adapter_uri: str) -> Stora
     env = {ADAPTER_URI_VARIABLE: adapter_uri} if adapter_uri else {}
     with phase("train"):
         stage(run_dir, recipe, data_dir)
-        _launch(site, _spec("train", recipe, run_dir, site, env=env))
+        _launch(site, job_spec("train", recipe, run_dir.uri, site, env=env))
     adapter = open_storage(adapter_uri) if adapter_uri else run_dir
     if not adapter.list("" if adapter_uri else ADAPTER):
         raise PlatformError(
@@ -118,7 +118,7 @@ def evaluate(
             *("--shards-per-node", str(shards_per_node)),
             *(("--adapter", adapter_uri) if adapter_uri else ()),
         ]
-        _launch(site, _spec(step, recipe, run_dir, site, command))
+        _launch(site, job_spec(step, recipe, run_dir.uri, site, command))
         samples = collect_samples(run_dir, recipe, data_dir, platform.num_nodes * shards_per_node)
         found.update(headline(samples, recipe))
     return samples
@@ -141,21 +141,22 @@ def collect_samples(
     return join(parts, batches(recipe, rows))
 
 
-def _spec(
+def job_spec(
     step: Step,
     recipe: Recipe,
-    run_dir: Storage,
+    run_dir: str,
     site: Site,
     command: Sequence[str] = (),
     *,
     env: dict[str, str] | None = None,
 ) -> JobSpec:
+    """The job of a step: the training, or `command` in its place, in `run_dir`."""
     settings, platform = site.settings, site.settings.platform
     return JobSpec(
         run_name=settings.run_name,
         recipe_hash=recipe.hash,
-        command=launch_command(run_dir.uri, platform, tuple(command)),
-        run_dir=run_dir.uri,
+        command=launch_command(run_dir, platform, tuple(command)),
+        run_dir=run_dir,
         step=step,
         run_id=run_id(),
         env={**allowed_environment(os.environ), **(env or {})},

@@ -41,7 +41,11 @@ STOP_WAIT_S = 60.0
 MAX_STOP_WAIT_S = 300.0
 ASK_AGAIN_S = 5.0
 NUM_LOG_LINES = 12
+NEXT_STEP = "]: Looking for component"
+"""What KFP's executor says first of all."""
 MIN_FREE_BYTES = 1 << 20
+EXECUTOR = "[KFP Executor"
+"""Begins what KFP says before a step and after it."""
 LAST_PHASE = "finish"
 """Runs after whatever failed, and is not what a person asks about."""
 
@@ -297,5 +301,5 @@ def _last_lines(path: Path, start: int, phase: str = "") -> list[str]:
         i for i in starts if lines[i] != f"{STARTED}{LAST_PHASE}"
     ]
     begin = own[-1] if own else -1
-    end = next((i for i in starts if i > begin), len(lines))
-    return [line for line in lines[begin + 1 : end] if not line.startswith("[KFP Executor")]
+    later = (i for i in range(begin + 1, len(lines)) if lines[i].startswith(EXECUTOR))
+    return lines[begin + 1 : next(later, len(lines))]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from rlvr_components.check_cluster import check_cluster, read_platform_map
+from rlvr_components.check_cluster import check_admitted, check_cluster, read_platform_map
 from rlvr_components.kubernetes_api import NotFound
 from rlvr_components.platform import Platform
 from rlvr_trainer.errors import ConfigError
@@ -18,6 +18,7 @@ class FakeApi:
     def __init__(self, answers: dict[str, Any], denied: tuple[str, ...] = ()) -> None:
         self.answers = answers
         self.denied = denied
+        self.refused: list[dict[str, Any]] = []
 
     def get(self, path: str) -> dict[str, Any]:
         if path not in self.answers:
@@ -30,6 +31,11 @@ class FakeApi:
         asked = body["spec"]["resourceAttributes"]
         assert (asked["namespace"], asked["resource"]) == ("team", "pytorchjobs")
         return {"status": {"allowed": asked["verb"] not in self.denied}}
+
+    def try_to_create(self, path: str, body: dict[str, Any]) -> None:
+        assert path == "/apis/kubeflow.org/v1/namespaces/team/pytorchjobs"
+        if body in self.refused:
+            raise ConfigError("denied request: no digest; set image")
 
 
 def cluster(hard: int | None = None, used: int = 0, denied: tuple[str, ...] = ()) -> FakeApi:
@@ -74,6 +80,16 @@ def test_a_quota_that_others_use_is_a_remark() -> None:
     remarks = check_cluster(cluster(hard=24, used=16), "pytorchjob", PLATFORM, "team")
 
     assert remarks == ["The quota gpus has 8 of 24 GPUs left: the job of 16 waits for the others."]
+
+
+def test_what_admission_would_say_of_the_job_is_said_before() -> None:
+    api, job = cluster(), {"metadata": {"name": "rlvr-tiny-train-1"}}
+    check_admitted(api, "pytorchjob", job, "team")
+
+    api.refused.append(job)
+
+    with pytest.raises(ConfigError, match="denied request: no digest"):
+        check_admitted(api, "pytorchjob", job, "team")
 
 
 def test_the_platforms_settings_of_a_namespace() -> None:
