@@ -2,7 +2,7 @@
 
 RUN/                     recipe, data, checkpoints, metrics: the training's run directory
 RUN/evaluate-base/       recipe part, data, samples by part
-RUN/evaluate-trained/    recipe, data, the adapter unless pods read the artifact, samples
+RUN/evaluate-trained/    recipe, data, samples by part; the adapter where RUN has none
 """
 
 from __future__ import annotations
@@ -110,8 +110,7 @@ def evaluate(
     with phase(step) as found:
         stage(run_dir, recipe, data_dir)
         if adapter_dir is not None and not adapter_uri:
-            stage_folder(run_dir, adapter_dir, f"trained-{ADAPTER}")
-            adapter_uri = f"{run_dir.uri}/trained-{ADAPTER}"
+            adapter_uri = _adapter_for_pods(site, run_dir, adapter_dir)
         command = [
             *("python", "-m", "rlvr_trainer", "evaluate"),
             *("--label", "before" if step == "evaluate-base" else "after"),
@@ -139,6 +138,15 @@ def collect_samples(
             ) from None
     rows = load_rows(data_dir, "test")[: recipe.evaluation.num_rows]
     return join(parts, batches(recipe, rows))
+
+
+def _adapter_for_pods(site: Site, run_dir: Storage, adapter_dir: Path) -> str:
+    """Where this run's training left it, or a copy of one that an earlier run trained."""
+    trained = open_storage(site.folder)
+    if trained.list(ADAPTER):
+        return f"{trained.uri}/{ADAPTER}"
+    stage_folder(run_dir, adapter_dir, ADAPTER)
+    return f"{run_dir.uri}/{ADAPTER}"
 
 
 def job_spec(

@@ -167,7 +167,7 @@ def test_parts_of_other_rows_are_not_a_result(
         evaluate_base(storage, data_dir, tmp_path)
 
 
-def test_pods_read_the_adapter_in_its_artifact_or_else_a_copy(
+def test_pods_read_the_adapter_where_it_is_or_else_a_copy(
     pods: Pods, storage: str, data_dir: Path, tmp_path: Path
 ) -> None:
     adapter = tmp_path / "adapter"
@@ -192,11 +192,15 @@ def test_pods_read_the_adapter_in_its_artifact_or_else_a_copy(
     assert open_storage(copy).read_bytes("weights") == b"learnt"
 
     folder = open_storage(f"{storage}/run-1")
+    folder.write_bytes("adapter/weights", b"learnt")
+    trained = f"{storage}/run-1/adapter"
+    assert adapter_of(Artifact(adapter, "minio://mlpipeline/adapter")) == trained
+
     write_settings(
         folder, LaunchSettings("pytorchjob", "arithmetic", PLATFORM, writes_artifacts=True)
     )
     assert adapter_of(Artifact(adapter, "s3://root/adapter")) == "s3://root/adapter"
-    assert adapter_of(Artifact(adapter, "gs://root/adapter")) == copy
+    assert adapter_of(Artifact(adapter, "gs://root/adapter")) == trained
 
 
 def write_training(spec: JobSpec) -> None:
