@@ -2,19 +2,23 @@
 # make test   set up .venv, then check the code and run the tests
 # make images        build the two images with Docker; BASE_IMAGE names what they begin with
 # make test-cluster  run jobs on a real single-node Kubernetes (root on Linux); -full: every fault
+# make test-gpu      what needs a CUDA device
 # make bench  set up .venv, then measure ours against plain TRL and generate (half an hour on two cores)
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench check format lock clean
+.PHONY: demo test test-gpu bench check format lock clean
 
 demo: $(VENV)/installed-local
 	$(BIN)/rlvr run arithmetic --run-dir runs/arithmetic
 
 test: check
 	$(BIN)/pytest
+
+test-gpu: $(VENV)/installed-dev
+	$(BIN)/pytest tests/gpu -m gpu
 
 bench: $(VENV)/installed-local
 	$(BIN)/python tests/benchmarks/grpo_step.py
