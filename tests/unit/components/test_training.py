@@ -52,7 +52,11 @@ def test_the_last_numbers_are_those_of_the_newest_step(tmp_path: Path) -> None:
     lines = "".join(json.dumps(event) + "\n" for event in events)
     (tmp_path / "metrics.jsonl").write_text(lines)
 
-    assert last_numbers(tmp_path / "metrics.jsonl") == {"steps": 2.0, "reward": 0.4, "rewards/format/mean": 0.3}
+    assert last_numbers(tmp_path / "metrics.jsonl") == {
+        "steps": 2.0,
+        "reward": 0.4,
+        "rewards/format/mean": 0.3,
+    }
 
 
 def test_a_run_without_steps_has_no_numbers(tmp_path: Path) -> None:
