@@ -31,9 +31,10 @@ class _TokenScores(torch.autograd.Function):
             if temperature != 1.0:
                 x = x / temperature
             lse = torch.logsumexp(x, -1)
-            chosen = x.gather(-1, targets[part, None])[:, 0]
-            scores[part, 0] = chosen - lse
-            scores[part, 1] = lse - (torch.exp(x - lse[:, None]) * x).sum(-1)
+            log_p = x - lse[:, None]
+            scores[part, 0] = log_p.gather(-1, targets[part, None])[:, 0]
+            # Not lse - sum(p · x), which is a small difference of large numbers.
+            scores[part, 1] = -(torch.exp(log_p).mul_(log_p)).sum(-1)
             normaliser[part] = lse
         ctx.logits = logits.detach()  # not saved: overwritten by the backward
         ctx.temperature = temperature
