@@ -11,6 +11,7 @@ import os
 import random
 import sys
 from collections import Counter
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import combinations, product
@@ -74,8 +75,10 @@ def name_of(case: Case) -> str:
     return ", ".join(str(part) for part in parts if part)
 
 
-def character_model(folder: Path) -> Path:
-    """A random Llama of two layers whose tokens are printable characters."""
+def character_model(
+    folder: Path, model_class: Any = LlamaForCausalLM, config_class: Any = LlamaConfig, **shape: Any
+) -> Path:
+    """A random model of two layers whose tokens are printable characters."""
     vocabulary = {"<end>": 0, "\n": 1} | {chr(c): c - 30 for c in range(32, 127)}
     tokenizer = Tokenizer(WordLevel(vocabulary))
     tokenizer.pre_tokenizer = Split("", "isolated")
@@ -84,7 +87,7 @@ def character_model(folder: Path) -> Path:
         tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>"
     ).save_pretrained(folder)
     torch.manual_seed(0)
-    config = LlamaConfig(
+    config = config_class(
         vocab_size=len(vocabulary),
         hidden_size=64,
         intermediate_size=128,
@@ -92,8 +95,9 @@ def character_model(folder: Path) -> Path:
         num_attention_heads=4,
         num_key_value_heads=2,
         initializer_range=0.1,
+        **shape,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    model_class(config).save_pretrained(folder)
     return folder
 
 
@@ -104,12 +108,17 @@ def assert_trains_as_trl_does(case: Case, *args: Any, **options: Any) -> None:
 
 
 def train(
-    trainer_class: type[GRPOTrainer], case: Case, model_dir: Path, output_dir: Path, **options: Any
+    trainer_class: Callable[..., GRPOTrainer],
+    case: Case,
+    model_dir: Path,
+    output_dir: Path,
+    **options: Any,
 ) -> GRPOTrainer:
     """Steps of 2 × 8 completions in groups of 4."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     reward = options.pop("reward", vowels)
     num_steps = options.pop("num_steps", NUM_STEPS)
+    dtype = options.pop("dtype", "fp32")
     arguments = GRPOConfig(  # before the model: with ZeRO-3 it is sharded while it is loaded
         output_dir=str(output_dir),
         deepspeed=zero_config(case["zero"], bf16=False) if "zero" in case else None,
@@ -128,7 +137,7 @@ def train(
         optim="sgd",
         learning_rate=0.05,
         lr_scheduler_type="constant",
-        bf16=False,
+        bf16=dtype == "bf16",
         use_cpu=not torch.cuda.is_available(),
         logging_steps=1,
         save_strategy="no",
@@ -137,7 +146,7 @@ def train(
         **options,
     )
     quantization = QuantizationSection(compute_dtype="fp32", storage_dtype="fp32")
-    model_section = ModelSection(name=str(model_dir), dtype="fp32")
+    model_section = ModelSection(name=str(model_dir), dtype=dtype)
     tokenizer = load_tokenizer(model_section)
     model = load_model(model_section, quantization if case["weights"] == "qlora" else None)
     if case["weights"] == "qlora":
@@ -157,7 +166,7 @@ def train(
         args=arguments,
     )
     for parameter in trainer.model.parameters():
-        if parameter.requires_grad:
+        if parameter.requires_grad and dtype == "fp32":
             parameter.data = parameter.data.float()  # TRL casts adapters of quantised models
     trainer.train()
     return trainer

@@ -6,14 +6,20 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
-from rlvr_trainer.shared_prefix import SharedPrefixGRPOTrainer, SharedPrefixMismatch
+from rlvr_trainer.shared_prefix import (
+    SharedPrefixGRPOTrainer,
+    SharedPrefixMismatch,
+    tree_attention,
+)
 from rlvr_trainer.shared_prefix import trainer as trainer_module
 
 from . import shared_prefix_training
@@ -155,16 +161,85 @@ def test_a_packed_forward_that_differs_from_the_plain_one_stops_the_training_bef
         train(SharedPrefixGRPOTrainer, SIMPLE | first_pass, model_dir, tmp_path)
 
 
-def test_what_cannot_be_packed_takes_the_plain_path_and_says_why_once(
-    model_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_bfloat16s_rounding_passes_the_check_and_a_wrong_forward_does_not(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options: Any = {"cast_lm_head_to_fp32": True}
-    case = SIMPLE | {"weights": "full"}
-    expected = train(GRPOTrainer, case, model_dir, tmp_path, **options)
-    actual = train(SharedPrefixGRPOTrainer, case, model_dir, tmp_path, **options)
-    assert Outcome.of(actual).losses == Outcome.of(expected).losses
+    options: Any = {"dtype": "bf16", "num_steps": 1}
+    train(SharedPrefixGRPOTrainer, SIMPLE, model_dir, tmp_path, **options)
+    parts = tree_attention._parts
+    monkeypatch.setattr(
+        tree_attention, "_parts", lambda layout: [p for p in parts(layout) if not p.folded]
+    )  # nothing but the header sees the header
+    with pytest.raises(SharedPrefixMismatch):
+        train(SharedPrefixGRPOTrainer, SIMPLE, model_dir, tmp_path, **options)
+
+
+def test_a_model_that_cannot_be_packed_takes_the_plain_path_and_says_why_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    window = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
+    windowed = character_model(tmp_path / "windowed", Qwen2ForCausalLM, Qwen2Config, **window)
+    expected = Outcome.of(train(GRPOTrainer, SIMPLE, windowed, tmp_path))
+    actual = Outcome.of(train(SharedPrefixGRPOTrainer, SIMPLE, windowed, tmp_path))
+    assert actual.losses == expected.losses
     said = [r.message for r in caplog.records if "Shared prefixes are not used" in r.message]
-    assert said == ["Shared prefixes are not used: cast_lm_head_to_fp32 is set."]
+    assert len(said) == 1
+    assert "sliding window" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("switched", "options"),
+    [(True, {"cast_lm_head_to_fp32": True}), (False, {})],
+    ids=["an option that needs the plain path", "switched off"],
+)
+def test_the_plain_path_is_trls(
+    switched: bool,
+    options: dict[str, Any],
+    model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def packed(*_: Any, **__: Any) -> None:
+        raise AssertionError("packed")
+
+    monkeypatch.setattr(trainer_module, "token_log_probs", packed)
+    ours = partial(SharedPrefixGRPOTrainer, shared_prefix=switched)
+    case = SIMPLE | {"weights": "full", "beta": 0.1}
+    expected, actual = (
+        Outcome.of(train(trainer, case, model_dir, tmp_path, **options))
+        for trainer in (GRPOTrainer, ours)
+    )
+    assert actual.losses == expected.losses
+    assert torch.equal(actual.weights, expected.weights)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"top_entropy_quantile": 0.5},  # of the entropies of all rows, those without advantage too
+        {"delta": 1.1},
+        {"off_policy_mask_threshold": 0.1},
+    ],
+    ids=lambda option: next(iter(option)),
+)
+def test_rows_left_out_do_not_disturb_an_option(
+    option: dict[str, Any], model_dir: Path, tmp_path: Path
+) -> None:
+    case = SIMPLE | {"num_iterations": 2}
+    assert_trains_as_trl_does(case, model_dir, tmp_path, reward=in_half_of_the_groups, **option)
+
+
+def test_a_batch_whose_completions_are_all_masked_changes_nothing(
+    model_dir: Path, tmp_path: Path
+) -> None:
+    """None has an end token, so that there is nothing to check either."""
+    options: Any = {"mask_truncated_completions": True, "num_steps": 2}
+    plain = train(GRPOTrainer, SIMPLE, model_dir, tmp_path, **options)
+    ours = train(SharedPrefixGRPOTrainer, SIMPLE, model_dir, tmp_path, **options)
+    expected, actual = Outcome.of(plain), Outcome.of(ours)
+    assert actual.losses == expected.losses == [0, 0]
+    assert torch.equal(actual.weights, expected.weights)
+    assert not ours._verified
 
 
 def test_a_group_of_one_is_refused(tmp_path: Path) -> None:

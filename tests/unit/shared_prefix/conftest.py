@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +23,8 @@ from transformers import (
 from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
+from rlvr_trainer.models import load_model
+from rlvr_trainer.recipe import ModelSection, QuantizationSection
 from rlvr_trainer.shared_prefix import decode_attention, generation, kernels, log_probs
 
 TEMPERATURE = 0.7
@@ -105,6 +108,16 @@ def ragged() -> Batch:
     return random_batch(
         37, [5, 9, 3], [(0, 7), (1, 12), (0, 12), (2, 1), (1, 4), (0, 0), (2, 12), (1, 12)]
     )
+
+
+@pytest.fixture
+def quantised(tmp_path: Path) -> PreTrainedModel:
+    """A random model in nf4, loaded as a run loads it."""
+    random_model("llama", hidden_size=96, intermediate_size=192).save_pretrained(tmp_path)
+    section = ModelSection(name=str(tmp_path), dtype="fp32")
+    model = load_model(section, QuantizationSection(compute_dtype="fp32", storage_dtype="fp32"))
+    add_fused_lm_head(model, temperature=TEMPERATURE, outputs=("log_probs", "entropy"))
+    return model
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch.profiler import ProfilerActivity, profile
 from transformers import (
+    AutoModelForCausalLM,
     AutoTokenizer,
     LogitsProcessorList,
     MinPLogitsWarper,
@@ -69,6 +70,18 @@ def test_greedy_equals_plain_generation(architecture: str, header: int) -> None:
         assert actual == expected
 
 
+def test_greedy_of_the_embedded_model_equals_plain_generation(smollm2_dir: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(smollm2_dir, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(smollm2_dir)
+    header = "Question: What is 1 + 1?\nSolution: 2\n\nQuestion: "
+    asked = [header + q for q in ("What is 2 + 2?\nSolution:", "Name a colour.\nSolution:")]
+    prompt_ids = tokenizer(text=asked)["input_ids"]
+    actual = generate(
+        model, prompt_ids, tokenizer=None, max_new_tokens=16, temperature=0, eos_token_ids={EOS}
+    )
+    assert actual == plain_greedy(model, prompt_ids, 16)
+
+
 @pytest.mark.parametrize("header", [0, 23])
 def test_greedy_equals_plain_generation_as_on_a_gpu(header: int, as_on_a_gpu: None) -> None:
     test_greedy_equals_plain_generation("qwen2", header)
@@ -111,8 +124,6 @@ def test_sequences_that_end_early_leave_the_others_unchanged() -> None:
 
 
 def test_a_completion_ends_with_the_token_that_completes_a_stop_string(smollm2_dir: Path) -> None:
-    from transformers import AutoModelForCausalLM
-
     tokenizer = AutoTokenizer.from_pretrained(smollm2_dir)
     model = AutoModelForCausalLM.from_pretrained(smollm2_dir)
     prompt = tokenizer(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig, MistralForCausalLM
+from trl.trainer.utils import add_fused_lm_head
 
-from rlvr_trainer.shared_prefix import token_log_probs, unsupported_reason
+from rlvr_trainer.shared_prefix import generate, token_log_probs, unsupported_reason
 
 from .conftest import (
     ARCHITECTURES,
@@ -34,10 +36,10 @@ def packed_scores(model: Any, batch: Batch, **kwargs: Any) -> Any:
     )
 
 
-def assert_equal_to_trl(model: Any, batch: Batch) -> None:
+def assert_equal_to_trl(model: Any, batch: Batch, entropy_weight: float = 1.0) -> None:
     torch.manual_seed(1)
     shape = (len(batch.input_ids), batch.num_completion_tokens)
-    of_log_probs, of_entropy = torch.randn(shape), torch.randn(shape)
+    of_log_probs, of_entropy = torch.randn(shape), torch.randn(shape) * entropy_weight
     results = []
     for score in (trl_scores, packed_scores):
         log_probs, entropies = score(model, batch)
@@ -68,6 +70,49 @@ def test_lora(checkpointing: str | None, ragged: Batch) -> None:
             torch.nn.init.normal_(parameter, std=0.1)
     train(model, checkpointing)
     assert_equal_to_trl(model, ragged)
+
+
+@pytest.mark.parametrize("checkpointing", [None, "reentrant", "non-reentrant"])
+def test_qlora_after_an_evaluation(
+    checkpointing: str | None, quantised: Any, ragged: Batch
+) -> None:
+    model = get_peft_model(quantised, LoraConfig(r=4, target_modules="all-linear"))
+    for name, parameter in model.named_parameters():
+        if "lora" in name:
+            parameter.data = parameter.data.float()
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    prompt = ragged.input_ids[:1, -20:].tolist()
+    generate(model, prompt, tokenizer=None, max_new_tokens=2, temperature=0, eos_token_ids=set())
+    train(model, checkpointing)
+    assert_equal_to_trl(model, ragged)
+
+
+def test_the_embedded_model_on_text(smollm2_dir: Path) -> None:
+    """Without the entropies' gradient: TRL's own is 4e-5 from float64's here, ours 7e-6."""
+    model = AutoModelForCausalLM.from_pretrained(smollm2_dir, dtype=torch.float32)
+    add_fused_lm_head(model, temperature=TEMPERATURE, outputs=("log_probs", "entropy"))
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear"))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.01)
+    tokenizer = AutoTokenizer.from_pretrained(smollm2_dir)
+    header = "Question: What is 1 + 1?\nSolution: 2\n\nQuestion: "
+    answers = {"What is 2 + 2?": (" 4", " It is 2 + 2 = 4."), "Name a colour.": (" Red.",)}
+    prompts = [header + q + "\nSolution:" for q, a in answers.items() for _ in a]
+    completions = [answer for a in answers.values() for answer in a]
+    batch = padded(tokenizer(prompts)["input_ids"], tokenizer(completions)["input_ids"])
+    assert_equal_to_trl(adapted, batch, entropy_weight=0.0)
+
+
+def padded(prompts: list[list[int]], completions: list[list[int]]) -> Batch:
+    width, columns = max(map(len, prompts)), max(map(len, completions))
+    ids = torch.zeros(len(prompts), width + columns, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        span = slice(width - len(prompt), width + len(completion))
+        ids[i, span], mask[i, span] = torch.tensor(prompt + completion), 1
+    return Batch(ids, mask, columns)
 
 
 @pytest.mark.parametrize(
@@ -115,8 +160,10 @@ def test_a_mask_with_a_hole_is_an_error(ragged: Batch) -> None:
 
 def test_sliding_windows_dropout_and_other_architectures_are_refused() -> None:
     assert unsupported_reason(random_model("qwen2")) is None
-    windowed = random_model("qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=1)
-    assert "sliding window" in (unsupported_reason(windowed) or "")
+    for architecture in ("qwen2", "qwen3"):
+        window = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
+        windowed = random_model(architecture, **window)
+        assert "sliding window" in (unsupported_reason(windowed) or "")
     mistral = MistralForCausalLM(
         MistralConfig(
             vocab_size=8,

@@ -90,8 +90,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
             model, attention_mask, logits_to_keep, compute_aux_loss, multimodal
         )
         if self.shared_prefix and not self._verified and self._on_every_rank(reason is None):
-            self._verify(model, input_ids, attention_mask, logits_to_keep)
-            self._verified = True
+            self._verified = self._verify(model, input_ids, attention_mask, logits_to_keep)
         if reason is not None:
             if reason not in self._logged_reasons:
                 self._logged_reasons.add(reason)
@@ -190,8 +189,10 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
     @torch.no_grad()
     def _verify(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, num_tokens: int
-    ) -> None:
+    ) -> bool:
         """Compare with TRL's own forward on two sequences, before any packed result is used.
+
+        Returns whether there was any token to compare.
 
         Every rank takes part and all raise together. The tolerance is what TRL's forward differs
         from itself when padding is added, which is rounding alone.
@@ -216,8 +217,8 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         packed, _ = self._packed(model, ids, mask, num_tokens, None, False)
         epsilon = torch.finfo(next(base_model(model).parameters()).dtype).eps
         tolerance = _TOLERANCE_OVER_ROUNDING * (rounding + epsilon)
-        difference, tolerance = self.accelerator.gather(
-            torch.stack([mean_difference(packed, expected), tolerance])[None]
+        difference, tolerance, compared = self.accelerator.gather(
+            torch.stack([mean_difference(packed, expected), tolerance, seen.sum()])[None]
         ).unbind(1)
         if not bool((difference <= tolerance).all()):
             raise SharedPrefixMismatch(
@@ -225,6 +226,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
                 f"{difference.max():.2e} on average, where rounding explains "
                 f"{tolerance.max():.2e}; set shared_prefix to off for this model"
             )
+        return bool(compared.any())
 
 
 def _is_padded_outwards(attention_mask: Tensor, num_tokens: int) -> bool:
