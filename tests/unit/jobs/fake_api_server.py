@@ -247,10 +247,11 @@ class FakeApiServer:
         with self.condition:
             found = [obj for (kind, _), obj in self.objects.items() if kind == plural]
             version = str(self._version)
-        return {
-            "metadata": {"resourceVersion": version},
-            "items": [obj for obj in found if selected(obj, query)],
-        }
+        chosen = [obj for obj in found if selected(obj, query)]
+        start = int(query.get("continue", 0))
+        end = start + int(query.get("limit", len(chosen)))
+        more = {"continue": str(end)} if end < len(chosen) else {}
+        return {"metadata": {"resourceVersion": version, **more}, "items": chosen[start:end]}
 
     def check_version(self, version: str) -> None:
         if int(version) < self._oldest:

@@ -838,6 +838,16 @@ def test_status_takes_a_few_requests_and_little_time(api: FakeApiServer) -> None
     assert len(api.requests) <= 5
 
 
+def test_a_list_of_several_pages_is_read_to_its_end(
+    api: FakeApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "PAGE", 3)
+    for attempt in range(1, 9):
+        live_job(api, attempt)
+
+    assert len(find_jobs()) == 8
+
+
 def test_cleaning_deletes_jobs_and_says_which(api: FakeApiServer) -> None:
     failed_job(api, 3)
     found = find_jobs()
