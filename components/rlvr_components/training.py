@@ -11,6 +11,7 @@ from rlvr_components.jobs.launch import launch
 from rlvr_components.jobs.local import LocalBackend
 from rlvr_trainer.events import read_events
 from rlvr_trainer.files import write_text
+from rlvr_trainer.launch.environment import num_gpus
 from rlvr_trainer.recipe import Recipe
 
 METRICS = ("reward", "reward_std", "loss", "kl", "entropy", "completions/mean_length")
@@ -24,7 +25,7 @@ def run_training(recipe: Recipe, run_dir: Path, data_dir: Path) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     write_text(run_dir / "recipe.json", recipe.model_dump_json(indent=2) + "\n")
     replace_folder(data_dir, run_dir / "data")
-    launch(LocalBackend(), training_job(recipe, run_dir, os.environ))
+    launch(LocalBackend(), training_job(recipe, run_dir, os.environ, num_gpus=num_gpus()))
 
 
 def last_numbers(events_file: Path) -> dict[str, float]:

@@ -14,6 +14,7 @@ from rlvr_components.jobs import JobSpec, training_job
 from rlvr_components.jobs.local import LocalBackend, LocalProcess
 from rlvr_pipelines.progress import TITLES
 from rlvr_trainer.errors import ConfigError
+from rlvr_trainer.launch.environment import num_gpus
 from rlvr_trainer.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -84,8 +85,11 @@ def plan(recipe: Recipe, run_dir: Path) -> Plan:
 
     Raises what reading them raises: ConfigError, DataError.
     """
-    job = training_job(recipe, run_dir.resolve(), os.environ)
-    return Plan(recipe, run_dir, 1, _sizes(recipe, 1), job, LocalBackend().render(job))
+    gpus = num_gpus()
+    job = training_job(recipe, run_dir.resolve(), os.environ, num_gpus=gpus)
+    world_size = max(gpus, 1)
+    rendered = LocalBackend().render(job)
+    return Plan(recipe, run_dir, world_size, _sizes(recipe, world_size), job, rendered)
 
 
 def plan_in_cluster(recipe: Recipe, run_dir: Path, job: ClusterJob) -> Plan:

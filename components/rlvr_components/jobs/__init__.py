@@ -196,13 +196,20 @@ class Backend(Protocol):
         """
 
 
-def training_job(recipe: Recipe, run_dir: PurePath, environment: Mapping[str, str]) -> JobSpec:
-    """The job that trains the recipe in `run_dir`, launched from `environment`."""
+def training_job(
+    recipe: Recipe, run_dir: PurePath, environment: Mapping[str, str], *, num_gpus: int = 0
+) -> JobSpec:
+    """The job that trains the recipe in `run_dir` on one machine, launched from `environment`.
+
+    With several GPUs it is what a pod runs, which starts a process for each of them.
+    """
+    verb = "launch" if num_gpus > 1 else "train"
     return JobSpec(
         run_name=recipe.name,
         recipe_hash=recipe.hash,
-        command=("python", "-m", "rlvr_trainer", "train", "--run", str(run_dir)),
+        command=("python", "-m", "rlvr_trainer", verb, "--run", str(run_dir)),
         run_dir=str(run_dir),
+        resources=Resources(gpus_per_node=num_gpus),
         env={**allowed_environment(environment), EVENTS_VARIABLE: str(run_dir / "metrics.jsonl")},
     )
 

@@ -28,6 +28,13 @@ def test_a_training_job_trains_in_its_run_directory() -> None:
     assert re.fullmatch(r"rlvr-tiny-train-[0-9a-f]{8}-1", spec.name)
 
 
+def test_a_training_job_on_several_gpus_starts_a_process_for_each() -> None:
+    spec = training_job(RECIPE, Path("/runs/tiny"), {}, num_gpus=4)
+
+    assert spec.command == ("python", "-m", "rlvr_trainer", "launch", "--run", "/runs/tiny")
+    assert spec.resources.gpus_per_node == 4
+
+
 def test_a_job_takes_over_what_is_allowed_and_no_credential() -> None:
     around = {
         "HF_TOKEN": "secret",

@@ -7,15 +7,19 @@ say of themselves. Those that torchrun then ends because of it are not among the
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from rlvr_trainer.files import write_durably
 from rlvr_trainer.ranks import RANK_ENDS_VARIABLE
 
 TORCHRUN_END = "torchrun.json"
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 RENDEZVOUS_ERRORS = {
     "DistNetworkError",
     "DistStoreError",
@@ -26,6 +30,7 @@ RENDEZVOUS_ERRORS = {
 
 def main() -> int:
     """Run torchrun; 0 when all ranks of this node ended with 0, 128 + n on signal n, else 1."""
+    end_with_parent()
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
@@ -44,6 +49,12 @@ def main() -> int:
         _write({"rendezvous": f"{type(error).__name__}: {error}"})
         return 1
     return 0
+
+
+def end_with_parent() -> None:
+    """Get SIGTERM when the parent is killed, which then cannot end this process and its ranks."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _write(end: dict[str, object]) -> None:
