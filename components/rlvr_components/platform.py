@@ -88,3 +88,8 @@ class Platform(PlatformSection):
     """Attempts without a new commit before a failure is permanent."""
     stop_grace_s: PositiveInt = 120
     """What pods get to commit a checkpoint between SIGTERM and SIGKILL."""
+
+    @property
+    def world_size(self) -> int:
+        """Processes that train together: one for each GPU, or one for each pod without any."""
+        return self.num_nodes * max(self.gpus_per_node, 1)

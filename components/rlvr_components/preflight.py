@@ -21,6 +21,7 @@ from rlvr_components.pipeline_run import (
     write_settings,
 )
 from rlvr_components.recipe_parts import base_recipe, data_identity, data_recipe
+from rlvr_trainer.batch import batch_of
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.evaluation import count
 from rlvr_trainer.recipe import Recipe
@@ -100,6 +101,7 @@ def _check_remote(
     api = KubernetesApi()
     config_map = read_platform_map(api, form.job_namespace or api.namespace)
     platform = resolve_platform(form, config_map)
+    batch_of(recipe, platform.world_size)
     namespace = platform.namespace or api.namespace
     remarks = check_cluster(api, place, platform, namespace)
     folder = run_folder(storage)

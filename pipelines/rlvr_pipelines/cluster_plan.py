@@ -37,12 +37,7 @@ class ClusterJob:
     @property
     def world_size(self) -> int:
         """Processes that train together."""
-        return world_size(self.platform)
-
-
-def world_size(platform: Platform) -> int:
-    """Processes that train together: one for each GPU, or one for each pod without any."""
-    return platform.num_nodes * max(platform.gpus_per_node, 1)
+        return self.platform.world_size
 
 
 def plan_job(

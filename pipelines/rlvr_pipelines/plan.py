@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rlvr_components.jobs import JobSpec, training_job
 from rlvr_components.jobs.local import LocalBackend, LocalProcess
 from rlvr_pipelines.progress import TITLES
+from rlvr_trainer.batch import batch_of
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.launch.environment import num_gpus
 from rlvr_trainer.recipe import Recipe
@@ -96,30 +97,6 @@ def plan_in_cluster(recipe: Recipe, run_dir: Path, job: ClusterJob) -> Plan:
     """Likewise of a run whose model steps are jobs. Raises ConfigError for what does not fit."""
     sizes = _sizes(recipe, job.world_size)
     return Plan(recipe, run_dir, job.world_size, sizes, job.spec, job.manifest)
-
-
-def batch_of(recipe: Recipe, world_size: int) -> int:
-    """Completions that all processes together generate at a time, as TRL counts them.
-
-    Raises ConfigError when they are not whole batches of every process and whole groups.
-    """
-    device = recipe.training.per_device_batch_size
-    steps = recipe.grpo.get("steps_per_generation", recipe.training.gradient_accumulation_steps)
-    batch = int(recipe.grpo.get("generation_batch_size", device * world_size * steps))
-    group = recipe.sampling.num_generations
-    if batch % (device * world_size):
-        raise ConfigError(
-            f"grpo.generation_batch_size is {batch}, and {world_size} processes of "
-            f"{device} completions take a multiple of {device * world_size}; leave it out, or "
-            "change training.per_device_batch_size, --nodes or --gpus"
-        )
-    if batch % group:
-        raise ConfigError(
-            f"{world_size} processes generate {batch} completions together, which are no whole "
-            f"groups of sampling.num_generations = {group}; change training.per_device_batch_size, "
-            "--nodes or --gpus"
-        )
-    return batch
 
 
 def _sizes(recipe: Recipe, world_size: int) -> Sizes | None:

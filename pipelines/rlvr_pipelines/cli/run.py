@@ -173,11 +173,11 @@ def _check_fit(recipe: Recipe, arguments: Mapping[str, Any]) -> None:
     if not arguments:
         return
     from rlvr_components.check import Form
-    from rlvr_pipelines.cluster_plan import platform_of, world_size
-    from rlvr_pipelines.plan import batch_of
+    from rlvr_pipelines.cluster_plan import platform_of
+    from rlvr_trainer.batch import batch_of
 
     form = {name: value for name, value in arguments.items() if name != "storage_uri"}
-    batch_of(recipe, world_size(platform_of(Form(recipe=recipe.name, **form))))
+    batch_of(recipe, platform_of(Form(recipe=recipe.name, **form)).world_size)
 
 
 def _run(recipe: Recipe, path: Path, arguments: dict[str, Any]) -> RunDir:

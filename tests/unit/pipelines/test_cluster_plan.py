@@ -16,8 +16,9 @@ from rlvr_components.platform import Platform
 from rlvr_components.remote import Site
 from rlvr_pipelines import cluster_plan
 from rlvr_pipelines.cluster_plan import known_overrides, plan_job, platform_of, run_id_of
-from rlvr_pipelines.plan import batch_of, measure, plan_in_cluster
+from rlvr_pipelines.plan import measure, plan_in_cluster
 from rlvr_pipelines.run_dir import RunDir
+from rlvr_trainer.batch import batch_of
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.recipe_file import load_recipe
