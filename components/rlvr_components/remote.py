@@ -27,6 +27,7 @@ from rlvr_components.pipeline_run import (
 )
 from rlvr_components.staging import stage, stage_folder
 from rlvr_components.task_config import merge_task_config
+from rlvr_trainer.batch import batch_of
 from rlvr_trainer.data import load_rows
 from rlvr_trainer.errors import ConfigError, PlatformError
 from rlvr_trainer.evaluation import headline, parse_samples
@@ -77,6 +78,7 @@ def train(recipe: Recipe, data_dir: Path, site: Site, adapter_uri: str) -> Stora
 
     Raises JobFailed, ConfigError, DataError, PlatformError.
     """
+    batch_of(recipe, site.settings.platform.world_size)  # the task may ask for other GPUs
     run_dir = open_storage(site.folder)
     env = {ADAPTER_URI_VARIABLE: adapter_uri} if adapter_uri else {}
     with phase("train"):
@@ -167,6 +169,7 @@ def job_spec(
         run_dir=run_dir,
         step=step,
         run_id=run_id(),
+        is_automatic=in_kubeflow(),
         env={**allowed_environment(os.environ), **(env or {})},
         resources=Resources(platform.num_nodes, platform.gpus_per_node),
         owner=_owner(platform.namespace),

@@ -6,6 +6,7 @@ A backend's `render` is pure, and what it gives is what `submit` sends: a previe
 from __future__ import annotations
 
 import hashlib
+import re
 import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,10 @@ ALLOWED_ENVIRONMENT = (
 )
 ALLOWED_ENVIRONMENT_PREFIXES = ("CUDA_", "FI_", "NCCL_", "PYTORCH_", "TORCH_")
 """What a job takes over from the environment that it is launched from; never a credential."""
-
+MACHINE_BOUND = re.compile(
+    r"(_(DIR|FILE|HOME|HOSTID|HCA|IFACE|IFNAME|PATH|ROOT|VERSION)|_VISIBLE_DEVICES)$|^CUDA_MPS_"
+)
+"""But for what is true of one machine only: its devices, paths and network interfaces."""
 
 Step = Literal["train", "evaluate-base", "evaluate-trained"]
 """A step of the pipeline that loads a model, and so runs as a job."""
@@ -65,6 +69,9 @@ class JobSpec:
     step: Step = "train"
     run_id: str = ""
     """Of the pipeline run; another one makes another job of the same recipe."""
+    is_automatic: bool = False
+    """Launched again by a machine (Kubeflow's retries), so that a permanent failure stays one; a
+    person who starts it again wants another attempt."""
     attempt: int = 1
     env: Mapping[str, str] = field(default_factory=dict)
     resources: Resources = Resources()
@@ -219,5 +226,6 @@ def allowed_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in sorted(environment.items())
-        if name in ALLOWED_ENVIRONMENT or name.startswith(ALLOWED_ENVIRONMENT_PREFIXES)
+        if name in ALLOWED_ENVIRONMENT
+        or (name.startswith(ALLOWED_ENVIRONMENT_PREFIXES) and not MACHINE_BOUND.search(name))
     }

@@ -139,8 +139,8 @@ class ClusterBackend:
     def next_attempt(self, spec: JobSpec) -> JobSpec:
         """The attempt that lives or has succeeded, or a new one.
 
-        Within a pipeline run (`run_id`) a permanent failure stays one. Raises JobFailed,
-        ConfigError, PlatformError.
+        A permanent failure stays one where the launch is automatic. Raises JobFailed, ConfigError,
+        PlatformError.
         """
         if not self._is_permitted:
             check_permissions(self._client, self._kind, self._namespace)
@@ -148,14 +148,15 @@ class ClusterBackend:
         found = next_attempt(
             self._attempts(spec),
             max_attempts=self._platform.max_attempts,
-            is_retry=bool(spec.run_id),
+            is_retry=spec.is_automatic,
         )
         self._first_attempts.setdefault(
-            spec.name_of_all_attempts, 1 if spec.run_id else found.number
+            spec.name_of_all_attempts, 1 if spec.is_automatic else found.number
         )
         chosen = spec.with_attempt(found.number)
         if found.adopted:
             self._jobs[chosen.name] = dict(found.adopted)
+            self._submitting = chosen.name  # a signal before `submit` is for this job, too
         return chosen
 
     def render(self, spec: JobSpec) -> dict[str, Any]:
@@ -171,14 +172,14 @@ class ClusterBackend:
         Raises ConfigError, PlatformError, JobFailed when it was stopped meanwhile.
         """
         name = str(rendered["metadata"]["name"])
-        if name not in self._jobs:
-            self._submitting = name
-            try:
+        self._submitting = name
+        try:
+            if name not in self._jobs:
                 self._jobs[name] = create_or_find(
                     self._client, self._kind, rendered, lambda: self._is_stopped
                 )
-            finally:
-                self._submitting = ""
+        finally:
+            self._submitting = ""
         return name
 
     def status(self, job: str) -> JobStatus:

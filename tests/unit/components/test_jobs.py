@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlvr_components.jobs import JobSpec, training_job
+from rlvr_components.jobs import JobSpec, allowed_environment, training_job
 from rlvr_components.jobs.launch import launch
 from rlvr_components.jobs.local import LocalBackend, LocalProcess, end_of
 from rlvr_trainer.errors import JobFailed, PlatformError
@@ -52,6 +52,15 @@ def test_a_job_takes_over_what_is_allowed_and_no_credential() -> None:
         "OMP_NUM_THREADS": "2",
         "RLVR_EVENTS": "/runs/tiny/metrics.jsonl",
     }
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["CUDA_VISIBLE_DEVICES", "CUDA_HOME", "CUDA_VERSION", "NCCL_SOCKET_IFNAME", "NCCL_TOPO_FILE",
+     "TORCH_HOME", "TORCH_EXTENSIONS_DIR"],
+)  # fmt: skip
+def test_what_is_true_of_this_machine_only_stays_here(name: str) -> None:
+    assert allowed_environment({name: "0", "NCCL_DEBUG": "INFO"}) == {"NCCL_DEBUG": "INFO"}
 
 
 def test_a_local_job_is_rendered_without_touching_anything() -> None:

@@ -304,6 +304,24 @@ def test_in_kubeflow_the_workflow_takes_the_job_with_it(
     assert pods.specs[0].owner == owner
 
 
+@pytest.mark.parametrize("is_kubeflow", [True, False])
+def test_kubeflows_retries_are_no_person_that_starts_it_again(
+    pods: Pods,
+    storage: str,
+    data_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_kubeflow: bool,
+) -> None:
+    monkeypatch.setattr(remote, "in_kubeflow", lambda: is_kubeflow)
+    monkeypatch.setattr(remote, "_owner", lambda namespace: None)
+    pods.act = write_training
+
+    train_to(Artifact(tmp_path / "adapter"), storage, data_dir, tmp_path)
+
+    assert pods.specs[0].is_automatic == is_kubeflow
+
+
 def test_a_local_copy_of_the_events_has_each_of_them_once(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     step = {"time": 1.0, "event": "step", "step": 1}

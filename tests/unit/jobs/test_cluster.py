@@ -434,7 +434,7 @@ def test_the_budget_of_attempts_ends(api: FakeApiServer) -> None:
 
 
 def test_within_a_pipeline_run_a_permanent_failure_stays_one(api: FakeApiServer) -> None:
-    spec = replace(SPEC, run_id="run-1")
+    spec = replace(SPEC, run_id="run-1", is_automatic=True)
     failed_job(api, 3, spec=spec)
 
     with pytest.raises(JobFailed, match="ended with 3") as caught:
@@ -445,7 +445,7 @@ def test_within_a_pipeline_run_a_permanent_failure_stays_one(api: FakeApiServer)
 
 
 def test_within_a_pipeline_run_a_passing_failure_is_tried_again(api: FakeApiServer) -> None:
-    spec = replace(SPEC, run_id="run-1")
+    spec = replace(SPEC, run_id="run-1", is_automatic=True)
     failed_job(api, 143, spec=spec)
     trains(api)
 
@@ -455,7 +455,7 @@ def test_within_a_pipeline_run_a_passing_failure_is_tried_again(api: FakeApiServ
 
 
 def test_memory_that_ran_out_twice_is_permanent(api: FakeApiServer) -> None:
-    spec = replace(SPEC, run_id="run-1")
+    spec = replace(SPEC, run_id="run-1", is_automatic=True)
     failed_job(api, 137, 1, spec)
     failed_job(api, 137, 2, spec)
 
@@ -465,11 +465,15 @@ def test_memory_that_ran_out_twice_is_permanent(api: FakeApiServer) -> None:
     assert caught.value.exit_code == 9
 
 
-def test_who_starts_a_failed_job_again_gets_another_attempt(api: FakeApiServer) -> None:
-    failed_job(api, 3)
+@pytest.mark.parametrize("run_id", ["", "mine-0123456789ab"])
+def test_who_starts_a_failed_job_again_gets_another_attempt(
+    api: FakeApiServer, run_id: str
+) -> None:
+    spec = replace(SPEC, run_id=run_id)
+    failed_job(api, 3, spec=spec)
     trains(api)
 
-    launch(backend(), SPEC)
+    launch(backend(), spec)
 
     assert len(api.jobs()) == 2
 
@@ -759,6 +763,16 @@ def test_a_signal_while_the_job_is_created_leaves_none(api: FakeApiServer) -> No
     error = stopping(api)
 
     assert error.exit_code == 143
+    assert not api.jobs()
+
+
+def test_a_signal_after_a_job_was_adopted_is_for_it(api: FakeApiServer) -> None:
+    live_job(api)
+    chosen = backend()
+    chosen.next_attempt(SPEC)
+
+    chosen.stop("")
+
     assert not api.jobs()
 
 
