@@ -9,7 +9,7 @@ from rlvr_trainer.errors import ConfigError
 LOCAL = ("local", ("kfp", "torch", "transformers", "trl", "peft"))
 TRAIN = ("train", ("torch", "transformers", "peft"))
 PIPELINES = ("pipelines", ("kfp",))
-KUBERNETES = ("kubernetes", ("urllib3",))
+KUBERNETES = ("kubernetes", ("kubernetes", "urllib3"))
 S3 = ("s3", ("boto3",))
 
 

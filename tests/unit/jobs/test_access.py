@@ -119,7 +119,6 @@ def test_certificates_are_read_from_files_beside_it_and_from_the_file_itself(
     ("user", "message"),
     [
         ({"client-certificate-data": "%%%"}, "certificates cannot be used"),
-        ({"auth-provider": {"name": "gcp"}}, "auth-provider, which kubectl no longer knows"),
         ({"username": "me", "password": "x"}, "API servers no longer accept"),
     ],
 )
@@ -128,6 +127,33 @@ def test_what_cannot_be_used_is_told(kubeconfig: Path, user: dict[str, Any], mes
 
     with pytest.raises(ConfigError, match=message):
         find_access()
+
+
+def id_token(expires_at: float) -> str:
+    """A JWT whose signature nobody on this side checks."""
+
+    def part(content: dict[str, Any]) -> str:
+        encoded = base64.urlsafe_b64encode(json.dumps(content).encode())
+        return encoded.decode().rstrip("=")
+
+    return f"{part({'alg': 'none'})}.{part({'exp': int(expires_at)})}.c2lnbmF0dXJl"
+
+
+def test_an_auth_provider_is_left_to_the_official_client(kubeconfig: Path) -> None:
+    token = id_token(time.time() + 3600)
+    write(kubeconfig, {"auth-provider": {"name": "oidc", "config": {"id-token": token}}})
+
+    assert find_access().token.value() == token
+
+
+@pytest.mark.parametrize("config", [{}, {"id-token": id_token(0.0)}], ids=["none", "expired"])
+def test_an_auth_provider_without_a_token_says_what_to_do(
+    kubeconfig: Path, config: dict[str, str]
+) -> None:
+    write(kubeconfig, {"auth-provider": {"name": "oidc", "config": config}})
+
+    with pytest.raises(ConfigError, match=r"auth-provider gave no token.*log in"):
+        find_access().token.value()
 
 
 def test_without_any_cluster_it_says_where_it_looked(

@@ -2,6 +2,8 @@
 
 A kubeconfig is read as kubectl does it: $KUBECONFIG (several paths are merged, the first one wins)
 or ~/.kube/config; certificates, tokens, token files and exec plugins such as `aws eks get-token`.
+It is read here because the official client takes more than a second to import, which every
+`rlvr status` would pay; what only that client understands is left to it.
 """
 
 from __future__ import annotations
@@ -18,7 +20,14 @@ from typing import Any
 
 import yaml
 
-from rlvr_components.jobs.kube.tokens import ExecPlugin, NoToken, StaticToken, Token, TokenFile
+from rlvr_components.jobs.kube.tokens import (
+    AuthProvider,
+    ExecPlugin,
+    NoToken,
+    StaticToken,
+    Token,
+    TokenFile,
+)
 from rlvr_trainer.errors import ConfigError
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -96,7 +105,12 @@ def from_kubeconfig(paths: list[Path], context: str | None = None) -> Access:
     return Access(
         server=server,
         namespace=chosen.get("namespace") or "default",
-        token=_token(user, f"{config.origin}, user {chosen.get('user')!r}"),
+        token=_token(
+            user,
+            os.pathsep.join(map(str, paths)),
+            name,
+            f"{config.origin}, user {chosen.get('user')!r}",
+        ),
         ssl_context=_ssl_context(cluster, user) if server.startswith("https:") else None,
         server_name=cluster.get("tls-server-name", ""),
         proxy=cluster.get("proxy-url", ""),
@@ -160,7 +174,7 @@ def _absolute(entry: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return found
 
 
-def _token(user: Mapping[str, Any], origin: str) -> Token:
+def _token(user: Mapping[str, Any], kubeconfig: str, context: str, origin: str) -> Token:
     if user.get("exec"):
         return ExecPlugin(user["exec"], origin)
     if user.get("tokenFile"):
@@ -168,10 +182,7 @@ def _token(user: Mapping[str, Any], origin: str) -> Token:
     if user.get("token"):
         return StaticToken(user["token"])
     if user.get("auth-provider"):
-        raise ConfigError(
-            f"{origin} has an auth-provider, which kubectl no longer knows either; let your "
-            "provider's tool write the kubeconfig again, with an exec plugin"
-        )
+        return AuthProvider(kubeconfig, context, origin)
     if user.get("username"):
         raise ConfigError(
             f"{origin} has a username and a password, which API servers no longer accept; use a "

@@ -148,6 +148,58 @@ class ExecPlugin:
         return status if isinstance(status, dict) else {}
 
 
+class AuthProvider:
+    """A kubeconfig's auth-provider (OIDC, say), which the official client still knows.
+
+    It takes more than a second to import, so only those need it who have one.
+    """
+
+    def __init__(self, kubeconfig: str, context: str, origin: str) -> None:
+        self._kubeconfig = kubeconfig
+        self._context = context
+        self._origin = origin
+        self._token = ""
+        self._read_at = -UNTIL_REFUSED
+
+    def value(self) -> str:
+        """As the provider has it, at most a minute old."""
+        if time.monotonic() - self._read_at > REREAD_S:
+            self._token = self._load()
+            self._read_at = time.monotonic()
+        return self._token
+
+    def refresh(self) -> bool:
+        """Ask the provider again."""
+        self._read_at = -UNTIL_REFUSED
+        return True
+
+    def _load(self) -> str:
+        try:
+            from kubernetes import client, config
+        except ImportError:
+            raise ConfigError(
+                f"{self._origin} has an auth-provider, which needs the package kubernetes; "
+                "pip install 'rlvr[kubernetes]'"
+            ) from None
+        configuration = client.Configuration()
+        try:
+            config.load_kube_config(
+                self._kubeconfig, self._context, client_configuration=configuration
+            )
+            found = configuration.get_api_key_with_prefix("authorization") or ""
+        except Exception as error:  # of every provider's own library
+            raise ConfigError(
+                f"{self._origin}: its auth-provider gave no token ({error}); log in with your "
+                "provider, or let its tool write the kubeconfig again with an exec plugin"
+            ) from None
+        if not found:
+            raise ConfigError(
+                f"{self._origin}: its auth-provider gave no token; log in with your provider, or "
+                "let its tool write the kubeconfig again with an exec plugin"
+            )
+        return str(found).removeprefix("Bearer ")
+
+
 def _timestamp(text: str | None) -> float:
     if not text:
         return UNTIL_REFUSED
