@@ -60,12 +60,14 @@ def _compiled() -> Callable[..., Any]:
 def block_mask(layout: Layout, device: torch.device, first_query: int = 0) -> BlockMask:
     """Who sees whom in a packed row: queries are its tokens from `first_query` on, keys all."""
     owner, question = (torch.tensor(x, device=device) for x in _owners(layout))
+    place = torch.arange(layout.num_tokens, device=device)
+    # Tensors, since a number in the mask would be compiled in.
+    own, asked, here = (x[first_query:] for x in (owner, question, place))
 
     def visible(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        query = query + first_query
         theirs = owner[key]
-        is_shared = (theirs == _HEADER) | (theirs == question[query])
-        return (key <= query) & (is_shared | (theirs == owner[query]))
+        is_shared = (theirs == _HEADER) | (theirs == asked[query])
+        return (key <= here[query]) & (is_shared | (theirs == own[query]))
 
     n = layout.num_tokens
     return create_block_mask(visible, None, None, n - first_query, n, device=device)
