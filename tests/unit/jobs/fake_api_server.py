@@ -86,7 +86,9 @@ class FakeApiServer:
     url: str = ""
     requests: list[str] = field(default_factory=list)
     cut_logs_after: int = 0
-    """Lines after which the next log stream breaks, in the middle of a line; 0: none does."""
+    """Lines after which the next log stream ends, in the middle of a line; 0: none does."""
+    cut_is_clean: bool = False
+    """It ends as if that were all, and not with a broken connection."""
     openapi: Object = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -295,6 +297,8 @@ class FakeApiServer:
                 if self.cut_logs_after and given > self.cut_logs_after:
                     self.cut_logs_after = 0
                     yield f"{stamp} {line}"[:-1].encode()
+                    if self.cut_is_clean:
+                        return
                     raise ConnectionResetError
                 yield f"{stamp} {line}\n".encode()
             if is_over and sent == len(self.logs.get(pod, [])):

@@ -758,7 +758,14 @@ def test_a_signal_deletes_the_job_first_and_at_once(
 
 def test_a_signal_while_the_job_is_created_leaves_none(api: FakeApiServer) -> None:
     api.faults = [Fault("POST", JOBS, delay_s=0.6)]
-    later(lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+    def tell() -> None:
+        while not api.num_requests(f"POST .*{JOBS}"):
+            time.sleep(0.005)
+        time.sleep(0.2)  # the create is on its way, and done only after the signal
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=tell).start()
 
     error = stopping(api)
 

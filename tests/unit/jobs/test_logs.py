@@ -51,9 +51,11 @@ def end(api: FakeApiServer, name: str = NAME) -> None:
     api.end_log(name)
 
 
+@pytest.mark.parametrize("is_clean", [False, True])
 def test_a_connection_cut_in_the_middle_of_a_line_loses_and_repeats_nothing(
-    api: FakeApiServer,
+    api: FakeApiServer, is_clean: bool
 ) -> None:
+    api.cut_is_clean = is_clean
     api.put("pods", pod())
     second = "2026-11-25T03:00:07"
     for number in range(40):  # all within one second, as a log can only be asked for by seconds
