@@ -17,6 +17,7 @@ from typing import Literal
 
 from rlvr_components.jobs.kube.client import Client, Query, Stream, delays, pause, wanted_delay
 from rlvr_components.jobs.kube.errors import Outage, Refusal
+from rlvr_trainer.errors import RLVRError
 
 READ_TIMEOUT_S = 120.0
 """A container may be silent for longer: then the log is asked for again."""
@@ -131,6 +132,9 @@ class LogFollower:
                 if state == "gone":
                     return
                 pause(wanted_delay(error, next(delay)), self._closed)
+                continue
+            except RLVRError:  # a plugin that brings the token, say; watching tells of it
+                pause(next(delay), self._closed)
                 continue
             if state != "running":
                 return

@@ -13,7 +13,7 @@ from typing import Any
 
 from rlvr_components.jobs.kube import names
 from rlvr_trainer.errors import RLVRError
-from rlvr_trainer.storage import open_storage
+from rlvr_trainer.storage import Storage, open_storage
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ class Progress:
         interval_s: float = INTERVAL_S,
     ) -> None:
         self._run_dir = run_dir
+        self._storage: Storage | None = None
         self._annotate = annotate
         self._on_event = on_event
         self._interval_s = interval_s
@@ -66,7 +67,8 @@ class Progress:
 
     def _look(self) -> None:
         try:
-            content = open_storage(self._run_dir).read_bytes(METRICS)
+            self._storage = self._storage or open_storage(self._run_dir)
+            content = self._storage.read_bytes(METRICS)
         except FileNotFoundError:
             return
         for event in self._new_events(content):

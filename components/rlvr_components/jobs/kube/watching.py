@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 import threading
 import time
@@ -12,6 +13,8 @@ from typing import Any
 from rlvr_components.jobs.kube.client import Client, Query, Stream, delays, pause, wanted_delay
 from rlvr_components.jobs.kube.errors import EXPIRED, Outage, Refusal
 from rlvr_trainer.errors import RLVRError
+
+logger = logging.getLogger(__name__)
 
 WATCH_S = 45
 """The server ends a watch after so long, and a new one goes on from there."""
@@ -87,6 +90,10 @@ class Collection:
             except Outage as error:
                 version = ""
                 self._back_off(wanted_delay(error, next(delay)))
+            except RLVRError as error:  # a plugin that brings the token, say: it may yet work
+                if self.down_since is None:
+                    logger.warning("%s", error)
+                self._back_off(next(delay))
 
     def _back_off(self, seconds: float) -> None:
         if self.down_since is None:
