@@ -53,19 +53,45 @@ def merge_task_config(platform: Platform, config: Any) -> Platform:
 
 
 def _environment(entries: Iterable[Mapping[str, Any]]) -> tuple[dict[str, str], list[str]]:
-    """Plain values, and the names of Secrets; fields of the pod itself are not the job's."""
+    """Plain values, and the names of Secrets; fields of the pod itself are not the job's.
+
+    A job takes all keys of a Secret by their own names. Raises ConfigError for another source.
+    """
     values: dict[str, str] = {}
     secrets: list[str] = []
     for entry in entries:
         source = entry.get("valueFrom") or {}
-        if "secretKeyRef" in source:
-            secrets.append(source["secretKeyRef"]["name"])
+        name, secret = entry["name"], source.get("secretKeyRef")
+        if secret and secret["key"] != name:
+            raise ConfigError(
+                f"the task takes {name} from the key {secret['key']!r} of the Secret "
+                f"{secret['name']!r}, and a job takes keys by their own names; name the key {name}"
+            )
+        if secret:
+            secrets.append(secret["name"])
         elif not source:
-            values[entry["name"]] = str(entry.get("value", ""))
+            values[name] = str(entry.get("value", ""))
+        elif "fieldRef" not in source:
+            raise ConfigError(
+                f"the task takes {name} from {', '.join(source)}, which jobs do not take over; "
+                "set its value, or put it into a Secret"
+            )
     return values, secrets
 
 
 def _volumes(config: Any) -> list[Volume]:
+    """Claims; a scratch volume of the step's own pod is not the job's, which has some."""
+    others = [
+        volume["name"]
+        for volume in config.volumes or ()
+        if not {"persistentVolumeClaim", "emptyDir"} & volume.keys()
+    ]
+    parts = [mount["name"] for mount in config.volume_mounts or () if mount.get("subPath")]
+    if others or parts:
+        raise ConfigError(
+            f"the task mounts {', '.join([*others, *parts])}, and jobs take over whole claims "
+            "only; use a PersistentVolumeClaim without a sub_path"
+        )
     claims = {
         volume["name"]: volume["persistentVolumeClaim"]["claimName"]
         for volume in config.volumes or ()
@@ -83,7 +109,10 @@ def _volumes(config: Any) -> list[Volume]:
 
 
 def _resources(resources: Mapping[str, Any]) -> dict[str, Any]:
-    asked = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
+    limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
+    asked = {**limits, **requests}
+    if "memory" in limits:  # of a job the request is the limit, and less than that would kill it
+        asked["memory"] = limits["memory"]
     changed: dict[str, Any] = {}
     if "cpu" in asked:
         changed["cpu_per_node"] = float(_quantity(asked["cpu"]))

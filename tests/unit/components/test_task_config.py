@@ -35,7 +35,9 @@ def test_the_tasks_resources_are_the_jobs() -> None:
     )
 
     assert (platform.gpus_per_node, platform.cpu_per_node) == (8, 1.5)
-    assert platform.memory_gib_per_node == pytest.approx(29.8, abs=0.1)
+    assert platform.memory_gib_per_node == 64
+    requested = merged(resources={"requests": {"memory": "32G"}})
+    assert requested.memory_gib_per_node == pytest.approx(29.8, abs=0.1)
 
 
 def test_placement_adds_to_the_platforms() -> None:
@@ -83,3 +85,14 @@ def test_what_a_job_cannot_take_over_is_refused() -> None:
         merged(affinity={"nodeAffinity": {}})
     with pytest.raises(ConfigError, match="'much', which is no quantity"):
         merged(resources={"limits": {"memory": "much"}})
+    renamed = {"secretKeyRef": {"name": "hub", "key": "token"}}
+    with pytest.raises(
+        ConfigError, match="job takes keys by their own names; name the key HF_TOKEN"
+    ):
+        merged(env=[{"name": "HF_TOKEN", "valueFrom": renamed}])
+    with pytest.raises(ConfigError, match="REGION from configMapKeyRef"):
+        merged(env=[{"name": "REGION", "valueFrom": {"configMapKeyRef": {"name": "a"}}}])
+    with pytest.raises(ConfigError, match="mounts certificates, and jobs take over whole claims"):
+        merged(volumes=[{"name": "certificates", "configMap": {"name": "ca"}}])
+    with pytest.raises(ConfigError, match="mounts v, and jobs take over whole claims"):
+        merged(volume_mounts=[{"name": "v", "mountPath": "/a", "subPath": "part"}])
