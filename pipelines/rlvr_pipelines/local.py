@@ -238,6 +238,8 @@ def _environment(recipe: Recipe, run_dir: RunDir, temporary: Path, run_id: str) 
         INPUTS_VARIABLE: fingerprint(recipe),
         OUTPUTS_VARIABLE: str(run_dir.outputs.resolve()),
         RUN_ID_VARIABLE: run_id,
+        # a folder here is no package: kfp would take this repository's docker/ for Docker's SDK
+        "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",  # the log is read while it is written
         "TMPDIR": str(temporary.resolve()),  # kfp.local leaves a folder there for each step
     }

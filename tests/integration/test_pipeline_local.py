@@ -24,14 +24,15 @@ WAIT_S = 240  # a machine whose cores are busy takes its time
 class Runs:
     """`rlvr run` in one run directory, as often as a test needs it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, working_dir: Path) -> None:
         self.path = path
+        self.working_dir = working_dir
         self.started: list[subprocess.Popen[str]] = []
 
     def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
             [
-                sys.executable, "-c", "from rlvr_pipelines.cli import main; main()",
+                sys.executable, "-P", "-c", "from rlvr_pipelines.cli import main; main()",
                 "run", str(TINY), "--set", f"training.max_steps={MAX_STEPS}",
                 "--run-dir", str(self.path), *arguments,
             ],
@@ -40,6 +41,7 @@ class Runs:
                 "PYTHONPATH": os.pathsep.join(map(str, [FAKE_TRAINER, *PACKAGES])),
                 **environment,
             },
+            cwd=self.working_dir,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -95,7 +97,11 @@ def wait_until(true: Any) -> None:
 @pytest.fixture
 def runs(tmp_path: Path) -> Iterator[Runs]:
     # kfp.local changes "python3" wherever it stands, and does not quote
-    runs = Runs(tmp_path / "my python3 runs" / "one")
+    runs = Runs(tmp_path / "my python3 runs" / "one", tmp_path / "here")
+    # this repository has a folder of that name, and kfp a package
+    folder = runs.working_dir / "docker"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise AssertionError('a folder here is no package')")
     yield runs
     for process in runs.started:
         if process.poll() is None:
