@@ -31,9 +31,9 @@ def finish(storage_uri: str, artifact_uri: str, state: str, message: str) -> str
     try:
         folder = run_folder(storage_uri or default_storage(artifact_uri))
         settings = read_settings(open_storage(folder))
-    except RLVRError as error:
+    except (RLVRError, ValueError, TypeError, KeyError) as error:  # pydantic's are ValueErrors
         logger.warning("there are no settings of a launch: %s", error)
-    deleted: list[str] = []
+    deleted: list[str] | None = []
     if settings is not None:
         deleted = delete_live_jobs(settings.platform.namespace)
         _keep(folder, {"state": state, "message": message, "deleted": deleted})
@@ -41,6 +41,7 @@ def finish(storage_uri: str, artifact_uri: str, state: str, message: str) -> str
         try:
             deleted = delete_live_jobs("")
         except RLVRError as error:
+            deleted = None
             logger.warning("whether jobs are left is not known: %s", error)
     return describe_outcome(state, message, deleted)
 
@@ -56,15 +57,17 @@ def delete_live_jobs(namespace: str) -> list[str]:
     return [job.name for job in delete_jobs([job for job in jobs if not job.has_ended])]
 
 
-def describe_outcome(state: str, message: str, deleted: list[str]) -> str:
-    """For the UI, as Markdown."""
+def describe_outcome(state: str, message: str, deleted: list[str] | None) -> str:
+    """For the UI, as Markdown; `deleted` is None where nobody could look."""
     lines = [f"# {state.replace('_', ' ').capitalize()}", ""]
     lines += [message, ""] if message else []
-    lines.append(
-        f"Deleted what was still running: {', '.join(f'`{name}`' for name in deleted)}."
-        if deleted
-        else "Nothing was left running."
-    )
+    if deleted is None:
+        lines.append("Whether jobs are left is not known: the log of this step says why.")
+    elif deleted:
+        names = ", ".join(f"`{name}`" for name in deleted)
+        lines.append(f"Deleted what was still running: {names}.")
+    else:
+        lines.append("Nothing was left running.")
     return "\n".join(lines) + "\n"
 
 

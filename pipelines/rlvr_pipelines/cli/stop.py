@@ -101,7 +101,12 @@ def _stop_kubeflow(named: RunName, access: Access) -> dict[str, Any]:
         return facts
     from rlvr_pipelines.cluster_runs import jobs_of
 
-    jobs = jobs_of(named, access, namespace=run.job_namespace)
+    namespace = run.job_namespace or access.namespace
+    jobs = jobs_of(named, access, namespace=namespace)
+    if not jobs:
+        _say(f"no job of it is in {namespace or 'the namespace of the kubeconfig'}; where its jobs "
+             "are in another one, name that with --namespace")  # fmt: skip
+        return {**facts, "jobs": []}
     return {**facts, "jobs": _stop_jobs(named, jobs, access)["jobs"]}
 
 

@@ -11,6 +11,7 @@ from rlvr_components.finish import finish
 from rlvr_components.jobs import JobSummary, cluster
 from rlvr_components.pipeline_run import LaunchSettings, write_settings
 from rlvr_components.platform import Platform
+from rlvr_trainer.errors import PlatformError
 from rlvr_trainer.storage import open_storage
 
 
@@ -63,6 +64,33 @@ def test_a_storage_that_is_gone_is_no_reason_to_leave_gpus_busy(
     finish("", "minio://mlpipeline/b2c0/outcome", "FAILED", "")
 
     assert deleted == ["b", "c"]
+
+
+def test_settings_that_cannot_be_read_are_none_either(
+    deleted: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KFP_POD_NAME", "step-1")
+    monkeypatch.setenv("RLVR_NAMESPACE", "team")
+    (tmp_path / "b2c0").mkdir()
+    (tmp_path / "b2c0" / "launch.json").write_text('{"place": "pytorchjob"')
+
+    finish(str(tmp_path), "", "FAILED", "")
+
+    assert deleted == ["b", "c"]
+
+
+def test_it_does_not_say_that_nothing_is_left_where_nobody_could_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("KFP_POD_NAME", "step-1")
+    monkeypatch.setenv("RLVR_RUN_ID", "b2c0")
+
+    def find(**wanted: Any) -> list[JobSummary]:
+        raise PlatformError("the API server does not answer")
+
+    monkeypatch.setattr(cluster, "find_jobs", find)
+
+    assert "Whether jobs are left is not known" in finish("", "minio://m/b2c0/o", "FAILED", "")
 
 
 def test_a_run_that_launched_nothing_leaves_nothing(deleted: list[str], tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 from kfp_server_api import V2beta1Experiment
 
+from rlvr_pipelines import cluster_runs
 from rlvr_pipelines.cli import main
 from rlvr_pipelines.kubeflow import runs
 from rlvr_pipelines.pipeline import rlvr_pipeline
@@ -216,6 +217,22 @@ def test_a_token_is_never_shown(serve: Serve, monkeypatch: pytest.MonkeyPatch) -
 
     assert result.exit_code == ConfigError.exit_code
     assert "very-secret" not in result.output
+
+
+def test_stop_does_not_say_that_nothing_runs_where_it_found_no_job(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = serve()
+    run(fake)
+    (run_id,) = fake.runs
+    monkeypatch.setattr(cluster_runs, "find_jobs", lambda **_: [])
+
+    result = rlvr("stop", run_id, "--endpoint", fake.url, "--output", "json")
+
+    assert result.exit_code == 0, result.stderr
+    assert "no job of it is in the namespace of the kubeconfig" in result.stderr
+    assert "is running" not in result.stderr
+    assert json.loads(result.stdout)["jobs"] == []
 
 
 def test_upload_says_what_it_did(serve: Serve) -> None:
