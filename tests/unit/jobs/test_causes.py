@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from rlvr_components.jobs.kube.causes import first_failure, job_failure, pod_end
-from rlvr_components.jobs.kube.kinds import PYTORCHJOB, TRAINJOB
+from rlvr_components.jobs.kube.ends import PERMANENT_S, Ends
+from rlvr_components.jobs.kube.kinds import PYTORCHJOB, TRAINJOB, Kind
 from rlvr_components.jobs.kube.status import status_of
 
 from .objects import FAILED, Object, condition, pod, pytorchjob, said, terminated
@@ -215,3 +216,19 @@ def test_a_trainjob_ends_by_its_own_conditions() -> None:
     assert status_of(TRAINJOB, done, []).phase == "succeeded"
     assert status_of(TRAINJOB, failed, []).cause.startswith("jobset failed")
     assert TRAINJOB.num_replicas(job) == 2
+
+
+@pytest.mark.parametrize(("kind", "is_ended"), [(PYTORCHJOB, True), (TRAINJOB, False)])
+def test_who_starts_a_failed_pod_for_ever_is_stopped_and_a_trainjob_left_to_end(
+    kind: Kind, is_ended: bool
+) -> None:
+    job = pytorchjob()
+    job["spec"]["trainer"] = {"numNodes": 2}
+    seen = Ends(kind, job)
+    failed = pod(phase="Failed", state=terminated(3, message=said("no rows", 3)))
+    assert len(list(seen.note([failed, pod("master-0")]))) == 1
+
+    assert seen.exceeded(now=0.0) is None
+    assert (seen.exceeded(now=PERMANENT_S + 1) is not None) == is_ended
+    told = status_of(kind, job, [failed, pod("master-0")]).cause
+    assert told.startswith("starts again after" if is_ended else "ends after")

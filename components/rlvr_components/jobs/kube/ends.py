@@ -1,7 +1,7 @@
 """The ends of a job's pods, kept since the operator takes away those that it starts again.
 
-And which of them end the job: the operator counts nothing, and starts a container that ran out of
-memory, or never could start, for ever.
+And which of them end the job: the operator of PyTorchJobs counts nothing, and starts a container
+that ran out of memory, or never could start, for ever.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Ends:
         if ooms and per_replica[ooms[-1].replica] >= MAX_OUT_OF_MEMORY:
             return Exceeded(f"for the second time {ooms[-1]}", EXIT_NO_ATTEMPTS_LEFT)
         permanent = [each for each in self._ends.values() if each.exit_code < FIRST_SIGNAL_CODE]
-        if not permanent:
+        if not permanent or not self._kind.replaces_pods:  # the others may still commit
             return None
         if self._permanent_since is None:
             self._permanent_since = now

@@ -30,6 +30,8 @@ class Kind:
     """On pods: the replica's type and its index."""
     succeeded: str
     """The condition that says so."""
+    replaces_pods: bool
+    """Its operator starts a pod that failed again; else the job fails once its pods have ended."""
     needs: str
     """What has to be installed for it."""
 
@@ -74,6 +76,7 @@ PYTORCHJOB = Kind(
     job_label="training.kubeflow.org/job-name",
     replica_labels=("training.kubeflow.org/replica-type", "training.kubeflow.org/replica-index"),
     succeeded="Succeeded",
+    replaces_pods=True,
     needs="the Kubeflow training operator",
 )
 TRAINJOB = Kind(
@@ -88,6 +91,7 @@ TRAINJOB = Kind(
         "batch.kubernetes.io/job-completion-index",
     ),
     succeeded="Complete",
+    replaces_pods=False,
     needs="Kubeflow Trainer",
 )
 KINDS: Mapping[Place, Kind] = {each.place: each for each in (PYTORCHJOB, TRAINJOB)}

@@ -63,7 +63,7 @@ def cause_of(kind: Kind, pods: Sequence[Object], wait: Wait | None) -> str:
         return wait.cause
     ends = [end for end in (pod_end(kind, pod) for pod in pods) if end]
     if ends:
-        return f"starts again after {ends[0]}"
+        return f"{'starts again' if kind.replaces_pods else 'ends'} after {ends[0]}"
     return wait.cause if wait else ""
 
 
