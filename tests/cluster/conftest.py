@@ -200,7 +200,7 @@ def namespace(kube: Path, s3: S3, request: pytest.FixtureRequest) -> Iterator[st
     )
     yield name
     if request.node.stash.get(FAILED, False):
-        print(kubectl("get", "pytorchjobs,pods,events", "-o", "wide", check=False))
+        print(kubectl("get", "pytorchjobs,trainjobs,pods,events", "-o", "wide", check=False))
     # a process that ignores SIGTERM would hold the namespace for its grace period
     kubectl("delete", "pods", "--all", "--grace-period=1", "--wait=false", check=False)
     kubectl("delete", "namespace", name, "--wait=true", "--timeout=100s")

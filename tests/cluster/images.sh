@@ -9,22 +9,6 @@ install_packages containerd runc docker.io debootstrap
 DOCKER_DIR=$CLUSTER_DIR/docker
 DOCKER=(/usr/bin/docker --host "unix://$DOCKER_DIR/docker.sock")
 
-# have NAME TAG DIGEST: whether containerd holds this image, made from these inputs
-have() {
-  made "$1" "$3" && "${CTR[@]}" images ls -q | grep -qx "docker.io/library/$2"
-}
-
-static_image() { # NAME TAG PROGRAM PATH_IN_IMAGE
-  local inputs archive=$CLUSTER_DIR/$1.tar
-  inputs=$(digest "$HERE/oci_image.py" "$BIN/$3" "$2" "$4")
-  have "image-$1" "$2" "$inputs" && return 0
-  say "image $2"
-  python3 "$HERE/oci_image.py" "$2" "$BIN/$3" "$4" "$archive"
-  "${CTR[@]}" images import "$archive" >/dev/null
-  rm -f "$archive"
-  note_made "image-$1" "$inputs"
-}
-
 start_docker() {
   mkdir -p "$DOCKER_DIR"
   # builds use the host's network, so Docker needs no bridge and touches no firewall

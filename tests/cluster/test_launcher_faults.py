@@ -21,6 +21,7 @@ import pytest
 
 from rlvr_components.jobs import JobSpec, JobSummary, Resources
 from rlvr_components.jobs.cluster import find_jobs, open_backend
+from rlvr_components.jobs.kube.kinds import Place
 from rlvr_components.jobs.kube.status import epoch
 from rlvr_components.jobs.launch import launch
 from rlvr_components.platform import Platform
@@ -66,6 +67,7 @@ class Launcher:
     kubectl: Kubectl
     s3: S3
     platform: Platform
+    place: Place = "pytorchjob"
 
     def spec(self, code: str, num_nodes: int = 1, **env: str) -> JobSpec:
         """A job whose nodes run this Python."""
@@ -83,7 +85,7 @@ class Launcher:
 
     def run(self, spec: JobSpec, **settings: Any) -> None:
         """Launch it here, to its end."""
-        launch(open_backend("pytorchjob", self.platform.model_copy(update=settings)), spec)
+        launch(open_backend(self.place, self.platform.model_copy(update=settings)), spec)
 
     def fails(self, spec: JobSpec, **settings: Any) -> RLVRError:
         """Launch it here; the error that it ends with."""
@@ -112,7 +114,10 @@ class Launcher:
         """A launcher in a process of its own."""
         platform = self.platform.model_copy(update=settings)
         return subprocess.Popen(
-            [sys.executable, "-c", LAUNCH, platform.model_dump_json(), json.dumps(plain(spec))],
+            [
+                *(sys.executable, "-c", LAUNCH),
+                *(self.place, platform.model_dump_json(), json.dumps(plain(spec))),
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -126,10 +131,10 @@ from rlvr_components.jobs.cluster import open_backend
 from rlvr_components.jobs.launch import launch
 from rlvr_components.platform import Platform
 from rlvr_trainer.errors import RLVRError
-spec = json.loads(sys.argv[2])
+spec = json.loads(sys.argv[3])
 spec = JobSpec(**{**spec, "resources": Resources(**spec["resources"])})
 try:
-    launch(open_backend("pytorchjob", Platform.model_validate_json(sys.argv[1])), spec)
+    launch(open_backend(sys.argv[1], Platform.model_validate_json(sys.argv[2])), spec)
 except RLVRError as error:
     print("error:", error, flush=True)
     sys.exit(error.exit_code)
