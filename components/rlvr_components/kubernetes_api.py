@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from rlvr_components.jobs.kube.access import find_access
-from rlvr_components.jobs.kube.client import Client
+from rlvr_components.jobs.kube.client import PATIENCE_S, Client
 from rlvr_components.jobs.kube.errors import Refusal
 from rlvr_trainer.errors import ConfigError
 
@@ -36,8 +36,8 @@ class KubernetesApi:
             raise (NotFound(str(error)) if error.status == 404 else error) from None
 
     def create(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Raises ConfigError, PlatformError."""
-        return self._client.create(path, body)
+        """Of what may be created twice. Raises ConfigError, PlatformError."""
+        return self._client.create(path, body, patience_s=PATIENCE_S)
 
     def try_to_create(self, path: str, body: dict[str, Any]) -> None:
         """Ask whether it would be created: its schema, admission, quotas; nothing is created.
@@ -46,7 +46,7 @@ class KubernetesApi:
         """
         query = {"dryRun": "All", "fieldValidation": "Strict"}
         try:
-            self._client.create(path, body, query=query)
+            self._client.create(path, body, query=query, patience_s=PATIENCE_S)
         except Refusal as error:
             if error.status != ALREADY_EXISTS:
                 raise

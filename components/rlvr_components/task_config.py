@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 from rlvr_components.platform import Platform, Volume
+from rlvr_components.platform_file import parse_platform
 from rlvr_trainer.errors import ConfigError
 
 GPU = "nvidia.com/gpu"
@@ -49,7 +50,7 @@ def merge_task_config(platform: Platform, config: Any) -> Platform:
         "volumes": (*platform.volumes, *_volumes(config)),
         **_resources(config.resources or {}),
     }
-    return Platform.model_validate({**platform.model_dump(), **changed})
+    return parse_platform({**platform.model_dump(), **changed}, origin="the task's own settings")
 
 
 def _environment(entries: Iterable[Mapping[str, Any]]) -> tuple[dict[str, str], list[str]]:

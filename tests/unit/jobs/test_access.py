@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import ssl
 import subprocess
 import sys
 import time
@@ -266,3 +267,16 @@ def test_talking_to_a_cluster_imports_nothing_that_takes_seconds() -> None:
     )
 
     assert not {"kubernetes", "torch", "kfp", "boto3"} & set(json.loads(result.stdout))
+
+
+def test_an_authority_without_key_identifiers_is_trusted_as_kubectl_does(
+    kubeconfig: Path, certificate: tuple[Path, Path]
+) -> None:
+    made, _ = certificate
+    write(kubeconfig, **{"certificate-authority": str(made)})
+
+    context = find_access().ssl_context
+
+    assert context is not None
+    assert not context.verify_flags & ssl.VERIFY_X509_STRICT
+    assert context.verify_mode is ssl.CERT_REQUIRED

@@ -76,7 +76,7 @@ def _container_end(kind: Kind, replica: str, pod: Object, ended: Object) -> PodE
     time, code = str(ended.get("finishedAt") or ""), int(ended["exitCode"])
     said = termination_message(ended.get("message", ""))
     if said:
-        cause, code = str(said["cause"]), int(said.get("exit_code", code))
+        cause, code = str(said["cause"]), int(said["exit_code"])
         follows = cause.startswith(FOLLOWED) or code == EXIT_PREEMPTED
         return PodEnd(replica, cause, code, time, follows)
     if ended.get("reason") == "OOMKilled":
@@ -119,7 +119,8 @@ def termination_message(text: str) -> dict[str, Any]:
         found = json.loads(text)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) and "cause" in found else {}
+    is_ours = isinstance(found, dict) and isinstance(found.get("exit_code"), int)
+    return found if is_ours and "cause" in found else {}
 
 
 def _lost(pod: Object) -> str:
