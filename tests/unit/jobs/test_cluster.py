@@ -253,16 +253,20 @@ def test_a_watch_goes_on_after_it_was_closed_cut_and_forgotten(
     assert api.num_requests(f"GET .*{JOBS}.*watch=true") >= 4
 
 
-def test_what_happened_while_a_watch_was_away_is_seen_by_listing_again(api: FakeApiServer) -> None:
+def test_what_happened_since_a_version_that_is_too_old_is_seen_by_listing_again(
+    api: FakeApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "WATCH_S", 0.3)
+
     def on_create(job: Object) -> None:
         run_pods(api, job)
 
         def course() -> None:
             time.sleep(0.5)
-            api.faults = [Fault("GET", "watch=true", status=410, times=6)]
-            api.drop_connections()
+            # every watch from now on: only a list can tell
+            api.faults = [Fault("GET", "watch=true", status=410, times=10_000)]
+            time.sleep(0.5)
             succeed(api, job)
-            api.forget_history()
 
         threading.Thread(target=course).start()
 
