@@ -76,8 +76,16 @@ def _stop_cluster(named: RunName, access: Access) -> dict[str, Any]:
 
     require(KUBERNETES, "stopping a job")
     from rlvr_pipelines.cluster_runs import jobs_of
+    from rlvr_trainer.errors import ConfigError
 
-    return _stop_jobs(named, jobs_of(named, access), access)
+    jobs = jobs_of(named, access)
+    living = {job.run_id or job.run_dir: job.name for job in jobs if not job.has_ended}
+    if len(living) > 1:
+        raise ConfigError(
+            f"{len(living)} runs named {named.text!r} live here ({', '.join(living.values())}), "
+            "maybe other people's; stop one by its job's name, or by its id in Kubeflow"
+        )
+    return _stop_jobs(named, jobs, access)
 
 
 def _stop_kubeflow(named: RunName, access: Access) -> dict[str, Any]:

@@ -258,6 +258,18 @@ def test_stop_tells_of_pods_that_do_not_end(
     assert "p still runs" in result.stderr
 
 
+def test_stop_does_not_choose_among_runs_of_one_name(cluster: FakeCluster) -> None:
+    other = replace(TRAIN, name="rlvr-tiny-train-99999999-1", run_dir="s3://bucket/runs/other")
+    cluster.jobs.append(other)
+
+    result = rlvr("stop", "tiny")
+
+    assert result.exit_code == 2
+    assert "2 runs named 'tiny' live here" in result.stderr
+    assert other.name in result.stderr
+    assert len(cluster.jobs) == 4
+
+
 def test_stopping_what_has_ended_is_no_error(cluster: FakeCluster) -> None:
     cluster.jobs = [FAILED]
 
