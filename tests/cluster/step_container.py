@@ -1,0 +1,94 @@
+"""Stands in for what Kubeflow runs around a step, as PID 1 of the step's container.
+
+KFP's launcher fetches the input artifacts, puts the executor input into the step's command, and
+collects what came out. Argo's emissary runs it all in a process group, passes signals on to the
+group, and takes the container with it within a second of the launcher's end.
+
+    python -c "$(cat step_container.py)" EXECUTOR_INPUT COMMAND…
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import boto3
+
+GRACE_S = 1.0
+PROCESS_GROUP = Path("/tmp/process-group")
+"""Holds its number, for who kills the step without a word."""
+
+
+def main(text: str, *command: str) -> int:
+    given = json.loads(text)
+    for each in _artifacts(given["inputs"]):
+        _download(each["uri"])
+    outputs = given["outputs"]
+    paths = [each["outputFile"] for each in outputs["parameters"].values()]
+    for path in (*paths, *(_local_path(each["uri"]) for each in _artifacts(outputs))):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+
+    step = subprocess.Popen([part.replace("{{$}}", text) for part in command], process_group=0)
+    PROCESS_GROUP.write_text(str(step.pid))
+
+    def end(number: int, frame: FrameType | None) -> None:
+        os.killpg(step.pid, number)
+        time.sleep(GRACE_S)
+        os._exit(128 + number)  # and the kernel kills what is left of PID 1's processes
+
+    signal.signal(signal.SIGTERM, end)
+    code = step.wait()
+    if code == 0:
+        _collect(outputs)
+    return code if code >= 0 else 128 - code
+
+
+def _collect(outputs: dict[str, Any]) -> None:
+    """Parameters by file, artifacts to where they belong; all that is known, beside them."""
+    told = json.loads(Path(outputs["outputFile"]).read_text())
+    parameters = dict(told.get("parameterValues", {}))
+    for name, each in outputs["parameters"].items():
+        if name not in parameters:
+            parameters[name] = Path(each["outputFile"]).read_text()
+    artifacts = {}
+    for name, given in outputs["artifacts"].items():
+        [found] = told.get("artifacts", {}).get(name, {}).get("artifacts", [{}])
+        artifacts[name] = {**given["artifacts"][0], **found}
+        _upload(artifacts[name]["uri"])
+    collected = json.dumps({"parameters": parameters, "artifacts": artifacts})
+    bucket, key = outputs["outputFile"].removeprefix("/s3/").split("/", 1)
+    boto3.client("s3").put_object(Bucket=bucket, Key=key, Body=collected.encode())
+
+
+def _artifacts(side: dict[str, Any]) -> list[dict[str, Any]]:
+    return [each for listed in side["artifacts"].values() for each in listed["artifacts"]]
+
+
+def _local_path(uri: str) -> Path:
+    return Path("/s3", uri.removeprefix("s3://"))
+
+
+def _download(uri: str) -> None:
+    s3, (bucket, prefix) = boto3.client("s3"), uri.removeprefix("s3://").split("/", 1)
+    for each in s3.list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]:
+        path = Path("/s3", bucket, each["Key"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        s3.download_file(bucket, each["Key"], str(path))
+
+
+def _upload(uri: str) -> None:
+    """A component may leave nothing: its job's pods may have written to the artifact already."""
+    path = _local_path(uri)
+    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+    for file in files:
+        bucket, key = str(file.relative_to("/s3")).split("/", 1)
+        boto3.client("s3").upload_file(str(file), bucket, key)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
