@@ -42,6 +42,8 @@ def step(phase: str, recipe: str) -> Iterator[Recipe]:
 def attempt(phase: str) -> Iterator[None]:
     """End the process with the code of an error that the body raises, and leave its cause."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    # it tells of each client, and a step that follows a job opens many
+    logging.getLogger("botocore").setLevel(logging.WARNING)
     print(f"{STARTED}{phase}", flush=True)
     try:
         yield
