@@ -6,16 +6,12 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from rlvr_components.check import PLATFORM_KEY, PLATFORM_MAP
+from rlvr_components.jobs.kube.kinds import KINDS, kind_of
+from rlvr_components.jobs.kube.permissions import REVIEWS, is_allowed, needed_rights
 from rlvr_components.kubernetes_api import NotFound
 from rlvr_components.pipeline_run import Place
 from rlvr_components.platform import Platform
 from rlvr_trainer.errors import ConfigError
-
-KINDS: dict[Place, tuple[str, str, str]] = {
-    "pytorchjob": ("kubeflow.org", "v1", "pytorchjobs"),
-    "trainjob": ("trainer.kubeflow.org", "v1alpha1", "trainjobs"),
-}
-"""Group, version and plural."""
 
 INSTALL = {
     "pytorchjob": "the Kubeflow training operator (manifests/operator)",
@@ -64,43 +60,36 @@ def check_admitted(api: Api, place: Place, manifest: dict[str, Any], namespace: 
 
     Raises ConfigError with their words, PlatformError.
     """
-    group, version, plural = KINDS[place]
-    api.try_to_create(f"/apis/{group}/{version}/namespaces/{namespace}/{plural}", manifest)
+    api.try_to_create(kind_of(place).path(namespace), manifest)
 
 
 def _check_installed(api: Api, place: Place) -> None:
-    group, version, plural = KINDS[place]
+    kind = kind_of(place)
     try:
-        resources = api.get(f"/apis/{group}/{version}").get("resources") or ()
+        resources = api.get(f"/apis/{kind.api_version}").get("resources") or ()
         names = {each["name"] for each in resources}
     except NotFound:
         names = set()
-    if plural not in names:
+    if kind.plural not in names:
         others = ", ".join(KINDS.keys() - {place})
         raise ConfigError(
-            f"job_place: the cluster knows no {plural}.{group}/{version}; install "
+            f"job_place: the cluster knows no {kind.plural}.{kind.api_version}; install "
             f"{INSTALL[place]}, or choose {others}"
         )
 
 
 def _check_allowed(api: Api, place: Place, namespace: str) -> None:
-    group, _, plural = KINDS[place]
-    for verb in ("create", "delete", "watch"):
-        asked = {"namespace": namespace, "verb": verb, "group": group, "resource": plural}
-        review = api.create(
-            "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
-            {
-                "apiVersion": "authorization.k8s.io/v1",
-                "kind": "SelfSubjectAccessReview",
-                "spec": {"resourceAttributes": asked},
-            },
+    missing = [
+        str(right)
+        for right in needed_rights(kind_of(place))
+        if not is_allowed(api.create(REVIEWS, right.review(namespace)))
+    ]
+    if missing:
+        raise ConfigError(
+            f"this step may not {', '.join(missing)} in namespace {namespace}; bind the Role "
+            "rlvr-launcher (manifests/base/launcher-role) there to its service account, or "
+            "choose another job_namespace"
         )
-        if not review["status"].get("allowed"):
-            raise ConfigError(
-                f"this step may not {verb} {plural} in namespace {namespace}; bind the Role "
-                "rlvr-launcher (manifests/base/launcher-role) there to its service account, or "
-                "choose another job_namespace"
-            )
 
 
 def _check_quota(api: Api, platform: Platform, namespace: str) -> Iterator[str]:

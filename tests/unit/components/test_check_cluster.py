@@ -29,8 +29,9 @@ class FakeApi:
     def create(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         assert path == "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
         asked = body["spec"]["resourceAttributes"]
-        assert (asked["namespace"], asked["resource"]) == ("team", "pytorchjobs")
-        return {"status": {"allowed": asked["verb"] not in self.denied}}
+        assert asked["namespace"] == "team"
+        right = " ".join(filter(None, (asked["verb"], asked["resource"], asked["subresource"])))
+        return {"status": {"allowed": right not in self.denied}}
 
     def try_to_create(self, path: str, body: dict[str, Any]) -> None:
         assert path == "/apis/kubeflow.org/v1/namespaces/team/pytorchjobs"
@@ -66,9 +67,15 @@ def test_a_kind_that_is_not_installed_is_told_with_the_one_to_choose() -> None:
         check_cluster(cluster(), "trainjob", PLATFORM, "team")
 
 
-def test_a_step_that_may_not_delete_its_job_does_not_start_one() -> None:
-    with pytest.raises(ConfigError, match="may not delete pytorchjobs in namespace team; bind"):
-        check_cluster(cluster(denied=("delete",)), "pytorchjob", PLATFORM, "team")
+@pytest.mark.parametrize(
+    ("denied", "told"),
+    [("delete pytorchjobs", "delete pytorchjobs"), ("get pods log", "get pods/log")],
+)
+def test_a_step_that_could_not_follow_or_end_its_job_does_not_start_one(
+    denied: str, told: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"may not {told} in namespace team; bind"):
+        check_cluster(cluster(denied=(denied,)), "pytorchjob", PLATFORM, "team")
 
 
 def test_a_quota_that_will_never_do_is_an_error() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
 from rlvr_components.jobs.kube.client import Client
 from rlvr_components.jobs.kube.errors import ROLE, Refusal
 from rlvr_components.jobs.kube.kinds import Kind
@@ -25,16 +29,9 @@ def check_permissions(client: Client, kind: Kind, namespace: str) -> None:
     for plural in ("pods", "events"):
         client.get(f"{core}/{plural}", {"limit": 1})
     missing = [
-        f"{verb} {resource}" + (f"/{sub}" if sub else "")
-        for group, resource, sub, verb in (
-            (kind.group, kind.plural, "", "create"),
-            (kind.group, kind.plural, "", "watch"),
-            (kind.group, kind.plural, "", "delete"),
-            ("", "pods", "", "watch"),
-            ("", "events", "", "watch"),
-            ("", "pods", "log", "get"),
-        )
-        if not _may(client, namespace, group, resource, sub, verb)
+        str(right)
+        for right in needed_rights(kind)
+        if not is_allowed(client.request("POST", REVIEWS, body=right.review(namespace)))
     ]
     if missing:
         raise ConfigError(
@@ -43,18 +40,37 @@ def check_permissions(client: Client, kind: Kind, namespace: str) -> None:
         )
 
 
-def _may(client: Client, namespace: str, group: str, resource: str, sub: str, verb: str) -> bool:
-    attributes = {
-        "namespace": namespace,
-        "group": group,
-        "resource": resource,
-        "subresource": sub,
-        "verb": verb,
-    }
-    review = {
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SelfSubjectAccessReview",
-        "spec": {"resourceAttributes": attributes},
-    }
-    answer = client.request("POST", REVIEWS, body=review)
+@dataclass(frozen=True)
+class Right:
+    """A verb on a resource."""
+
+    verb: str
+    group: str
+    resource: str
+    subresource: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.resource}" + (f"/{self.subresource}" if self.subresource else "")
+
+    def review(self, namespace: str) -> dict[str, Any]:
+        """The question whether whoever asks has it."""
+        return {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": {"namespace": namespace, **asdict(self)}},
+        }
+
+
+def needed_rights(kind: Kind) -> tuple[Right, ...]:
+    """What a launcher does with jobs of this kind, from creating one to reading its logs."""
+    return (
+        *(Right(verb, kind.group, kind.plural) for verb in ("create", "watch", "patch", "delete")),
+        Right("watch", "", "pods"),
+        Right("watch", "", "events"),
+        Right("get", "", "pods", "log"),
+    )
+
+
+def is_allowed(answer: Mapping[str, Any]) -> bool:
+    """What the API server said to a review."""
     return bool(answer.get("status", {}).get("allowed"))
