@@ -17,7 +17,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApiServ
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(client, "FIRST_DELAY_S", 0.02)
     monkeypatch.setattr(client, "MAX_DELAY_S", 0.1)
-    monkeypatch.setattr(following, "DRAIN_S", 0.5)
+    monkeypatch.setattr(following, "DRAIN_S", 0.2)
     monkeypatch.setattr(following, "SETTLE_S", 0.3)
     monkeypatch.setattr(following, "LOOK_S", 0.1)
     monkeypatch.setattr(following, "TICK_S", 0.05)

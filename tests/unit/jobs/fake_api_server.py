@@ -330,6 +330,7 @@ def serving(fake: FakeApiServer) -> Iterator[FakeApiServer]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def setup(self) -> None:
             super().setup()
@@ -421,7 +422,7 @@ def serving(fake: FakeApiServer) -> Iterator[FakeApiServer]:
             time.sleep(0.02)
 
     class Server(ThreadingHTTPServer):
-        daemon_threads = True
+        daemon_threads = False
         request_queue_size = 256
 
         def handle_error(self, *_: Any) -> None:
@@ -435,10 +436,12 @@ def serving(fake: FakeApiServer) -> Iterator[FakeApiServer]:
         yield fake
     finally:
         fake.is_closing = True
-        fake.drop_connections()
         server.shutdown()
-        server.server_close()
         thread.join()
+        fake.drop_connections()
+        with fake.condition:
+            fake.condition.notify_all()
+        server.server_close()  # and joins the threads of all connections
 
 
 def write_kubeconfig(path: Path, fake: FakeApiServer, token_file: Path | None = None) -> Path:

@@ -81,11 +81,11 @@ def fail(api: FakeApiServer, job: Object, replica: str, state: Object) -> None:
     api.change("pytorchjobs", job["metadata"]["name"], conditions=[FAILED])
 
 
-def later(act: Callable[[], object], after_s: float = 0.3) -> None:
+def later(act: Callable[[], object], after_s: float = 0.1) -> None:
     threading.Timer(after_s, act).start()
 
 
-def trains(api: FakeApiServer, after_s: float = 0.3) -> None:
+def trains(api: FakeApiServer, after_s: float = 0.1) -> None:
     """A job that is created trains and succeeds."""
 
     def on_create(job: Object) -> None:
