@@ -368,7 +368,8 @@ def workflow(kubectl: Kubectl) -> Iterator[dict[str, str]]:
 
 
 def test_the_check_step_settles_the_run_and_launches_nothing(pipeline: Pipeline) -> None:
-    checked = pipeline.run("check")
+    pod = pipeline.start("check")
+    checked = pipeline.finished(pod)
 
     assert json.loads(checked["parameters"]["resolved_recipe"])["training"]["max_steps"] == 2
     assert f"{checked['parameters']['storage']}/{pipeline.run_id}" == pipeline.folder
@@ -376,6 +377,7 @@ def test_the_check_step_settles_the_run_and_launches_nothing(pipeline: Pipeline)
     assert settings["writes_artifacts"], "pods write the adapter where Kubeflow expects it"
     assert settings["platform"]["labels"] == {"sidecar.istio.io/inject": "false"}, "the ConfigMap's"
     assert pipeline.jobs() == []
+    assert "Found endpoint" not in pipeline.kubectl("logs", pod), "boto3, for each client"
 
 
 def test_terminate_deletes_the_job_that_trains(prepared: Pipeline) -> None:
