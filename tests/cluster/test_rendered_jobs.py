@@ -162,7 +162,7 @@ def test_the_policies_refuse_an_accepted_trainjob_with_a_hostile_change(
 # takes pods away that still run when it has ended.
 LOOK_AROUND = """
 import errno, os, pathlib, socket
-for folder in ("/tmp", "/work", "/dev/shm"):
+for folder in ("/tmp", "/scratch", "/dev/shm"):
     (pathlib.Path(folder) / "file").write_text("x")
 try:
     pathlib.Path("/file").write_text("x")

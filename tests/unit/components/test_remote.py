@@ -199,8 +199,8 @@ def test_pods_read_the_adapter_where_it_is_or_else_a_copy(
     write_settings(
         folder, LaunchSettings("pytorchjob", "arithmetic", PLATFORM, writes_artifacts=True)
     )
-    assert adapter_of(Artifact(adapter, "s3://root/adapter")) == "s3://root/adapter"
-    assert adapter_of(Artifact(adapter, "gs://root/adapter")) == trained
+    assert adapter_of(Artifact(adapter, "s3://bucket/adapter")) == "s3://bucket/adapter"
+    assert adapter_of(Artifact(adapter, "gs://bucket/adapter")) == trained
 
 
 def write_training(spec: JobSpec) -> None:

@@ -34,7 +34,7 @@ from rlvr_trainer.storage import S3_SCHEME, open_storage
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_WORK_DIR = Path("/work/run")
+DEFAULT_WORK_DIR = Path("/scratch/run")
 DEFAULT_MASTER_TIMEOUT_S = 600.0
 RESOLVE_INTERVAL_S = 1.0
 TERMINATION_LOG = "/dev/termination-log"
