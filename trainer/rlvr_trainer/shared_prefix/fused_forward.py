@@ -16,6 +16,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rlvr_trainer.shared_prefix.adapters import CannotMerge, active_adapters, with_adapters
 from rlvr_trainer.shared_prefix.registration import SharedAttention
 
 
@@ -169,17 +170,10 @@ def _merged(module: Any) -> _Linear:
     if not isinstance(module, LoraLayer):
         return _plain(module)
     linear = _plain(module.get_base_layer())
-    if module.merged or module.disable_adapters:
-        return linear
-    weight = linear.weight
-    for name in module.active_adapters:
-        if name not in module.lora_A:
-            continue
-        a, b = module.lora_A[name], module.lora_B[name]
-        if name in module.lora_variant or b.bias is not None:
-            raise CannotFuse(f"the adapter {name} is more than B · A")
-        weight = torch.addmm(weight, b.weight.float(), a.weight.float(), alpha=module.scaling[name])
-    return _Linear(weight, linear.bias)
+    try:
+        return _Linear(with_adapters(linear.weight, active_adapters(module)), linear.bias)
+    except CannotMerge as error:
+        raise CannotFuse(str(error)) from error
 
 
 def _plain(module: Any) -> _Linear:

@@ -22,8 +22,23 @@ def is_cpu(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
+def multiplies_in_float32(dtype: torch.dtype) -> bool:
+    """Whether matrices of `dtype` on a CPU are multiplied in float32, at no loss of speed.
+
+    bfloat16 is the faster type with AMX only.
+    """
+    is_bfloat16 = dtype == torch.bfloat16
+    return dtype == torch.float32 or (is_bfloat16 and not torch.cpu._is_amx_tile_supported())
+
+
+def result_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which a linear layer returns its result for `x`, which autocast may decide."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype a part is computed in.
+    """The dtype a part of the attention is computed in.
 
     Without AMX the CPU kernel is many times slower in bfloat16 than in float32, and a float32 copy
     of queries, keys and values is small beside the activations (the scores are never materialised).

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from rlvr_trainer.shared_prefix.flex_attention import FlexAttention
 from rlvr_trainer.shared_prefix.kernels import is_cpu
 from rlvr_trainer.shared_prefix.layout import Layout, PackedBatch, pack
+from rlvr_trainer.shared_prefix.merged_linear import merge_linears
 from rlvr_trainer.shared_prefix.registration import SharedAttention, enable, packed_mask
-from rlvr_trainer.shared_prefix.token_scores import token_scores
+from rlvr_trainer.shared_prefix.token_scores import head_scores, token_scores
 from rlvr_trainer.shared_prefix.tree_attention import PackedAttention
 
 
@@ -23,6 +24,7 @@ def token_log_probs(
     *,
     rows: Tensor | None = None,
     compute_entropy: bool = False,
+    entropy_gradient: bool = True,
     temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probability, and entropy if asked, of every completion token.
@@ -38,6 +40,7 @@ def token_log_probs(
         num_completion_tokens: C.
         rows: (B,) bool, the rows to compute; the others get zeros. At least one is computed in any
             case.
+        entropy_gradient: False where entropies are only looked at, which saves a multiplication.
 
     Returns log-probabilities (B, C) and entropies (B, C) or None.
     Raises ValueError for a mask with holes or a row without a prompt.
@@ -51,7 +54,10 @@ def token_log_probs(
     )
     bare = base_model(model)
     enable(bare)
-    with _scores_instead_of_logits(bare.get_output_embeddings(), targets, temperature):
+    if is_cpu(device):
+        merge_linears(bare)
+    head = bare.get_output_embeddings()
+    with _scores_instead_of_logits(head, targets, temperature, compute_entropy & entropy_gradient):
         scores = model(
             input_ids=torch.tensor([batch.input_ids], device=device),
             attention_mask=packed_mask(device),
@@ -61,7 +67,10 @@ def token_log_probs(
             shared_prefix=packed_attention(batch.layout, device),
         ).logits[0]  # (T, 2)
     spread = scores.new_zeros(*shape, 2).index_put((row, column), scores)
-    return spread[..., 0], spread[..., 1] if compute_entropy else None
+    log_probs, entropies = spread.unbind(-1)
+    if not compute_entropy:
+        return log_probs, None
+    return log_probs, entropies if entropy_gradient else entropies.detach()
 
 
 def packed_attention(layout: Layout, device: torch.device) -> SharedAttention:
@@ -117,20 +126,39 @@ def base_model(model: Any) -> Any:
 
 @contextmanager
 def _scores_instead_of_logits(
-    lm_head: nn.Module, targets: Tensor, temperature: float
+    head: Any, targets: Tensor, temperature: float, entropy_gradient: bool
 ) -> Iterator[None]:
     """Let the model return (1, T, 2) log-probabilities and entropies in place of logits (1, T, V).
 
-    A hook on the head works inside every wrapper, and keeps mixed-precision wrappers, which cast a
-    model's outputs to float32, away from a tensor as large as the logits.
+    Doing so in the head works inside every wrapper, and keeps mixed-precision wrappers, which cast
+    a model's outputs to float32, away from a tensor as large as the logits.
     """
 
-    def replace(_module: nn.Module, _args: Any, logits: Tensor) -> Tensor:
+    def score_logits(_head: nn.Module, _args: Any, logits: Tensor) -> Tensor:
         # A view: indexing would zero and copy a gradient as large as the logits.
         return token_scores(logits.squeeze(0), targets, temperature)[None]
 
-    handle = lm_head.register_forward_hook(replace)
-    try:
-        yield
-    finally:
-        handle.remove()
+    def score(hidden: Tensor) -> Tensor:
+        return head_scores(
+            hidden.squeeze(0),
+            head.weight,
+            head.bias,
+            targets,
+            temperature,
+            entropy_gradient=entropy_gradient,
+        )[None]
+
+    is_plain = type(head) is nn.Linear
+    is_trained = torch.is_grad_enabled() and any(p.requires_grad for p in head.parameters())
+    if is_trained or not is_plain:
+        handle = head.register_forward_hook(score_logits)
+        try:
+            yield
+        finally:
+            handle.remove()
+    else:
+        head.forward = score
+        try:
+            yield
+        finally:
+            del head.forward

@@ -1,72 +1,147 @@
-"""Log-probability and entropy of tokens from logits, without a float32 copy of the logits."""
+"""Log-probability and entropy of tokens, with neither all logits nor their gradient in memory."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-# A chunk of float32 logits of this many elements stays in a CPU's cache, and fills a GPU.
-_CHUNK_ELEMENTS = {"cpu": 2**19}
-_GPU_CHUNK_ELEMENTS = 2**26
+from rlvr_trainer.shared_prefix.kernels import is_cpu, multiplies_in_float32, result_dtype
+
+# Logits in memory at a time. Fewer, and a CPU reads the head's weight too often; more, and its
+# allocator returns them to the system each time.
+_MULTIPLIED_ELEMENTS = {"cpu": 2**24}
+_SOFTMAXED_ELEMENTS = {"cpu": 2**18}  # which stay in a CPU's cache
+_GPU_ELEMENTS = 2**26
+
+
+def head_scores(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    temperature: float = 1.0,
+    *,
+    entropy_gradient: bool = True,
+) -> Tensor:
+    """Scores (T, 2), float32, of `targets` (T,) under softmax(logits / temperature).
+
+    The logits are those of a head with `weight` (V, H) for the states `hidden` (T, H). Column 0 is
+    log p(target), column 1 the entropy. Both have a gradient for `hidden`, and for nothing else;
+    without `entropy_gradient` column 1 has none, which saves a multiplication.
+
+    The gradient of a token's scores for its state needs nothing from the backward pass but a
+    factor, so it is computed with the scores, while the token's logits are there.
+    """
+    scores: Tensor = _HeadScores.apply(hidden, weight, bias, targets, temperature, entropy_gradient)
+    return scores
 
 
 def token_scores(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
-    """Scores (T, 2), float32, of `targets` (T,) under softmax(logits (T, V) / temperature).
+    """`head_scores` for a head that is trained or adapted, from its logits (T, V).
 
-    Column 0 is log p(target), column 1 the entropy; both have gradients. The logits' memory is
-    reused for their gradient, so the caller must not read them afterwards, and the backward pass
-    can run once.
+    The logits' memory is reused for their gradient, so the caller must not read them afterwards,
+    and the backward pass can run once.
     """
     scores: Tensor = _TokenScores.apply(logits, targets, temperature)
     return scores
+
+
+class _HeadScores(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        temperature: float,
+        entropy_gradient: bool,
+    ) -> Tensor:
+        dtype = result_dtype(hidden)
+        if is_cpu(hidden.device) and multiplies_in_float32(dtype):
+            dtype = torch.float32
+        num_slopes = (2 if entropy_gradient else 1) if ctx.needs_input_grad[0] else 0
+        states, head = hidden.to(dtype), weight.to(dtype)
+        offset = None if bias is None else bias.to(dtype)
+        scores = hidden.new_empty(len(hidden), 2, dtype=torch.float32)
+        slopes = hidden.new_empty(num_slopes, *hidden.shape, dtype=dtype)
+        with torch.autocast(hidden.device.type, enabled=False):
+            for rows in _chunks((len(states), len(head)), hidden.device, _MULTIPLIED_ELEMENTS):
+                logits = functional.linear(states[rows], head, offset)
+                of_logits = [logits, torch.empty_like(logits)][:num_slopes]
+                for part in _chunks(logits.shape, hidden.device, _SOFTMAXED_ELEMENTS):
+                    target = targets[rows][part, None]
+                    log_p, p = _softmax(logits[part], temperature)
+                    # Not lse - sum(p · x), which is a small difference of large numbers.
+                    entropy = -torch.linalg.vecdot(p, log_p)
+                    scores[rows][part, 0] = log_p.gather(-1, target)[:, 0]
+                    scores[rows][part, 1] = entropy
+                    if num_slopes > 1:
+                        of_logits[1][part] = log_p.add_(entropy[:, None]).mul_(p)
+                    if num_slopes:
+                        p.scatter_add_(-1, target, p.new_full(target.shape, -1.0))
+                        of_logits[0][part] = p
+                for slope, x in zip(slopes, of_logits, strict=True):
+                    torch.mm(x, head, out=slope[rows])
+        ctx.save_for_backward(slopes.div_(-temperature))
+        ctx.dtype = hidden.dtype
+        return scores
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (slopes,) = ctx.saved_tensors
+        of_hidden = sum(
+            g[:, None] * slope for g, slope in zip(grad.unbind(-1), slopes, strict=False)
+        )
+        assert isinstance(of_hidden, Tensor)
+        return of_hidden.to(ctx.dtype), None, None, None, None, None
 
 
 class _TokenScores(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
         scores = logits.new_empty(logits.shape[0], 2, dtype=torch.float32)
-        normaliser = logits.new_empty(logits.shape[0], dtype=torch.float32)
-        for part in _chunks(logits):
-            x = logits[part].float()
-            if temperature != 1.0:
-                x = x / temperature
-            lse = torch.logsumexp(x, -1)
-            log_p = x - lse[:, None]
+        for part in _chunks(logits.shape, logits.device, _SOFTMAXED_ELEMENTS):
+            log_p, p = _softmax(logits[part], temperature)
             scores[part, 0] = log_p.gather(-1, targets[part, None])[:, 0]
-            # Not lse - sum(p · x), which is a small difference of large numbers.
-            scores[part, 1] = -(torch.exp(log_p).mul_(log_p)).sum(-1)
-            normaliser[part] = lse
+            scores[part, 1] = -torch.linalg.vecdot(p, log_p)
         ctx.logits = logits.detach()  # not saved: overwritten by the backward
         ctx.temperature = temperature
-        ctx.save_for_backward(targets, normaliser, scores)
+        ctx.save_for_backward(targets, scores)
         return scores
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        targets, normaliser, scores = ctx.saved_tensors
+        targets, scores = ctx.saved_tensors
         logits, ctx.logits = ctx.logits, None
         if logits is None:
             raise RuntimeError(
                 "the logits were overwritten by the first backward pass; run the forward again"
             )
         with_entropy = bool(grad[:, 1].any())
-        for part in _chunks(logits):
-            x = logits[part].float()
-            if ctx.temperature != 1.0:
-                x = x / ctx.temperature
-            log_p = x.sub_(normaliser[part, None])
-            p = torch.exp(log_p)
+        for part in _chunks(logits.shape, logits.device, _SOFTMAXED_ELEMENTS):
+            log_p, p = _softmax(logits[part], ctx.temperature)
             g_log_prob, g_entropy = grad[part, 0, None], grad[part, 1, None]
             if with_entropy:
                 d = p * (-g_log_prob - g_entropy * (log_p + scores[part, 1, None]))
             else:
                 d = p.mul_(-g_log_prob)
             d.scatter_add_(-1, targets[part, None], g_log_prob)
-            logits[part] = d.div_(ctx.temperature) if ctx.temperature != 1.0 else d
+            logits[part] = d.div_(ctx.temperature)
         return logits, None, None
 
 
-def _chunks(logits: Tensor) -> list[slice]:
-    elements = _CHUNK_ELEMENTS.get(logits.device.type, _GPU_CHUNK_ELEMENTS)
-    size = max(1, elements // logits.shape[1])
-    return [slice(i, i + size) for i in range(0, logits.shape[0], size)]
+def _softmax(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """log p and p (n, V), float32, of softmax(logits / temperature)."""
+    log_p = torch.log_softmax(logits.float().div(temperature), -1)
+    return log_p, torch.exp(log_p)
+
+
+def _chunks(
+    shape: tuple[int, ...], device: torch.device, elements: dict[str, int]
+) -> Iterator[slice]:
+    num_rows, row_length = shape
+    size = max(1, elements.get(device.type, _GPU_ELEMENTS) // row_length)
+    return (slice(i, i + size) for i in range(0, num_rows, size))

@@ -143,6 +143,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
                 num_tokens,
                 rows=rows,
                 compute_entropy=entropy,
+                entropy_gradient=self._entropy_bonus_enabled,
                 temperature=self.temperature,
             )
 

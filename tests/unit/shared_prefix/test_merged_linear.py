@@ -1,0 +1,164 @@
+"""Merged linear layers against PEFT's own, on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+
+from rlvr_trainer.shared_prefix import merged_linear
+from rlvr_trainer.shared_prefix.adapters import CannotMerge, active_adapters
+from rlvr_trainer.shared_prefix.merged_linear import merge_linears
+
+from .conftest import gradient, random_model
+
+IDS = torch.randint(3, 211, (8, 24), generator=torch.Generator().manual_seed(0))
+
+
+def adapted(dtype: torch.dtype = torch.float32, **options: Any) -> Any:
+    model = random_model("llama", attention_bias=True).to(dtype)
+    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, **options)
+    return get_peft_model(model, config, autocast_adapter_dtype=False)
+
+
+def forward_and_gradient(model: Any) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
+    logits = model(input_ids=IDS).logits
+    logits.square().mean().backward()
+    return logits.detach(), gradient(model)
+
+
+def assert_merging_changes_nothing(model: Any, tolerance: float = 1e-5) -> None:
+    expected, expected_gradient = forward_and_gradient(model)
+    merge_linears(model.get_base_model())
+    actual, actual_gradient = forward_and_gradient(model)
+    assert actual.dtype == expected.dtype
+    for a, b in ((actual, expected), (actual_gradient, expected_gradient)):
+        assert (a - b).float().norm() < tolerance * b.float().norm()
+
+
+@pytest.fixture
+def num_multiplied(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """How many layers have been multiplied merged."""
+    calls = []
+    multiply = merged_linear._multiply
+
+    def counting(*args: Any) -> Tensor:
+        calls.append(args)
+        return multiply(*args)
+
+    monkeypatch.setattr(merged_linear, "_multiply", counting)
+    return lambda: len(calls)
+
+
+def test_lora_gives_the_same(num_multiplied: Callable[[], int]) -> None:
+    assert_merging_changes_nothing(adapted(lora_alpha=6, use_rslora=True))
+    assert num_multiplied() == 3 * 7  # layers of the model times linear ones in each
+
+
+def test_bfloat16_weights_come_closer_to_float32_than_by_the_modules(
+    num_multiplied: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    model = adapted(torch.bfloat16)
+    in_float32 = adapted()
+    in_float32.load_state_dict(model.state_dict())
+    exact = forward_and_gradient(in_float32)
+    plain = forward_and_gradient(model)
+    merge_linears(model.get_base_model())
+    merged = forward_and_gradient(model)
+    for x, y, z in zip(merged, plain, exact, strict=True):
+        assert x.dtype == torch.bfloat16
+        assert (x - z).norm() < (y - z).norm() < 0.1 * z.norm()
+    assert num_multiplied() == 3 * 7
+
+
+def test_bfloat16_layers_without_adapters_are_multiplied_in_float32_too(
+    num_multiplied: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    model = random_model("llama").to(torch.bfloat16)
+    model.requires_grad_(False)
+    expected = model(input_ids=IDS).logits
+    merge_linears(model)
+    actual = model(input_ids=IDS).logits
+    assert (actual - expected).norm() < 2**-5 * expected.norm()
+    assert num_multiplied() == 3 * 7
+
+
+def test_with_amx_bfloat16_is_left_to_the_modules(
+    num_multiplied: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert_merging_changes_nothing(adapted(torch.bfloat16), tolerance=1e-9)
+    assert num_multiplied() == 0
+
+
+def test_autocast_decides_the_dtype_of_the_result_and_not_that_of_the_multiplication(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    model = adapted()
+    merge_linears(model.get_base_model())
+    layer = model.get_base_model().model.layers[0].mlp.up_proj
+    x = torch.randn(5, 48)
+    exact = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = layer(x)
+    assert rounded.dtype == torch.bfloat16
+    assert torch.equal(rounded, exact.bfloat16())
+
+
+def test_disabled_several_and_merged_adapters_count_as_peft_counts_them() -> None:
+    model = adapted()
+    model.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    model.base_model.set_adapter(["default", "second"])
+    assert_merging_changes_nothing(model)
+    with_both, _ = forward_and_gradient(model)
+    with torch.no_grad():
+        with model.disable_adapter():
+            without = model(input_ids=IDS).logits
+        assert not torch.allclose(without, with_both)
+        model.merge_adapter()
+        torch.testing.assert_close(model(input_ids=IDS).logits, with_both, atol=2e-4, rtol=1e-4)
+        with model.disable_adapter():
+            layer = model.get_base_model().model.layers[0].mlp.up_proj
+            with pytest.raises(CannotMerge, match="merged and disabled"):
+                active_adapters(layer)
+            torch.testing.assert_close(model(input_ids=IDS).logits, without, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options", [{"use_dora": True}, {"lora_dropout": 0.5}], ids=["DoRA", "dropout"]
+)
+def test_adapters_that_are_more_than_a_product_stay_pefts(
+    options: dict[str, Any], num_multiplied: Callable[[], int]
+) -> None:
+    assert_merging_changes_nothing(adapted(**options).train(), tolerance=1e-9)
+    assert num_multiplied() == 0
+
+
+def test_a_base_weight_that_is_trained_keeps_its_gradient(
+    num_multiplied: Callable[[], int],
+) -> None:
+    model = adapted()
+    model.requires_grad_(True)
+    assert_merging_changes_nothing(model)
+    assert num_multiplied() == 0
+
+
+def test_a_copied_layer_multiplies_by_its_own_weights() -> None:
+    model = adapted()
+    merge_linears(model.get_base_model())
+    layer = model.get_base_model().model.layers[0].mlp.up_proj
+    copy, x = deepcopy(layer), torch.randn(5, 48)
+    with torch.no_grad():
+        before = layer(x)
+        for parameter in layer.parameters():
+            parameter.zero_()
+        assert torch.equal(copy(x), before)

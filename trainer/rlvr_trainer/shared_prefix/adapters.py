@@ -1,0 +1,52 @@
+"""A linear layer's weight with its LoRA adapters added to it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What LoRA adds to a weight: `scaling` · `up` · `down`."""
+
+    down: Tensor  # (r, in), PEFT's lora_A
+    up: Tensor  # (out, r), PEFT's lora_B
+    scaling: float
+
+
+class CannotMerge(Exception):
+    """The adapters of a layer cannot be added to its weight."""
+
+
+def active_adapters(layer: LoraLayer) -> list[Adapter]:
+    """The adapters that act on what the layer's base layer returns.
+
+    Raises CannotMerge for adapters that are more than a product of two matrices.
+    """
+    if layer.disable_adapters:
+        if layer.merged:
+            raise CannotMerge("adapters are merged and disabled, which takes PEFT to undo")
+        return []
+    if layer.merged:
+        return []
+    found = []
+    for name in layer.active_adapters:
+        if name not in layer.lora_A:
+            continue
+        down, up = layer.lora_A[name], layer.lora_B[name]
+        drops = not isinstance(dropout := layer.lora_dropout[name], nn.Identity)
+        if name in layer.lora_variant or up.bias is not None or (drops and dropout.training):
+            raise CannotMerge(f"the adapter {name} is more than B · A")
+        found.append(Adapter(down.weight, up.weight, layer.scaling[name]))
+    return found
+
+
+def with_adapters(weight: Tensor, adapters: Sequence[Adapter]) -> Tensor:
+    """`weight` (out, in) plus the adapters, in its dtype; itself where there are none."""
+    for adapter in adapters:
+        up, down = adapter.up.to(weight.dtype), adapter.down.to(weight.dtype)
+        weight = torch.addmm(weight, up, down, alpha=adapter.scaling)
+    return weight
