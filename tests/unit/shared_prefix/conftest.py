@@ -25,7 +25,13 @@ from trl.trainer.utils import add_fused_lm_head
 
 from rlvr_trainer.models import load_model
 from rlvr_trainer.recipe import ModelSection, QuantizationSection
-from rlvr_trainer.shared_prefix import decode_attention, generation, kernels, log_probs
+from rlvr_trainer.shared_prefix import (
+    decode_attention,
+    generation,
+    kernels,
+    log_probs,
+    token_scores,
+)
 
 TEMPERATURE = 0.7
 ARCHITECTURES = {
@@ -126,7 +132,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
     torch refuses that form's backward on a CPU, because it has no kernel for it there.
     """
-    for module in (kernels, decode_attention, generation, log_probs):
+    for module in (kernels, decode_attention, generation, log_probs, token_scores):
         monkeypatch.setattr(module, "is_cpu", lambda device: False)
     monkeypatch.setattr(torch_flex, "_validate_device", lambda *_: None)
 

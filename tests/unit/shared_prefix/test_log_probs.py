@@ -152,6 +152,26 @@ def test_the_plain_forward_is_unchanged_by_a_packed_one(ragged: Batch) -> None:
     assert torch.equal(before, after)
 
 
+def test_a_forward_that_another_library_put_on_the_head_is_called_and_stays(ragged: Batch) -> None:
+    model = random_model("llama")
+    model.requires_grad_(False)
+    expected, _ = packed_scores(model, ragged)
+    head, called = model.get_output_embeddings(), []
+    plain = head.forward
+    offloaded = lambda hidden: called.append(1) or plain(hidden)  # noqa: E731
+    head.forward = offloaded
+    actual, _ = packed_scores(model, ragged)
+    torch.testing.assert_close(actual, expected, atol=5e-5, rtol=0)
+    assert called
+    assert head.forward is offloaded
+
+
+def test_entropies_that_are_only_looked_at_have_no_gradient(ragged: Batch) -> None:
+    model = random_model("llama")
+    _, entropies = packed_scores(model, ragged, entropy_gradient=False)
+    assert not entropies.requires_grad
+
+
 def test_a_mask_with_a_hole_is_an_error(ragged: Batch) -> None:
     ragged.attention_mask[1, -8] = 0
     with pytest.raises(ValueError, match="row 1"):

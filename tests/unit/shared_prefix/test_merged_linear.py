@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import IA3Config, LoraConfig, get_peft_model
+from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor
 
 from rlvr_trainer.shared_prefix import merged_linear
@@ -143,13 +145,56 @@ def test_adapters_that_are_more_than_a_product_stay_pefts(
     assert num_multiplied() == 0
 
 
-def test_a_base_weight_that_is_trained_keeps_its_gradient(
-    num_multiplied: Callable[[], int],
+@pytest.mark.parametrize("trained", ["weight", "bias"])
+def test_a_base_layer_that_is_trained_keeps_its_gradient(
+    trained: str, num_multiplied: Callable[[], int]
 ) -> None:
     model = adapted()
-    model.requires_grad_(True)
+    for name, parameter in model.named_parameters():
+        if name.endswith(f"q_proj.base_layer.{trained}"):
+            parameter.requires_grad_(True)
     assert_merging_changes_nothing(model)
+    assert num_multiplied() == 3 * 6
+
+
+def test_an_adapter_over_another_tuners_layer_stays_pefts(
+    num_multiplied: Callable[[], int],
+) -> None:
+    inner = get_peft_model(
+        random_model("llama"),
+        IA3Config(target_modules=["q_proj"], feedforward_modules=[], init_ia3_weights=False),
+    )
+    outer = LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False)
+    assert_merging_changes_nothing(get_peft_model(inner.base_model.model, outer))
     assert num_multiplied() == 0
+
+
+def test_hooks_on_the_layers_inside_are_called() -> None:
+    model = adapted()
+    merge_linears(model.get_base_model())
+    layer = model.get_base_model().model.layers[0].mlp.up_proj
+    called = []
+    layer.lora_A["default"].register_forward_hook(lambda *_: called.append(1))
+    layer(torch.randn(5, 48))
+    assert called
+
+
+def test_a_model_can_still_be_saved_whole(tmp_path: Path) -> None:
+    model = adapted()
+    merge_linears(model.get_base_model())
+    layer = model.get_base_model().model.layers[0]
+    torch.save(layer.mlp, tmp_path / "mlp.pt")
+    again, x = torch.load(tmp_path / "mlp.pt", weights_only=False), torch.randn(5, 48)
+    assert torch.equal(again(x), layer.mlp(x))
+
+
+def test_the_head_is_not_touched() -> None:
+    model = random_model("llama").to(torch.bfloat16)
+    with_head = LoraConfig(r=4, target_modules=["q_proj", "lm_head"])
+    merge_linears(get_peft_model(model, with_head).get_base_model())
+    head = model.get_output_embeddings()
+    assert type(head) is LoraLinear
+    assert type(head.base_layer) is torch.nn.Linear
 
 
 def test_a_copied_layer_multiplies_by_its_own_weights() -> None:

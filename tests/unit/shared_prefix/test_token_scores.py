@@ -105,6 +105,24 @@ def test_bfloat16_states_get_a_bfloat16_gradient_as_exact_as_its_rounding() -> N
     assert (gradients[0] - gradients[1]).norm() < 2**-8 * gradients[1].norm()
 
 
+@pytest.mark.parametrize("with_logits", [False, True])
+def test_autocast_rounds_no_score(with_logits: bool) -> None:
+    torch.manual_seed(0)
+    states, weight = torch.randn(7, 32), torch.randn(500, 32) * 0.1
+    targets = torch.randint(500, (7,))
+    logits = states @ weight.t()
+    with torch.autocast("cpu", torch.bfloat16):
+        if with_logits:
+            scores = token_scores(logits.clone(), targets)
+        else:
+            scores = head_scores(states.bfloat16().float(), weight, None, targets)
+    expected = float64_scores(logits.double(), targets, 1.0)
+    # the states and the weight may be rounded, the entropies not: bfloat16 has steps of 0.03 there
+    torch.testing.assert_close(
+        scores[:, 1].double(), expected[:, 1], atol=1e-5 if with_logits else 4e-3, rtol=0
+    )
+
+
 def test_a_second_backward_through_logits_is_an_error() -> None:
     logits = torch.randn(2, 5, requires_grad=True)
     scores = token_scores(logits * 1, torch.tensor([1, 2])).sum()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rlvr_trainer.shared_prefix.adapters import CannotMerge, active_adapters, with_adapters
+from rlvr_trainer.shared_prefix.merged_linear import Float32Linear
 from rlvr_trainer.shared_prefix.registration import SharedAttention
 
 
@@ -169,7 +170,7 @@ def _merged(module: Any) -> _Linear:
     """A linear layer's weights, dequantised, with its active adapters added."""
     if not isinstance(module, LoraLayer):
         return _plain(module)
-    linear = _plain(module.get_base_layer())
+    linear = _plain(module.base_layer)
     try:
         return _Linear(with_adapters(linear.weight, active_adapters(module)), linear.bias)
     except CannotMerge as error:
@@ -182,7 +183,7 @@ def _plain(module: Any) -> _Linear:
         from bitsandbytes.functional import dequantize_4bit
 
         weight = dequantize_4bit(weight.data, weight.quant_state)
-    elif type(module) is not nn.Linear:
+    elif type(module) not in (nn.Linear, Float32Linear):
         raise CannotFuse(f"a linear layer is {type(module).__name__}")
     if weight.shape != (module.out_features, module.in_features) or weight.device.type != "cpu":
         raise CannotFuse("a weight is sharded or lies elsewhere")

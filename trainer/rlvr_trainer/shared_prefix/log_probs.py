@@ -67,10 +67,9 @@ def token_log_probs(
             shared_prefix=packed_attention(batch.layout, device),
         ).logits[0]  # (T, 2)
     spread = scores.new_zeros(*shape, 2).index_put((row, column), scores)
-    log_probs, entropies = spread.unbind(-1)
     if not compute_entropy:
-        return log_probs, None
-    return log_probs, entropies if entropy_gradient else entropies.detach()
+        return spread[..., 0], None
+    return spread[..., 0], spread[..., 1] if entropy_gradient else spread[..., 1].detach()
 
 
 def packed_attention(layout: Layout, device: torch.device) -> SharedAttention:
@@ -148,7 +147,7 @@ def _scores_instead_of_logits(
             entropy_gradient=entropy_gradient,
         )[None]
 
-    is_plain = type(head) is nn.Linear
+    is_plain = type(head) is nn.Linear and "forward" not in vars(head)
     is_trained = torch.is_grad_enabled() and any(p.requires_grad for p in head.parameters())
     if is_trained or not is_plain:
         handle = head.register_forward_hook(score_logits)

@@ -6,7 +6,6 @@ the weight, which is small beside the activations, and multiplied with it. All i
 for a bfloat16 model too: CPUs without AMX multiply that two to eight times as fast.
 """
 
-from types import MethodType
 from typing import Any
 
 import torch
@@ -24,58 +23,74 @@ from rlvr_trainer.shared_prefix.kernels import is_cpu, multiplies_in_float32, re
 
 
 def merge_linears(model: Any) -> None:
-    """Let the linear layers of a transformers model on a CPU multiply so, for good.
+    """Let the linear layers of a transformers model on a CPU multiply so, but for its head.
 
-    Layers recomputed in a backward pass must still find it. Only frozen weights are served; a
-    layer that cannot be goes on as before, and the head of the model does.
+    The layers get another class, for good: one that is recomputed in a backward pass must multiply
+    as in its forward. What cannot be served (a weight or a bias that is trained or sharded, an
+    adapter that is more than a product, a hook on what is passed over) goes on as before.
     """
-    head = model.get_output_embeddings()
+    of_head = set(model.get_output_embeddings().modules())
     for module in model.modules():
-        if module is head or "forward" in vars(module):
+        if module in of_head:
             continue
         if type(module) is LoraLinear:
-            module.forward = MethodType(_adapted, module)
+            module.__class__ = MergedLoraLinear
         elif type(module) is nn.Linear and module.weight.dtype == torch.bfloat16:
-            module.forward = MethodType(_plain, module)  # type: ignore[method-assign]
+            module.__class__ = Float32Linear
 
 
-def _adapted(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    base = layer.get_base_layer()
-    if not args and not kwargs and type(base) is nn.Linear and _is_served(x, base.weight):
-        try:
-            return _multiply(x, base, active_adapters(layer))
-        except CannotMerge:
-            pass
-    out: Tensor = type(layer).forward(layer, x, *args, **kwargs)
-    return out
+class MergedLoraLinear(LoraLinear):
+    """PEFT's LoRA layer with one multiplication."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """(…, in) → (…, out)."""
+        if not args and not kwargs and self._is_served(x):
+            try:
+                return _multiply(x, self.base_layer, active_adapters(self))
+            except CannotMerge:
+                pass
+        out: Tensor = super().forward(x, *args, **kwargs)
+        return out
+
+    def _is_served(self, x: Tensor) -> bool:
+        factors = (*self.lora_A.values(), *self.lora_B.values())
+        return (
+            type(self.base_layer) in (nn.Linear, Float32Linear)
+            and _is_served(x, self.base_layer)
+            and not any(map(_is_hooked, (self.base_layer, *factors)))
+        )
 
 
-def _plain(layer: Any, x: Tensor) -> Tensor:
-    if _is_served(x, layer.weight):
-        return _multiply(x, layer, [])
-    out: Tensor = type(layer).forward(layer, x)
-    return out
+class Float32Linear(nn.Linear):
+    """A layer with bfloat16 weights that multiplies in float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, in) → (…, out)."""
+        return _multiply(x, self, []) if _is_served(x, self) else super().forward(x)
 
 
-def _is_served(x: Tensor, weight: Tensor) -> bool:
-    is_whole = weight.dim() == 2 and not hasattr(weight, "ds_id")  # not ZeRO-3's part of one
+def _is_served(x: Tensor, base: nn.Linear) -> bool:
+    dtypes = (x.dtype, base.weight.dtype, result_dtype(x))
     return (
         is_cpu(x.device)
-        and is_whole
-        and not weight.requires_grad
-        and multiplies_in_float32(x.dtype)
-        and multiplies_in_float32(weight.dtype)
+        and all(map(multiplies_in_float32, dtypes))
+        and not any(p.requires_grad or hasattr(p, "ds_id") for p in base.parameters())
     )
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    """Whether calling the module does more than its class says: ZeRO-3, FSDP, offloading."""
+    return bool(module._forward_hooks or module._forward_pre_hooks) or "forward" in vars(module)
 
 
 def _multiply(x: Tensor, base: nn.Linear, adapters: list[Adapter]) -> Tensor:
     factors = [factor for adapter in adapters for factor in (adapter.down, adapter.up)]
     scalings = tuple(adapter.scaling for adapter in adapters)
-    out: Tensor = _MergedLinear.apply(x, base.weight, base.bias, scalings, *factors)
+    out: Tensor = _MergedMultiplication.apply(x, base.weight, base.bias, scalings, *factors)
     return out
 
 
-class _MergedLinear(torch.autograd.Function):
+class _MergedMultiplication(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -97,18 +112,17 @@ class _MergedLinear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, *factors = ctx.saved_tensors
         adapters = _adapters(ctx.scalings, factors)
+        of_x = None
+        of_factors: list[Tensor] = []
         with torch.autocast("cpu", enabled=False):
-            g = grad.flatten(0, -2).float()
-            of_x = None
+            g = grad.reshape(-1, grad.shape[-1]).float()
             if ctx.needs_input_grad[0]:
                 merged = with_adapters(weight.float(), adapters)
                 of_x = (g @ merged).view(x.shape).to(x.dtype)
-            of_factors: list[Tensor] = []
+            rows = x.reshape(-1, x.shape[-1]).float()
             for adapter in adapters:
-                rows = x.flatten(0, -2).float()
                 down, up = adapter.down.float(), adapter.up.float()
-                of_down = (g @ up).t() @ rows
-                of_up = g.t() @ (rows @ down.t())
+                of_down, of_up = (g @ up).t() @ rows, g.t() @ (rows @ down.t())
                 of_factors += [
                     of_down.mul_(adapter.scaling).to(adapter.down.dtype),
                     of_up.mul_(adapter.scaling).to(adapter.up.dtype),

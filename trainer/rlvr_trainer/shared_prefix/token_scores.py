@@ -70,20 +70,18 @@ class _HeadScores(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             for rows in _chunks((len(states), len(head)), hidden.device, _MULTIPLIED_ELEMENTS):
                 logits = functional.linear(states[rows], head, offset)
-                of_logits = [logits, torch.empty_like(logits)][:num_slopes]
+                # The first takes the logits' place, part by part after they are read.
+                of_logits = [logits, *(torch.empty_like(logits) for _ in range(num_slopes - 1))]
                 for part in _chunks(logits.shape, hidden.device, _SOFTMAXED_ELEMENTS):
                     target = targets[rows][part, None]
                     log_p, p = _softmax(logits[part], temperature)
-                    # Not lse - sum(p · x), which is a small difference of large numbers.
-                    entropy = -torch.linalg.vecdot(p, log_p)
-                    scores[rows][part, 0] = log_p.gather(-1, target)[:, 0]
-                    scores[rows][part, 1] = entropy
+                    scores[rows][part] = _scores(log_p, p, target)
                     if num_slopes > 1:
-                        of_logits[1][part] = log_p.add_(entropy[:, None]).mul_(p)
+                        of_logits[1][part] = log_p.add_(scores[rows][part, 1:]).mul_(p)
                     if num_slopes:
                         p.scatter_add_(-1, target, p.new_full(target.shape, -1.0))
                         of_logits[0][part] = p
-                for slope, x in zip(slopes, of_logits, strict=True):
+                for slope, x in zip(slopes, of_logits, strict=False):
                     torch.mm(x, head, out=slope[rows])
         ctx.save_for_backward(slopes.div_(-temperature))
         ctx.dtype = hidden.dtype
@@ -104,9 +102,7 @@ class _TokenScores(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
         scores = logits.new_empty(logits.shape[0], 2, dtype=torch.float32)
         for part in _chunks(logits.shape, logits.device, _SOFTMAXED_ELEMENTS):
-            log_p, p = _softmax(logits[part], temperature)
-            scores[part, 0] = log_p.gather(-1, targets[part, None])[:, 0]
-            scores[part, 1] = -torch.linalg.vecdot(p, log_p)
+            scores[part] = _scores(*_softmax(logits[part], temperature), targets[part, None])
         ctx.logits = logits.detach()  # not saved: overwritten by the backward
         ctx.temperature = temperature
         ctx.save_for_backward(targets, scores)
@@ -137,6 +133,14 @@ def _softmax(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """log p and p (n, V), float32, of softmax(logits / temperature)."""
     log_p = torch.log_softmax(logits.float().div(temperature), -1)
     return log_p, torch.exp(log_p)
+
+
+def _scores(log_p: Tensor, p: Tensor, target: Tensor) -> Tensor:
+    """(n, 2) from (n, V), (n, V) and (n, 1)."""
+    # Not lse - sum(p · x), which is a small difference of large numbers. Not a product of matrices
+    # either, which autocast would round.
+    entropy = -(p * log_p).sum(-1, keepdim=True)
+    return torch.cat((log_p.gather(-1, target), entropy), -1)
 
 
 def _chunks(
