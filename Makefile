@@ -3,7 +3,8 @@
 # make images        build the two images with Docker; BASE_IMAGE names what they begin with
 # make test-cluster  run jobs on a real single-node Kubernetes (root on Linux); -full: every fault
 # make test-gpu      what needs a CUDA device
-# make bench  set up .venv, then measure ours against plain TRL and generate (half an hour on two cores)
+# make bench  set up .venv, then measure ours against plain TRL and generate (half an hour on two cores with
+#             AVX512; hours without, where TRL multiplies bfloat16 slowly)
 
 PYTHON ?= python3
 VENV := .venv
