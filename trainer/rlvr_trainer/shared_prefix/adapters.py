@@ -37,8 +37,9 @@ def active_adapters(layer: LoraLayer) -> list[Adapter]:
         if name not in layer.lora_A:
             continue
         down, up = layer.lora_A[name], layer.lora_B[name]
-        drops = not isinstance(dropout := layer.lora_dropout[name], nn.Identity)
-        if name in layer.lora_variant or up.bias is not None or (drops and dropout.training):
+        dropout = layer.lora_dropout[name]
+        drops = dropout.training and not isinstance(dropout, nn.Identity)
+        if name in layer.lora_variant or up.bias is not None or drops:
             raise CannotMerge(f"the adapter {name} is more than B · A")
         found.append(Adapter(down.weight, up.weight, layer.scaling[name]))
     return found

@@ -57,7 +57,8 @@ def token_log_probs(
     if is_cpu(device):
         merge_linears(bare)
     head = bare.get_output_embeddings()
-    with _scores_instead_of_logits(head, targets, temperature, compute_entropy & entropy_gradient):
+    of_entropy = compute_entropy and entropy_gradient
+    with _scores_instead_of_logits(head, targets, temperature, entropy_gradient=of_entropy):
         scores = model(
             input_ids=torch.tensor([batch.input_ids], device=device),
             attention_mask=packed_mask(device),
@@ -125,7 +126,7 @@ def base_model(model: Any) -> Any:
 
 @contextmanager
 def _scores_instead_of_logits(
-    head: Any, targets: Tensor, temperature: float, entropy_gradient: bool
+    head: Any, targets: Tensor, temperature: float, *, entropy_gradient: bool
 ) -> Iterator[None]:
     """Let the model return (1, T, 2) log-probabilities and entropies in place of logits (1, T, V).
 

@@ -44,7 +44,7 @@ class MergedLoraLinear(LoraLinear):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(…, in) → (…, out)."""
-        if not args and not kwargs and self._is_served(x):
+        if not args and not kwargs and self._can_merge(x):
             try:
                 return _multiply(x, self.base_layer, active_adapters(self))
             except CannotMerge:
@@ -52,7 +52,7 @@ class MergedLoraLinear(LoraLinear):
         out: Tensor = super().forward(x, *args, **kwargs)
         return out
 
-    def _is_served(self, x: Tensor) -> bool:
+    def _can_merge(self, x: Tensor) -> bool:
         factors = (*self.lora_A.values(), *self.lora_B.values())
         return (
             type(self.base_layer) in (nn.Linear, Float32Linear)
@@ -117,6 +117,7 @@ class _MergedMultiplication(torch.autograd.Function):
         with torch.autocast("cpu", enabled=False):
             g = grad.reshape(-1, grad.shape[-1]).float()
             if ctx.needs_input_grad[0]:
+                # Again: kept from the forward, all of them are a second model.
                 merged = with_adapters(weight.float(), adapters)
                 of_x = (g @ merged).view(x.shape).to(x.dtype)
             rows = x.reshape(-1, x.shape[-1]).float()

@@ -90,10 +90,7 @@ class _HeadScores(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (slopes,) = ctx.saved_tensors
-        of_hidden = sum(
-            g[:, None] * slope for g, slope in zip(grad.unbind(-1), slopes, strict=False)
-        )
-        assert isinstance(of_hidden, Tensor)
+        of_hidden = (grad.t()[: len(slopes), :, None] * slopes).sum(0)
         return of_hidden.to(ctx.dtype), None, None, None, None, None
 
 
