@@ -15,8 +15,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed-local
 	$(BIN)/rlvr run arithmetic --run-dir runs/arithmetic
 
+# A process a core, each taking whole files in their order; fast files come first.
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-gpu: $(VENV)/installed-dev
 	$(BIN)/pytest tests/gpu -m gpu

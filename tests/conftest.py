@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from rlvr_trainer.recipe import ModelSection
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Processes that share the cores; two threads each would spend them waiting for one another.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -112,13 +112,13 @@ def test_sigterm_is_passed_on_and_the_end_of_the_job_awaited() -> None:
                 os.kill(os.getpid(), signal.SIGTERM)
                 yield line
 
-    before = signal.getsignal(signal.SIGTERM)
+    before, threads = signal.getsignal(signal.SIGTERM), threading.active_count()
     with pytest.raises(JobFailed, match="committed a checkpoint") as caught:
         launch(Announced(), job(script))
 
     assert caught.value.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) == before
-    assert threading.active_count() == 1
+    assert threading.active_count() == threads
 
 
 def test_a_program_that_does_not_exist_is_told() -> None:
