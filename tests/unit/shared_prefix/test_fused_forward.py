@@ -15,7 +15,7 @@ from rlvr_trainer.shared_prefix.fused_forward import CannotFuse, FusedForward
 
 from .conftest import ARCHITECTURES, random_model
 
-IDS = torch.tensor([7, 3, 150, 9, 9, 42, 11])
+IDS = torch.tensor([7, 3, 150, 9, 9, 42, 11, 5, 99])
 
 
 def adapted(model: Any, **options: Any) -> Any:
@@ -25,18 +25,19 @@ def adapted(model: Any, **options: Any) -> Any:
 
 
 @torch.no_grad()
-def assert_same_logits(model: Any) -> None:
+def assert_same_logits(model: Any, ids: Tensor = IDS) -> None:
     model.eval()
-    expected: Tensor = model(input_ids=IDS[None]).logits[0]
+    expected: Tensor = model(input_ids=ids[None]).logits[0]
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
-    every = torch.arange(len(IDS))
-    actual = FusedForward(bare)(IDS, every, HeaderAttention(), every)
+    every = torch.arange(len(ids))
+    actual = FusedForward(bare)(ids, every, HeaderAttention(), every)
     torch.testing.assert_close(actual, expected, atol=2e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_its_logits_are_the_models(architecture: str) -> None:
-    assert_same_logits(random_model(architecture))
+@pytest.mark.parametrize("num_tokens", [1, 8, 9])
+def test_its_logits_are_the_models(architecture: str, num_tokens: int) -> None:
+    assert_same_logits(random_model(architecture), IDS[:num_tokens])
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from transformers import (
     AutoModelForCausalLM,
@@ -17,6 +18,7 @@ from transformers import (
 )
 
 from rlvr_trainer.shared_prefix import generate
+from rlvr_trainer.shared_prefix.decode_attention import DecodeAttention
 from rlvr_trainer.shared_prefix.sampling import Sampler
 from rlvr_trainer.shared_prefix.stopping import StopStrings
 
@@ -109,18 +111,33 @@ def test_a_decode_step_waits_for_the_device_only_to_read_its_tokens(as_on_a_gpu:
     assert transfers_and_waits(2) == transfers_and_waits(12) > 0
 
 
-def test_sequences_that_end_early_leave_the_others_unchanged() -> None:
+def test_sequences_that_end_early_are_dropped_and_leave_the_others_unchanged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model = random_model("llama")
-    full = generate(
-        model, prompts(9), tokenizer=None, max_new_tokens=16, temperature=0, eos_token_ids=set()
-    )
-    ends = {full[0][3], full[1][6]}
-    cut = generate(
-        model, prompts(9), tokenizer=None, max_new_tokens=16, temperature=0, eos_token_ids=ends
-    )
-    for whole, part in zip(full, cut, strict=True):
+    asked = [[*prompts(9)[0], token] for token in range(6, 46)]
+    kept: list[int] = []
+
+    def keep(attention: DecodeAttention, live: Tensor) -> None:
+        kept.append(len(live))
+        drop(attention, live)
+
+    drop = DecodeAttention.keep
+    monkeypatch.setattr(DecodeAttention, "keep", keep)
+
+    def greedy(ends: set[int]) -> list[list[int]]:
+        return generate(
+            model, asked, tokenizer=None, max_new_tokens=16, temperature=0, eos_token_ids=ends
+        )
+
+    full = greedy(set())
+    assert not kept
+    ends = {full[i][i] for i in (2, 3, 5, 7)}
+    for whole, part in zip(full, greedy(ends), strict=True):
         stop = next((i + 1 for i, t in enumerate(whole) if t in ends), len(whole))
         assert part == whole[:stop]
+    assert len(kept) > 1
+    assert kept == sorted(kept, reverse=True)
 
 
 def test_a_completion_ends_with_the_token_that_completes_a_stop_string(smollm2_dir: Path) -> None:

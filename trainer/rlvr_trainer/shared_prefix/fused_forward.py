@@ -3,7 +3,8 @@
 A decode step is a few tokens through every weight. Module by module it is hundreds of small
 operations, most of them an adapter's; fused it is four multiplications a layer. They are in float32
 because a merge into bfloat16 would round the adapter away, and because CPUs without AMX multiply it
-as fast or faster.
+as fast or faster. Activations have a token in each column: a weight times 16 to 128 columns takes
+two thirds of the time of as many rows times its transpose, if the columns are whole blocks.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from rlvr_trainer.shared_prefix.adapters import CannotMerge, active_adapters, wi
 from rlvr_trainer.shared_prefix.merged_linear import Float32Linear
 from rlvr_trainer.shared_prefix.registration import SharedAttention
 
+_BLOCK = 8  # columns; 63 take half as long again as 64
+
 
 @dataclass(frozen=True)
 class _Linear:
@@ -27,11 +30,14 @@ class _Linear:
     bias: Tensor | None
 
     def __call__(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.weight, self.bias)
+        """(in, N) → (out, N)."""
+        if self.bias is None:
+            return self.weight @ x
+        return torch.addmm(self.bias[:, None], self.weight, x)
 
     def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
-        out = torch.addmm(residual, x, self.weight.t())
-        return out if self.bias is None else out.add_(self.bias)
+        out = torch.addmm(residual, self.weight, x)
+        return out if self.bias is None else out.add_(self.bias[:, None])
 
 
 @dataclass(frozen=True)
@@ -39,8 +45,11 @@ class _Norm:
     weight: Tensor
     epsilon: float
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return functional.rms_norm(x, self.weight.shape, self.weight, self.epsilon)
+    def __call__(self, x: Tensor, dim: int = 0) -> Tensor:
+        """Of what lies along `dim`, the columns if not told."""
+        weight = self.weight if dim == -1 else self.weight[:, None]
+        scale = torch.rsqrt(x.square().mean(dim, keepdim=True).add_(self.epsilon))
+        return (x * scale).mul_(weight)
 
 
 @dataclass(frozen=True)
@@ -87,29 +96,38 @@ class FusedForward:
         self, ids: Tensor, positions: Tensor, attention: SharedAttention, keep: Tensor
     ) -> Tensor:
         """Logits (K, V) at the indices `keep` (K,) of a row of tokens (N,) at positions (N,)."""
-        x = functional.embedding(ids, self.embedding).float()
-        cos, sin = self.rotary(x[None], positions[None])  # (1, N, D)
+        x = functional.embedding(_whole_blocks(ids), self.embedding).float().t().contiguous()
+        cos, sin = self.rotary(x, positions[None])  # (1, N, D)
         cos, sin = cos[0, :, None], _signed(sin[0, :, None])
         for index, layer in enumerate(self.layers):
             x = _forward(layer, index, x, cos, sin, attention)
-        return self.head(self.norm(x[keep]))
+        return self.head(self.norm(x[:, _whole_blocks(keep)])).t()[: len(keep)]
+
+
+def _whole_blocks(x: Tensor) -> Tensor:
+    """x (N, …) with zeros after it, to whole blocks."""
+    extra = -len(x) % _BLOCK
+    return torch.cat((x, x.new_zeros(extra, *x.shape[1:]))) if extra else x
 
 
 def _forward(
     layer: _Layer, index: int, x: Tensor, cos: Tensor, sin: Tensor, attention: SharedAttention
 ) -> Tensor:
-    n, d = x.shape[0], cos.shape[-1]
+    """A layer over x (E, N and the rest of a block), with cos and sin (N, 1, D)."""
+    n, _, d = cos.shape
     heads, kv_heads = layer.num_heads, layer.num_kv_heads
-    qkv = layer.query_key_value(layer.before_attention(x)).view(n, heads + 2 * kv_heads, d)
-    q, k, v = qkv.split((heads, kv_heads, kv_heads), 1)
+    # From here to the end of the attention a token in each row.
+    qkv = layer.query_key_value(layer.before_attention(x))[:, :n].t().contiguous()
+    q, k, v = qkv.view(n, heads + 2 * kv_heads, d).split((heads, kv_heads, kv_heads), 1)
     if layer.query_norm and layer.key_norm:
-        q, k = layer.query_norm(q), layer.key_norm(k)
+        q, k = layer.query_norm(q, -1), layer.key_norm(k, -1)
     q, k, v = (
         part.transpose(0, 1)[None] for part in (_rotate(q, cos, sin), _rotate(k, cos, sin), v)
     )
     mixed = attention.attend(index, q, k, v, layer.scale)  # (1, H, N, D)
-    x = layer.attention_out.add_to(x, mixed[0].transpose(0, 1).reshape(n, heads * d))
-    gate, up = layer.gate_up(layer.before_mlp(x)).chunk(2, -1)
+    mixed = _whole_blocks(mixed[0].transpose(0, 1).reshape(n, heads * d))
+    x = layer.attention_out.add_to(x, mixed.t())
+    gate, up = layer.gate_up(layer.before_mlp(x)).chunk(2)
     return layer.down.add_to(x, layer.activation(gate) * up)
 
 
