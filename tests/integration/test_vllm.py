@@ -1,18 +1,24 @@
-"""A training whose completions vLLM draws, with a fake of TRL's object that speaks to vLLM."""
+"""A training whose completions vLLM draws: vLLM itself where installed, else a fake.
+
+The fake stands for TRL's object that speaks to vLLM.
+"""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from trl.trainer import grpo_trainer
 
+from rlvr_trainer.events import read_events
 from rlvr_trainer.grpo import arguments, rollout
-from rlvr_trainer.grpo.run import _trainer
+from rlvr_trainer.grpo.run import _leave_process_group, _trainer
 
-from .test_training import prepared_run, recipe_for
+from .test_training import prepared_run, recipe_for, train
 
 ANSWERS = (
     " 2 apples\n#### The final answer is 4\n\nQuestion: What",
@@ -74,6 +80,42 @@ def test_vllm_draws_and_completions_are_cut_and_ended_as_ours_are(
     assert first["sampling/sampling_logp_difference/mean"] > 0  # TRL corrects vLLM's numbers
     assert (_trained(trainer) - before).abs().max() > 0
     assert second["grad_norm"] > 0
+
+
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vllm is not installed")
+def test_vllm_itself_draws_by_the_weights_of_each_step(smollm2_dir: Path, tmp_path: Path) -> None:
+    recipe = recipe_for(
+        smollm2_dir,
+        tmp_path,
+        "grpo={use_vllm: true, vllm_mode: colocate, vllm_max_model_length: 512}",
+        "training.learning_rate=1e-2",
+        "training.warmup_ratio=0",
+        "training.num_validation_rows=0",
+    )
+    run_dir = prepared_run(recipe, tmp_path / "run")
+
+    train(run_dir)
+
+    steps = [e for e in read_events(run_dir / "metrics.jsonl") if e["event"] == "step"]
+    # vLLM's numbers for the tokens are ours up to bfloat16: it has the weights that we train.
+    assert [s["sampling/sampling_logp_difference/mean"] < 0.05 for s in steps] == [True, True]
+    assert "Traceback" not in (run_dir / "train.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("use_vllm", "mode", "ended"),
+    [(False, "colocate", True), (True, "server", True), (True, "colocate", False)],
+)
+def test_the_process_group_is_left_to_a_vllm_in_this_process(
+    use_vllm: bool, mode: str, ended: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[None] = []
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: calls.append(None))
+
+    _leave_process_group(SimpleNamespace(use_vllm=use_vllm, vllm_mode=mode))  # type: ignore[arg-type]
+
+    assert bool(calls) == ended
 
 
 def _trained(trainer: Any) -> torch.Tensor:

@@ -74,7 +74,7 @@ def train(recipe: Recipe, run_dir: Path, data_dir: Path) -> bool:
         if resume:
             logger.info("continuing from step %s", resume.step)
         trainer.train(resume_from_checkpoint=str(resume.path) if resume else None)
-        _leave_process_group()
+        _leave_process_group(trainer)
         if stop.stopped:
             return False
     if _is_main_process():
@@ -165,9 +165,13 @@ def _join_process_group(recipe: Recipe) -> None:
         torch.distributed.init_process_group("gloo")
 
 
-def _leave_process_group() -> None:
-    """End the group's threads: one still running at exit can abort a rank whose work is done."""
-    if torch.distributed.is_initialized():
+def _leave_process_group(trainer: RLVRTrainer) -> None:
+    """End the group's threads: one still running at exit can abort a rank whose work is done.
+
+    vLLM in this process has groups in it and ends all of them at exit.
+    """
+    has_vllm = trainer.use_vllm and trainer.vllm_mode == "colocate"
+    if torch.distributed.is_initialized() and not has_vllm:
         torch.distributed.destroy_process_group()
 
 
