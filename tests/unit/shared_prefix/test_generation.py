@@ -115,7 +115,7 @@ def test_sequences_that_end_early_are_dropped_and_leave_the_others_unchanged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = random_model("llama")
-    asked = [[*prompts(9)[0], token] for token in range(6, 46)]
+    asked = [[*prompts(9)[0], token] for token in range(6, 26) for _ in range(2)]
     kept: list[int] = []
 
     def keep(attention: DecodeAttention, live: Tensor) -> None:
