@@ -80,6 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="write the results here")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
+    if args.generations % 2:
+        parser.error(
+            "--generations is odd, and the middle one would have no advantage; make it even"
+        )
     if args.measure:
         args.measure.write_text(json.dumps(asdict(measure(args, args.sides[0], args.shots[0]))))
         return 0
@@ -228,7 +232,8 @@ def measure(args: argparse.Namespace, side: str, shots: int) -> Step:
         assert all(len(completion) == args.tokens for completion in generated)
 
     def reward(prompts: list[str], **_: Any) -> list[float]:
-        return [float(i % args.generations) for i in range(len(prompts))]  # no advantage is zero
+        # Their mean lies between two of them, so that no advantage is zero.
+        return [float(i % args.generations) for i in range(len(prompts))]
 
     class Callbacks(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:

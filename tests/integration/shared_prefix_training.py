@@ -211,12 +211,18 @@ def in_half_of_the_groups(prompts: list[str], completions: list[str], **_: Any) 
     ]
 
 
+def equal(completions: list[str], **_: Any) -> list[float]:
+    """No advantage for any completion."""
+    return [1.0] * len(completions)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a training gave."""
 
     losses: list[float]
     grad_norms: list[float]
+    entropies: list[float]
     weights: torch.Tensor
     plain_reasons: list[str]
     """Why the plain path was taken."""
@@ -227,6 +233,7 @@ class Outcome:
         return cls(
             [step["loss"] for step in steps],
             [step["grad_norm"] for step in steps],
+            [step["entropy"] for step in steps],
             _trained(trainer),
             sorted(getattr(trainer, "_logged_reasons", ())),
         )
@@ -247,6 +254,8 @@ def assert_same_training(actual: Outcome, expected: Outcome) -> None:
     assert not actual.plain_reasons, "the plain path was taken"
     assert all(norm > 0 for norm in actual.grad_norms)
     assert actual.losses == pytest.approx(expected.losses, abs=1e-4)
+    # Of the rows that were computed, which are not always all.
+    assert actual.entropies == pytest.approx(expected.entropies, rel=0.02)
     torch.testing.assert_close(actual.weights, expected.weights, atol=1e-5, rtol=1e-4)
 
 

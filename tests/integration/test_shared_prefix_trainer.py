@@ -33,6 +33,7 @@ from .shared_prefix_training import (
     assert_same_training,
     assert_trains_as_trl_does,
     character_model,
+    equal,
     in_half_of_the_groups,
     name_of,
     pairwise_cases,
@@ -240,6 +241,61 @@ def test_a_batch_whose_completions_are_all_masked_changes_nothing(
     assert actual.losses == expected.losses == [0, 0]
     assert torch.equal(actual.weights, expected.weights)
     assert not ours._verified
+
+
+def test_a_batch_without_any_advantage_has_an_entropy_and_no_gradient(
+    model_dir: Path, tmp_path: Path
+) -> None:
+    plain, ours = (
+        Outcome.of(train(trainer, SIMPLE, model_dir, tmp_path, reward=equal, num_steps=2))
+        for trainer in (GRPOTrainer, SharedPrefixGRPOTrainer)
+    )
+    assert ours.entropies == pytest.approx(plain.entropies, rel=0.02)
+    assert ours.losses == plain.losses == [0, 0]
+    assert torch.equal(ours.weights, plain.weights)
+
+
+def test_all_ranks_take_the_plain_path_until_all_can_check(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if another rank had a batch that cannot be packed in the first of ten micro-steps."""
+    answers = iter([False])
+    monkeypatch.setattr(
+        SharedPrefixGRPOTrainer, "_on_every_rank", lambda _, here: next(answers, here)
+    )
+    packed: list[Any] = []
+    token_log_probs = trainer_module.token_log_probs
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        packed.append(kwargs)
+        return token_log_probs(*args, **kwargs)
+
+    monkeypatch.setattr(trainer_module, "token_log_probs", counting)
+    ours = train(SharedPrefixGRPOTrainer, SIMPLE, model_dir, tmp_path)
+    assert ours._verified
+    assert len(packed) == 1 + 9
+    assert "another rank" in Outcome.of(ours).plain_reasons[0]
+    expected = Outcome.of(train(GRPOTrainer, SIMPLE, model_dir, tmp_path))
+    assert Outcome.of(ours).losses == pytest.approx(expected.losses, abs=1e-4)
+
+
+def test_the_check_compares_the_longest_completions_of_two_prompts() -> None:
+    prompts = torch.tensor([[0, 1], [0, 2], [0, 1], [0, 1]])
+    lengths = [1, 2, 4, 3]
+    ids = torch.cat((prompts, torch.zeros(4, 4, dtype=torch.long)), 1)
+    mask = torch.tensor([[1, 1] + [1] * n + [0] * (4 - n) for n in lengths])
+    assert trainer_module._two_to_compare(ids, mask, 4) == [1, 2]
+    assert trainer_module._two_to_compare(ids[[0, 2, 3]], mask[[0, 2, 3]], 4) == [1, 2]
+    assert trainer_module._two_to_compare(ids[:1], mask[:1], 4) == [0]
+
+
+@pytest.mark.parametrize("option", [{"neftune_noise_alpha": 5.0}, {"torch_compile": True}])
+def test_an_option_that_sharing_would_change_takes_the_plain_path(
+    option: dict[str, Any], model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_COMPILE_DISABLE", "1")  # the reason counts here, not the compiler
+    ours = train(SharedPrefixGRPOTrainer, SIMPLE, model_dir, tmp_path, num_steps=1, **option)
+    assert next(iter(option)) in Outcome.of(ours).plain_reasons[0]
 
 
 def test_a_group_of_one_is_refused(tmp_path: Path) -> None:

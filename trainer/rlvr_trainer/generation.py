@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,14 +17,21 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+logger = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn; `temperature` 0 is greedy, `top_k` 0 and `top_p` 1 leave all tokens."""
+    """How tokens are drawn; `temperature` 0 is greedy.
+
+    `top_p` 1, `top_k` 0 and `min_p` 0 leave all tokens.
+    """
 
     max_new_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -48,13 +57,21 @@ def complete(
 
     `stop` ends a completion where a line starts with it; it and what follows are left out. With
     `share_prefix` what the prompts have in common is computed once (the same tokens when greedy);
-    an architecture that cannot be served so is generated from plainly.
+    an architecture that cannot be served so is generated from plainly, and one logged line says
+    why.
     """
-    served = share_prefix and shared_prefix.unsupported_reason(model) is None
-    generate = _generate_shared if served else _generate_plain
+    reason = shared_prefix.unsupported_reason(model) if share_prefix else None
+    if reason:
+        _say_once("Completions are drawn without sharing prefixes: %s", reason)
+    generate = _generate_shared if share_prefix and not reason else _generate_plain
     eos_token_ids = end_tokens(model, tokenizer)
     drawn = generate(model, tokenizer, prompt_ids, sampling, stop_text(stop), eos_token_ids)
     return [cut(ids, tokenizer, stop, eos_token_ids) for ids in drawn]
+
+
+@cache
+def _say_once(message: str, reason: str) -> None:
+    logger.warning(message, reason)
 
 
 def cut(
@@ -103,6 +120,7 @@ def _generate_shared(
         temperature=sampling.temperature,
         top_k=sampling.top_k,
         top_p=sampling.top_p,
+        min_p=sampling.min_p,
         stop_strings=(stop_string,),
         eos_token_ids=eos_token_ids,
     )
@@ -126,6 +144,7 @@ def _generate_plain(
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "top_k": sampling.top_k,
+            "min_p": sampling.min_p,
         }
     else:
         draw = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}

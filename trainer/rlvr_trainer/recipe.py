@@ -182,6 +182,9 @@ class SamplingSection(Section):
     """1: all of the distribution."""
     top_k: Annotated[int, Field(ge=0)] = 0
     """0: all tokens."""
+    min_p: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Tokens less likely than this share of the likeliest one's probability are not drawn; 0: all
+    may be."""
 
 
 class TrainingSection(Section):
@@ -310,6 +313,11 @@ class Recipe(Section):
                 raise ValueError(
                     f"{name!r} is not a field of TRL's GRPOConfig{did_you_mean(name, fields)}"
                 )
+        if "repetition_penalty" in value and not value.get("use_vllm"):
+            raise ValueError(
+                "'repetition_penalty' is for vLLM, and completions are drawn by us; leave it out "
+                "or set grpo.use_vllm to true"
+            )
         return value
 
     @model_validator(mode="after")
@@ -373,6 +381,7 @@ OWNED_GRPO_FIELDS: Mapping[str, str] = {
     "temperature": "sampling.temperature",
     "top_p": "sampling.top_p",
     "top_k": "sampling.top_k",
+    "min_p": "sampling.min_p",
     "reward_weights": "rewards.NAME.weight",
     "learning_rate": "training.learning_rate",
     "num_train_epochs": "training.num_epochs",
@@ -385,6 +394,9 @@ OWNED_GRPO_FIELDS: Mapping[str, str] = {
     "weight_decay": "training.weight_decay",
     "gradient_checkpointing": "training.gradient_checkpointing",
     "deepspeed": "training.zero_stage",
+    "fsdp": "training.zero_stage",
+    "fsdp_config": "training.zero_stage",
+    "ds3_gather_for_generation": "nothing: every rank gathers the weights to draw completions",
     "bf16": "model.dtype",
     "fp16": "model.dtype",
     "save_strategy": "training.save_steps",
@@ -397,6 +409,9 @@ OWNED_GRPO_FIELDS: Mapping[str, str] = {
     "remove_unused_columns": "nothing: rewards see every column",
     "use_cpu": "nothing: a GPU is used where there is one",
     "generation_kwargs": "sampling",
+    "cache_implementation": "nothing: completions are drawn by us or by vLLM",
+    "use_transformers_continuous_batching": "grpo.use_vllm",
+    "transformers_continuous_batching_config": "grpo.use_vllm",
 }
 """GRPOConfig's fields that a section of the recipe owns, and where each is set."""
 

@@ -2,15 +2,49 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
-from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
+from rlvr_trainer import generation
 from rlvr_trainer.generation import Sampling, complete
 from rlvr_trainer.shared_prefix import unsupported_reason
 
 
-def test_an_architecture_that_cannot_share_is_generated_from_plainly(smollm2_dir: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(smollm2_dir)
+@pytest.fixture(scope="module")
+def tokenizer(smollm2_dir: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(smollm2_dir)
+
+
+@pytest.fixture
+def llama(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def test_an_architecture_that_cannot_share_is_generated_from_plainly_and_one_line_says_why(
+    tokenizer: PreTrainedTokenizerBase, caplog: pytest.LogCaptureFixture
+) -> None:
     torch.manual_seed(0)
     config = MistralConfig(
         vocab_size=len(tokenizer),
@@ -38,3 +72,38 @@ def test_an_architecture_that_cannot_share_is_generated_from_plainly(smollm2_dir
         for share in (True, False)
     )
     assert shared == plain
+    assert [record.message for record in caplog.records] == [
+        "Completions are drawn without sharing prefixes: The architecture 'mistral' is not one of "
+        "llama, qwen2, qwen3."
+    ]
+
+
+def test_a_model_whose_training_has_dropout_shares_prefixes_here(
+    llama: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generation, "_generate_plain", None)
+    model = get_peft_model(llama, LoraConfig(lora_dropout=0.5, target_modules="all-linear")).train()
+    sampling = Sampling(max_new_tokens=4)
+    first, second = (
+        complete(model, tokenizer, [[5, 6], [5, 7]], sampling=sampling, stop="Q", share_prefix=True)
+        for _ in range(2)
+    )
+    assert first == second  # nothing was dropped
+
+
+@pytest.mark.parametrize("share_prefix", [True, False])
+def test_min_p_leaves_what_is_likely(
+    share_prefix: bool, llama: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    greedy, drawn = (
+        complete(
+            llama,
+            tokenizer,
+            [[5, 6], [5, 7]],
+            sampling=sampling,
+            stop="Q",
+            share_prefix=share_prefix,
+        )
+        for sampling in (Sampling(8), Sampling(8, temperature=1.0, min_p=0.9999))
+    )
+    assert drawn == greedy

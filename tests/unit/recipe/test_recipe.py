@@ -51,6 +51,7 @@ def test_gsm8k_is_the_published_recipe() -> None:
         "temperature": 1.0,
         "top_p": 1.0,
         "top_k": 0,
+        "min_p": 0.0,
     }
     assert (recipe.grpo["beta"], recipe.grpo["loss_type"]) == (0.04, "bnpo")
 
@@ -66,6 +67,10 @@ def test_gsm8k_is_the_published_recipe() -> None:
         ("evaluation.shots=[16]", "16 shots"),
         ("grpo.betta=0.1", "not a field of TRL's GRPOConfig (did you mean 'beta'?)"),
         ("grpo.temperature=0.7", "set sampling.temperature instead"),
+        ("grpo.min_p=0.1", "set sampling.min_p instead"),
+        ("grpo.repetition_penalty=1.1", "is for vLLM"),
+        ("grpo.cache_implementation=static", "completions are drawn by us or by vLLM"),
+        ("grpo.ds3_gather_for_generation=false", "every rank gathers the weights"),
         ("rewards.corectness.weight=1", "(did you mean 'correctness'?)"),
         ("rewards={}", "nothing to learn"),
         ("model.revision=", "hub id without a revision"),
@@ -102,6 +107,11 @@ def test_an_override_without_a_value_says_how_it_is_written(override: str) -> No
 def test_a_number_in_scientific_notation_is_a_number() -> None:
     assert load("arithmetic", "training.learning_rate=3e-4").training.learning_rate == 3e-4
     assert load("arithmetic", "grpo.epsilon=2e-1").grpo["epsilon"] == 0.2
+
+
+def test_a_penalty_is_for_vllm_which_knows_it() -> None:
+    recipe = load("arithmetic", "grpo.repetition_penalty=1.1", "grpo.use_vllm=true")
+    assert recipe.grpo["repetition_penalty"] == 1.1
 
 
 def test_on_and_off_are_words() -> None:

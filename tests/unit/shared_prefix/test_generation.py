@@ -17,7 +17,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from rlvr_trainer.shared_prefix import generate
+from rlvr_trainer.shared_prefix import decode_attention, generate
 from rlvr_trainer.shared_prefix.decode_attention import DecodeAttention
 from rlvr_trainer.shared_prefix.sampling import Sampler
 from rlvr_trainer.shared_prefix.stopping import StopStrings
@@ -52,6 +52,21 @@ def plain_greedy(model: Any, prompt_ids: list[list[int]], max_new_tokens: int) -
         )
         completions.append(ids[0, len(prompt) :].tolist())
     return completions
+
+
+def test_buffers_that_grow_keep_what_is_in_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model("llama")
+    monkeypatch.setattr(decode_attention, "_GROWTH", 3)
+    actual = generate(
+        model,
+        prompts(23),
+        tokenizer=None,
+        max_new_tokens=20,
+        temperature=0,
+        eos_token_ids={EOS},
+    )
+    assert max(map(len, actual)) == 20
+    assert actual == plain_greedy(model, prompts(23), 20)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig, MistralForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
 from rlvr_trainer.shared_prefix import generate, token_log_probs, unsupported_reason
+from rlvr_trainer.shared_prefix.registration import dropout_reason
 
 from .conftest import (
     ARCHITECTURES,
@@ -178,7 +179,7 @@ def test_a_mask_with_a_hole_is_an_error(ragged: Batch) -> None:
         packed_scores(random_model("llama"), ragged)
 
 
-def test_sliding_windows_dropout_and_other_architectures_are_refused() -> None:
+def test_sliding_windows_and_other_architectures_are_refused() -> None:
     assert unsupported_reason(random_model("qwen2")) is None
     for architecture in ("qwen2", "qwen3"):
         window = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
@@ -195,10 +196,63 @@ def test_sliding_windows_dropout_and_other_architectures_are_refused() -> None:
         )
     )
     assert "mistral" in (unsupported_reason(mistral) or "")
-    lora = get_peft_model(
-        random_model("llama"), LoraConfig(r=4, lora_dropout=0.1, target_modules="all-linear")
-    )
-    assert "dropout" in (unsupported_reason(lora.train()) or "")
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "dynamic", "factor": 2.0},
+        {
+            "rope_type": "longrope",
+            "factor": 2.0,
+            "short_factor": [1.0] * 8,
+            "long_factor": [2.0] * 8,
+            "original_max_position_embeddings": 256,
+        },
+    ],
+    ids=lambda rope: rope["rope_type"],
+)
+def test_a_rope_that_turns_by_the_rows_length_is_refused(rope: dict[str, Any]) -> None:
+    model = random_model("llama", rope_parameters={"rope_theta": 1e4, **rope})
+    assert rope["rope_type"] in (unsupported_reason(model) or "")
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"),
+        LoraConfig(alora_invocation_tokens=[7], target_modules=["q_proj"], task_type="CAUSAL_LM"),
+    ],
+    ids=["prompt tuning", "aLoRA"],
+)
+def test_an_adapter_that_adds_tokens_or_looks_for_some_is_refused(adapter: Any) -> None:
+    assert "adapter" in (unsupported_reason(get_peft_model(random_model("llama"), adapter)) or "")
+
+
+def test_dropout_is_refused_in_training_alone() -> None:
+    dropping = LoraConfig(r=4, lora_dropout=0.1, target_modules="all-linear")
+    for model in (
+        get_peft_model(random_model("llama"), dropping),
+        random_model("llama", attention_dropout=0.1),
+    ):
+        assert "dropout" in (dropout_reason(model.train()) or "")
+        assert dropout_reason(model.eval()) is None
+        assert unsupported_reason(model.train()) is None
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_models_own_attention_keeps_its_name_and_its_numbers(
+    attention: str, ragged: Batch
+) -> None:
+    model, other = random_model("qwen2"), random_model("llama")
+    for each in (model, other):
+        each.set_attn_implementation(attention)
+    before = [trl_scores(each, ragged)[0] for each in (model, other)]
+    packed_scores(model, ragged)
+    assert model.config._attn_implementation == attention
+    for each, expected in zip((model, other), before, strict=True):
+        each.set_attn_implementation(attention)  # is still a name that transformers knows
+        assert torch.equal(trl_scores(each, ragged)[0], expected)
 
 
 def train(model: Any, checkpointing: str | None) -> None:

@@ -45,6 +45,7 @@ def grpo_config(recipe: Recipe, output_dir: Path) -> GRPOConfig:
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "top_k": sampling.top_k,
+        "min_p": sampling.min_p or None,
         "reward_weights": [reward.weight for reward in recipe.rewards.values()],
         "logging_steps": 1,
         "save_strategy": "steps",

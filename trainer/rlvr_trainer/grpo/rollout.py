@@ -36,6 +36,7 @@ class Rollout:
             temperature=recipe.sampling.temperature,
             top_p=recipe.sampling.top_p,
             top_k=recipe.sampling.top_k,
+            min_p=recipe.sampling.min_p,
         )
 
     def __call__(self, prompts: list[str], trainer: GRPOTrainer) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Attention of generation.
 
-Keys and values of the header are stored once, each sequence's own in buffers of fixed size.
+Keys and values of the header are stored once, each sequence's own in buffers that grow.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,8 @@ from torch.nn import functional
 from rlvr_trainer.shared_prefix.flex_attention import FlexAttention, block_mask
 from rlvr_trainer.shared_prefix.kernels import attend, attend_few, compute_dtype, is_cpu, merge_
 from rlvr_trainer.shared_prefix.layout import Layout, Segment
+
+_GROWTH = 256  # columns that a full buffer gains; most completions end before the longest may
 
 
 class HeaderAttention:
@@ -65,7 +67,7 @@ class DecodeAttention:
         self.capacity = self.width + max_new
         # None: the forward over questions, which lie one after the other in one row.
         self.column: int | None = None
-        self.keys: dict[int, Tensor] = {}  # (n, KV, capacity, D)
+        self.keys: dict[int, Tensor] = {}  # (n, KV, at most capacity, D)
         self.values: dict[int, Tensor] = {}
         counts, asked = torch.tensor(self.lengths), torch.tensor(list(copies))
         column = torch.arange(self.capacity)[None]
@@ -99,7 +101,8 @@ class DecodeAttention:
     def _keep_questions(self, layer: int, k: Tensor, v: Tensor) -> None:
         for store, x in ((self.keys, k), (self.values, v)):
             kv_heads, _, d = x.shape
-            buffer = x.new_empty(len(self.source), kv_heads, self.capacity, d)
+            columns = min(self.capacity, self.width + _GROWTH)
+            buffer = x.new_empty(len(self.source), kv_heads, columns, d)
             buffer[:, :, : self.width] = x[:, self.source].transpose(0, 1)
             store[layer] = buffer
         self.mask = self.mask.to(k.dtype)
@@ -129,7 +132,8 @@ class DecodeAttention:
 
     def _step(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         assert self.column is not None
-        keys, values, stop = self.keys[layer], self.values[layer], self.column + 1
+        keys, values = (self._room_in(store, layer) for store in (self.keys, self.values))
+        stop = self.column + 1
         keys[:, :, self.column] = k.transpose(0, 1)
         values[:, :, self.column] = v.transpose(0, 1)
         heads, n, d = q.shape
@@ -142,6 +146,14 @@ class DecodeAttention:
         lse = lse.permute(1, 2, 0).reshape(heads, n)
         self.header.fold_into(layer, q, out, lse, scale)
         return out
+
+    def _room_in(self, store: dict[int, Tensor], layer: int) -> Tensor:
+        """The layer's buffer, with the column that is written next."""
+        buffer = store[layer]
+        if self.column == buffer.shape[2]:
+            columns = min(_GROWTH, self.capacity - buffer.shape[2])
+            buffer = store[layer] = functional.pad(buffer, (0, 0, 0, columns))
+        return buffer
 
 
 def _attend_causally(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:

@@ -13,8 +13,12 @@ from rlvr_trainer.shared_prefix.decode_attention import DecodeAttention, HeaderA
 from rlvr_trainer.shared_prefix.fused_forward import CannotFuse, FusedForward
 from rlvr_trainer.shared_prefix.kernels import is_cpu, multiplies_in_float32
 from rlvr_trainer.shared_prefix.layout import common_prefix_length
-from rlvr_trainer.shared_prefix.log_probs import base_model
-from rlvr_trainer.shared_prefix.registration import SharedAttention, enable, packed_mask
+from rlvr_trainer.shared_prefix.registration import (
+    SharedAttention,
+    base_model,
+    enable,
+    packed_mask,
+)
 from rlvr_trainer.shared_prefix.sampling import Sampler
 from rlvr_trainer.shared_prefix.stopping import StopStrings
 

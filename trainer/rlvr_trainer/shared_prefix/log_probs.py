@@ -11,7 +11,12 @@ from rlvr_trainer.shared_prefix.flex_attention import FlexAttention
 from rlvr_trainer.shared_prefix.kernels import is_cpu
 from rlvr_trainer.shared_prefix.layout import Layout, PackedBatch, pack
 from rlvr_trainer.shared_prefix.merged_linear import merge_linears
-from rlvr_trainer.shared_prefix.registration import SharedAttention, enable, packed_mask
+from rlvr_trainer.shared_prefix.registration import (
+    SharedAttention,
+    base_model,
+    enable,
+    packed_mask,
+)
 from rlvr_trainer.shared_prefix.token_scores import head_scores, token_scores
 from rlvr_trainer.shared_prefix.tree_attention import PackedAttention
 
@@ -107,21 +112,6 @@ def pack_rows(
     if not any(completions):
         completions[0] = ids[0][num_prompt_tokens : num_prompt_tokens + 1]
     return pack(prompts, completions)
-
-
-def base_model(model: Any) -> Any:
-    """The transformers model inside DDP, DeepSpeed, torch.compile and PEFT wrappers."""
-    while True:
-        if hasattr(model, "_orig_mod"):
-            model = model._orig_mod
-        elif hasattr(model, "get_base_model"):
-            model = model.get_base_model()
-        elif not hasattr(model, "get_output_embeddings") and isinstance(
-            getattr(model, "module", None), nn.Module
-        ):
-            model = model.module
-        else:
-            return model
 
 
 @contextmanager

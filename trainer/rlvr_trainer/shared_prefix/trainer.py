@@ -6,6 +6,7 @@ metrics are TRL's.
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,14 +14,16 @@ from torch import Tensor
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from rlvr_trainer.shared_prefix.log_probs import base_model, token_log_probs
-from rlvr_trainer.shared_prefix.registration import unsupported_reason
+from rlvr_trainer.shared_prefix.log_probs import token_log_probs
+from rlvr_trainer.shared_prefix.registration import base_model, dropout_reason, unsupported_reason
 
 logger = logging.getLogger(__name__)
 
 # Two right computations differ by rounding alone; a wrong one differs by orders of magnitude more.
 _TOLERANCE_OVER_ROUNDING = 8.0
 _EXTRA_PADDING = (1, 7)
+# Of log-probabilities on average; above it the check allows for almost anything.
+_MUCH_ROUNDING = 0.1
 
 # Log-probabilities, and entropies and an auxiliary loss if asked.
 _Scores = tuple[Tensor, Tensor | None, Tensor | None]
@@ -30,12 +33,21 @@ class SharedPrefixMismatch(RuntimeError):
     """The packed forward and the plain one give different log-probabilities."""
 
 
+@dataclass(frozen=True)
+class _PolicyPass:
+    """What the forward of a policy pass is told beside its batch."""
+
+    rows: Tensor  # (B,) bool, those to compute
+    old_log_probs: Tensor | None  # (B, C)
+    mask: Tensor  # (B, C), the tokens that losses and metrics count
+
+
 class SharedPrefixGRPOTrainer(GRPOTrainer):
     """`GRPOTrainer` (TRL 1.16) that computes the shared prefixes of a micro-batch once.
 
     Sequences whose advantage is exactly zero are left out of the policy pass where they cannot have
-    a gradient; every normaliser still counts them. A model or a batch that cannot be packed takes
-    TRL's own path, and one logged line says why.
+    a gradient; every normaliser still counts them, and the logged entropy is that of the others. A
+    model or a batch that cannot be packed takes TRL's own path, and one logged line says why.
 
     Args:
         *args, **kwargs: as for `GRPOTrainer`.
@@ -47,8 +59,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
     def __init__(self, *args: Any, shared_prefix: bool = True, **kwargs: Any) -> None:
         self.shared_prefix = shared_prefix
         self._verified = False
-        # (B,) bool, the rows of the policy pass under way that need computing.
-        self._policy_rows: Tensor | None = None
+        self._policy_pass: _PolicyPass | None = None  # the one under way
         self._logged_reasons = set[str]()
         super().__init__(*args, **kwargs)
 
@@ -56,14 +67,19 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         loss_of: Callable[[Any, dict[str, Any]], Tensor] = super()._compute_loss
         if not (self.shared_prefix and torch.is_grad_enabled()):
             return loss_of(model, inputs)
-        advantages = inputs["advantages"]
+        advantages, mask = inputs["advantages"], inputs["completion_mask"]
         rows = (advantages != 0).reshape(len(advantages), -1).any(1)
-        self._policy_rows = rows if self._skips_zero_advantages else torch.ones_like(rows)
-        self._old_log_probs: Tensor | None = inputs.get("old_per_token_logps")
+        if not self._skips_zero_advantages:
+            rows = torch.ones_like(rows)
+        elif not rows.any():
+            rows[mask.sum(1).argmax()] = True  # one has to run, and gives the logged entropy
+        if "tool_mask" in inputs:
+            mask = mask * inputs["tool_mask"]
+        self._policy_pass = _PolicyPass(rows, inputs.get("old_per_token_logps"), mask)
         try:
             return loss_of(model, inputs)
         finally:
-            self._policy_rows = self._old_log_probs = None
+            self._policy_pass = None
 
     @property
     def _skips_zero_advantages(self) -> bool:
@@ -73,6 +89,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
             and not self._entropy_bonus_enabled
             and not self.aux_loss_enabled
             and self.top_entropy_quantile >= 1.0  # the quantile is over all sequences' entropies
+            and self.loss_type != "vespo"  # which logs a mean over all sequences' ratios
         )
 
     def _get_per_token_logps_and_entropies(
@@ -89,10 +106,13 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         reason = self._plain_reason(
             model, attention_mask, logits_to_keep, compute_aux_loss, multimodal
         )
-        if self.shared_prefix and not self._verified and self._on_every_rank(reason is None):
-            self._verified = self._verify(model, input_ids, attention_mask, logits_to_keep)
-        if reason is not None:
-            if reason not in self._logged_reasons:
+        if self.shared_prefix and not self._verified:
+            if self._on_every_rank(reason is None):
+                self._verified = self._verify(model, input_ids, attention_mask, logits_to_keep)
+            else:
+                reason = reason or "another rank cannot, and they are checked by all together."
+        if not self.shared_prefix or reason is not None:
+            if reason is not None and reason not in self._logged_reasons:
                 self._logged_reasons.add(reason)
                 logger.warning("Shared prefixes are not used: %s", reason)
             plain: _Scores = super()._get_per_token_logps_and_entropies(
@@ -106,12 +126,11 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
                 **multimodal,
             )
             return plain
-        if self._policy_rows is not None:
+        if policy := self._policy_pass:
             log_probs, entropies = self._packed(
-                model, input_ids, attention_mask, logits_to_keep, self._policy_rows, compute_entropy
+                model, input_ids, attention_mask, logits_to_keep, policy.rows, compute_entropy
             )
-            completion_mask = attention_mask[:, -logits_to_keep:]
-            return *self._fill_left_out(log_probs, entropies, completion_mask), None
+            return *_fill_left_out(log_probs, entropies, policy), None
         size = batch_size or len(input_ids)
         batches = zip(torch.split(input_ids, size), torch.split(attention_mask, size), strict=True)
         parts = [
@@ -147,23 +166,6 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
                 temperature=self.temperature,
             )
 
-    def _fill_left_out(
-        self, log_probs: Tensor, entropies: Tensor | None, mask: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """Give left-out rows a ratio of one and the others' mean entropy.
-
-        With another ratio the loss could hold 0 · inf, which is not 0; the entropy is only logged.
-        """
-        assert self._policy_rows is not None
-        left_out = ~self._policy_rows[:, None]
-        if self._old_log_probs is not None:
-            log_probs = torch.where(left_out, self._old_log_probs.to(log_probs.dtype), log_probs)
-        if entropies is not None:
-            seen = mask * ~left_out
-            mean = (entropies.detach() * seen).sum() / seen.sum().clamp(min=1)
-            entropies = torch.where(left_out, mean, entropies)
-        return log_probs, entropies
-
     def _plain_reason(
         self,
         model: Any,
@@ -172,9 +174,9 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         aux_loss: bool,
         multimodal: dict[str, Any],
     ) -> str | None:
-        """Why this pass takes TRL's own path, or None."""
+        """Why this pass, with shared prefixes on, takes TRL's own path, or None."""
         if not self.shared_prefix:
-            return "they are switched off."
+            return None
         if any(value is not None for value in multimodal.values()):
             return "the batch has images or other multimodal inputs."
         if aux_loss:
@@ -183,9 +185,13 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
             )
         if self.args.cast_lm_head_to_fp32:
             return "cast_lm_head_to_fp32 is set."
+        if self.args.torch_compile:
+            return "torch_compile is set, and every packed row would be compiled anew."
+        if self.args.neftune_noise_alpha:
+            return "neftune_noise_alpha is set, and sequences would share their noise."
         if not _is_padded_outwards(attention_mask, num_tokens):
             return "a sequence is not a left-padded prompt with a right-padded completion."
-        return unsupported_reason(base_model(model))
+        return unsupported_reason(model) or dropout_reason(model)
 
     @torch.no_grad()
     def _verify(
@@ -200,8 +206,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
 
         Raises SharedPrefixMismatch.
         """
-        lengths = attention_mask[:, -num_tokens:].sum(1)
-        two = lengths.argsort(descending=True, stable=True)[:2].sort().values
+        two = _two_to_compare(input_ids, attention_mask, num_tokens)
         ids, mask = input_ids[two], attention_mask[two]
         seen = mask[:, -num_tokens:]
         forward: Callable[..., _Scores] = super()._get_per_token_logps_and_entropies
@@ -216,6 +221,12 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         expected = plain(0)
         rounding = max(mean_difference(plain(extra), expected) for extra in _EXTRA_PADDING)
         packed, _ = self._packed(model, ids, mask, num_tokens, None, False)
+        if rounding > _MUCH_ROUNDING:
+            logger.warning(
+                "The plain forward differs from itself by %.2g when it is padded, so that the check"
+                " of shared prefixes says little",
+                rounding,
+            )
         epsilon = torch.finfo(next(base_model(model).parameters()).dtype).eps
         tolerance = _TOLERANCE_OVER_ROUNDING * (rounding + epsilon)
         difference, tolerance, compared = self.accelerator.gather(
@@ -228,6 +239,33 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
                 f"{tolerance.max():.2e}; set shared_prefix to off for this model"
             )
         return bool(compared.any())
+
+
+def _fill_left_out(
+    log_probs: Tensor, entropies: Tensor | None, policy: _PolicyPass
+) -> tuple[Tensor, Tensor | None]:
+    """Give left-out rows a ratio of one and the others' mean entropy.
+
+    With another ratio the loss could hold 0 · inf, which is not 0; the entropy is only logged.
+    """
+    left_out = ~policy.rows[:, None]
+    if policy.old_log_probs is not None:
+        log_probs = torch.where(left_out, policy.old_log_probs.to(log_probs.dtype), log_probs)
+    if entropies is not None:
+        seen = policy.mask * ~left_out
+        mean = (entropies.detach() * seen).sum() / seen.sum().clamp(min=1)
+        entropies = torch.where(left_out, mean, entropies)
+    return log_probs, entropies
+
+
+def _two_to_compare(input_ids: Tensor, attention_mask: Tensor, num_tokens: int) -> list[int]:
+    """Two rows of the batch: the longest completions, of different prompts if there are such."""
+    lengths = attention_mask[:, -num_tokens:].sum(1)
+    first, *others = lengths.argsort(descending=True, stable=True).tolist()
+    prompts = input_ids[:, :-num_tokens]
+    # False sorts first, and the sort is stable.
+    others.sort(key=lambda row: torch.equal(prompts[row], prompts[first]))
+    return sorted([first, *others[:1]])
 
 
 def _is_padded_outwards(attention_mask: Tensor, num_tokens: int) -> bool:
