@@ -5,10 +5,11 @@
     python tests/benchmarks/grpo_step.py --sides ours --shots 0,8 --prompts 8   # and its floor
     python tests/benchmarks/grpo_step.py --model random-qwen2.5-0.5b            # needs no download
 
-Every measurement is a process of its own: the first step warms it up, the second is measured. All
-generate exactly `--tokens` tokens a completion; what they then train on is the same text for all,
-so that they must agree on the gradient. The side `vllm` trains as ours does and lets vLLM generate;
-by default it is measured on a GPU where vLLM is installed.
+Every measurement is a process of its own: the first step warms it up, the second is measured; of a
+side in `--cold` the first, for one whose step takes most of an hour. All generate exactly
+`--tokens` tokens a completion; what they then train on is the same text for all, so that they must
+agree on the gradient. The side `vllm` trains as ours does and lets vLLM generate; by default it is
+measured on a GPU where vLLM is installed.
 """
 
 from __future__ import annotations
@@ -77,6 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--beta", type=float, default=0.0)
     parser.add_argument("--no-gradient-checkpointing", action="store_true")
+    parser.add_argument(
+        "--cold", default="", type=lambda text: text.split(","), help="sides without a warm-up"
+    )
     parser.add_argument("--json", type=Path, help="write the results here")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -179,7 +183,7 @@ def in_a_process(arguments: list[str], side: str, shots: int) -> Step:
 
 
 def measure(args: argparse.Namespace, side: str, shots: int) -> Step:
-    """Two steps of the side's trainer; the second one counts."""
+    """Steps of the side's trainer; the last one counts."""
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
     from datasets import Dataset
     from peft import LoraConfig
@@ -193,6 +197,7 @@ def measure(args: argparse.Namespace, side: str, shots: int) -> Step:
 
     if side == "ours" and not torch.cuda.is_available():
         keep_freed_memory()  # as `rlvr_trainer train` does
+    num_steps = 1 if side in args.cold else 2
     model, tokenizer = workload.load(args.model, args.dtype)
     memory, clock = workload.PeakMemory(), workload.Clock()
     texts = workload.prompts(args.prompts, shots)
@@ -286,7 +291,7 @@ def measure(args: argparse.Namespace, side: str, shots: int) -> Step:
                 bf16=args.dtype == "bf16",
                 learning_rate=1e-4,
                 lr_scheduler_type="constant",
-                max_steps=2,
+                max_steps=num_steps,
                 shuffle_dataset=False,
                 use_cpu=not torch.cuda.is_available(),
                 logging_steps=1,
@@ -310,7 +315,7 @@ def measure(args: argparse.Namespace, side: str, shots: int) -> Step:
         generation_tokens=num_tokens["generation"],
         training_tokens=num_tokens["training"],
         header_tokens=common_prefix_length(ids) if shots else 0,
-        gradient_norm=trainer.state.log_history[1]["grad_norm"],
+        gradient_norm=trainer.state.log_history[num_steps - 1]["grad_norm"],
     )
 
 
