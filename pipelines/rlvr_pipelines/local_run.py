@@ -85,13 +85,19 @@ def inspect_run(path: Path) -> LocalRun:
     phase: Phase
     if running:
         phase, process = "running", holder(run_dir)
-    elif run_dir.evaluation.exists():
+    elif run_dir.evaluation.exists() or _is_finished_evaluation(run_dir, progress):
         phase = "succeeded"
     else:
         cause = _failure(run_dir)
         phase = "failed" if cause else "stopped"
         progress.end(last, phase)
     return LocalRun(run_dir, recipe.name, recipe.hash, phase, cause, process, progress)
+
+
+def _is_finished_evaluation(run_dir: RunDir, progress: Progress) -> bool:
+    """Whether `rlvr evaluate`, which is no pipeline, has come to its end there."""
+    begun = [step.state for step in progress.steps.values() if step.state != "pending"]
+    return len(begun) > 1 and set(begun) == {"done"} and not run_dir.pipeline.exists()
 
 
 def is_running(run_dir: RunDir) -> bool:

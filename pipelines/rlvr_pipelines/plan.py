@@ -140,7 +140,7 @@ def measure(recipe: Recipe, world_size: int = 1) -> Sizes:
     samples = 1 + (recipe.evaluation.pass_at_k.num_samples if recipe.evaluation.pass_at_k else 0)
     return Sizes(
         num_rows=counts,
-        num_steps=recipe.training.max_steps or _steps(recipe, counts["train"], questions),
+        num_steps=recipe.training.max_steps or _steps(recipe, counts["train"] // questions, completions // world_size),
         completions_per_step=completions,
         questions_per_step=questions,
         header_tokens=header,
@@ -150,9 +150,13 @@ def measure(recipe: Recipe, world_size: int = 1) -> Sizes:
     )
 
 
-def _steps(recipe: Recipe, num_rows: int, questions_per_step: int) -> int:
-    """Whole batches only, as TRL's sampler draws them."""
-    return max(1, math.ceil(recipe.training.num_epochs * (num_rows // questions_per_step)))
+def _steps(recipe: Recipe, num_batches: int, batch: int) -> int:
+    """Of whole generation batches, as TRL's sampler draws them; `batch` completions on a device."""
+    training = recipe.training
+    micro_steps: int = batch // training.per_device_batch_size
+    micro_steps *= recipe.grpo.get("num_iterations", 1)
+    epoch = num_batches * micro_steps / training.gradient_accumulation_steps
+    return max(1, math.ceil(training.num_epochs * epoch))
 
 
 def _tokens(characters: float) -> int:

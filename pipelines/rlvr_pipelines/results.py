@@ -74,6 +74,7 @@ def _change(entry: Mapping[str, Any], name: str) -> str:
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(
@@ -85,7 +86,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     for head in heads:
         table.add_column(head, justify="right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     return table
 
 

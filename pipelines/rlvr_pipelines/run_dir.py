@@ -19,6 +19,10 @@ from rlvr_trainer.storage import disk_error
 
 NUM_SHOWN_DIFFERENCES = 8
 
+_OURS = ("data", "checkpoints", "adapter", "before", "after", "metrics.jsonl", "samples.jsonl",
+         "evaluation.json", "report.html")  # fmt: skip
+"""What a run replaces."""
+
 
 @dataclass(frozen=True)
 class RunDir:
@@ -104,10 +108,11 @@ class Claim:
 def claim(path: Path, recipe: Recipe) -> Iterator[Claim]:
     """Make the directory this recipe's, and keep others out of it.
 
-    Raises ConfigError when it cannot be written, is in use, or is another recipe's, and
-    PlatformError for a full disk.
+    Raises ConfigError when it cannot be written, is in use, is another recipe's, or holds
+    somebody's own files, and PlatformError for a full disk.
     """
     run_dir = RunDir(path)
+    _check_nothing_is_replaced(run_dir)
     lock_file = path / ".lock"
     try:
         run_dir.log.parent.mkdir(parents=True, exist_ok=True)
@@ -140,6 +145,18 @@ def _lock(lock: IO[str], path: Path) -> None:
         ) from None
     except OSError as error:
         raise disk_error(path, error) from None
+
+
+def _check_nothing_is_replaced(run_dir: RunDir) -> None:
+    """Without a recipe it was not a run that wrote what is there."""
+    if run_dir.recipe.exists():
+        return
+    taken = [name for name in _OURS if (run_dir.path / name).exists()]
+    if taken:
+        raise ConfigError(
+            f"{run_dir.path} is no run directory (no recipe.json), and a run would replace "
+            f"{', '.join(taken)} in it; name another --run-dir"
+        )
 
 
 def _check_same_recipe(run_dir: RunDir, recipe: Recipe) -> None:

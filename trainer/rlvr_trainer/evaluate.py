@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,8 @@ from rlvr_trainer.models import load_model, load_tokenizer, load_trained
 from rlvr_trainer.prompt import PromptLayout
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.rewards import (
-    correctness_reward,
+    Verifier,
+    build_judge,
     extract_answer,
     format_reward,
     is_correct_number,
@@ -52,7 +54,7 @@ class Sample:
     """The answer that the verifier saw."""
     format: bool
     correct: bool
-    """By the marker, as while training."""
+    """By the recipe's `evaluation.correct_by`, as while training."""
     flexible: bool
     """By the last number in the completion."""
     num_tokens: int
@@ -70,6 +72,11 @@ class Evaluator:
     layout: PromptLayout
     label: str
     """`before` or `after`."""
+
+    @cached_property
+    def judge(self) -> Verifier:
+        """What says whether a completion is correct."""
+        return build_judge(self.recipe)
 
     def greedy(self, rows: Sequence[Row], num_shots: int) -> Iterator[Sample]:
         """One greedy completion for each row, in order."""
@@ -108,7 +115,7 @@ class Evaluator:
             completion=text,
             extracted=extract_answer(text, marker=marker, stop=stop),
             format=bool(format_reward(text, marker=marker, stop=stop)),
-            correct=bool(correctness_reward(text, row.answer, marker=marker, stop=stop)),
+            correct=(self.judge(text, row.columns) or 0) > 0,
             flexible=is_correct_number(last_number(text, stop=stop), row.answer),
             num_tokens=len(completion.token_ids),
         )

@@ -68,7 +68,7 @@ def compare(
             "gained": gained,
             "lost": lost,
         }
-    headline = str(trained_shots) if str(trained_shots) in shots else max(shots, key=int)
+    headline = str(_headline_shots(list(map(int, shots)), trained_shots))
     return {
         "num_samples": len({identity for _, identity in greedy_before}),
         "headline_shots": int(headline),
@@ -79,13 +79,17 @@ def compare(
 
 def headline(samples: Iterable[Sample], recipe: Recipe) -> dict[str, float]:
     """The shares that stand for the whole evaluation: at the trained shots where evaluated."""
-    evaluated = recipe.evaluated_shots
-    shots = recipe.prompt.num_shots if recipe.prompt.num_shots in evaluated else evaluated[0]
+    shots = _headline_shots(recipe.evaluated_shots, recipe.prompt.num_shots)
     chosen = [sample for sample in samples if sample["greedy"] and sample["shots"] == shots]
     return {
         name: sum(sample[key] for sample in chosen) / len(chosen)
         for name, key in (("accuracy", "correct"), ("format", "format"), ("flexible", "flexible"))
     } | {"num_samples": float(len(chosen))}
+
+
+def _headline_shots(evaluated: Sequence[int], trained: int | None) -> int:
+    """The trained shots where they were evaluated, the most where not."""
+    return max(evaluated) if trained is None or trained not in evaluated else trained
 
 
 def summarise(samples: Iterable[Sample], *, k: Sequence[int] = DEFAULT_K) -> dict[str, Any]:

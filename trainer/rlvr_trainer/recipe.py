@@ -12,13 +12,15 @@ import json
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, Union
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     StringConstraints,
+    TypeAdapter,
+    ValidationError,
     field_validator,
     model_validator,
 )
@@ -35,7 +37,9 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 class Section(BaseModel):
     """A part of the recipe: immutable, and closed to fields that it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class DataSection(Section):
@@ -229,7 +233,7 @@ class PassAtKSection(Section):
 
     num_samples: PositiveInt = 16
     """Completions drawn for each row, n."""
-    k: tuple[PositiveInt, ...] = (1, 4, 16)
+    k: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 4, 16)
     """The k of pass@k, each at most n."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Sampling temperature."""
@@ -249,6 +253,8 @@ class EvaluationSection(Section):
 
     shots: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Numbers of shots to evaluate at; empty: the trained one."""
+    correct_by: str = "correctness"
+    """The reward by which a completion is correct: where it gives more than 0."""
     num_rows: PositiveInt | None = None
     """Test rows to evaluate; none: all of them."""
     max_completion_tokens: PositiveInt | None = None
@@ -257,6 +263,13 @@ class EvaluationSection(Section):
     """Prompts in one batch."""
     pass_at_k: PassAtKSection | None = None
     """Also sample, and report pass@k."""
+
+    @field_validator("shots")
+    @classmethod
+    def _each_once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError(f"{list(value)} names a number twice; name each once")
+        return value
 
 
 class Recipe(Section):
@@ -273,7 +286,8 @@ class Recipe(Section):
     data: DataSection = DataSection()
     prompt: PromptSection = PromptSection()
     rewards: dict[str, RewardSection] = {"format": RewardSection(), "correctness": RewardSection()}
-    """By name; their weighted sum is the reward."""
+    """By name; their weighted sum is the reward. A file's replace those of the one that it
+    extends; `--set rewards.NAME.weight=…` changes one."""
     model: ModelSection
     lora: LoraSection | None = LoraSection()
     """None: all weights are trained."""
@@ -313,6 +327,7 @@ class Recipe(Section):
                 raise ValueError(
                     f"{name!r} is not a field of TRL's GRPOConfig{did_you_mean(name, fields)}"
                 )
+        value = {name: _of_type(name, fields[name], given) for name, given in value.items()}
         if "repetition_penalty" in value and not value.get("use_vllm"):
             raise ValueError(
                 "'repetition_penalty' is for vLLM, and completions are drawn by us; leave it out "
@@ -347,6 +362,12 @@ class Recipe(Section):
                     f"{where}.max_completion_tokens = {tokens} leaves no room for a prompt in "
                     f"model.context_length = {self.model.context_length}; lower it"
                 )
+        judge = self.evaluation.correct_by
+        if judge not in {*self.rewards, "correctness"}:
+            raise ValueError(
+                f"evaluation.correct_by = {judge!r} is not one of the rewards "
+                f"({', '.join(self.rewards)}){did_you_mean(judge, self.rewards)}"
+            )
         if self.quantization and not self.lora:
             raise ValueError("quantization without lora: 4-bit weights cannot be trained; add lora")
         return self
@@ -414,6 +435,21 @@ OWNED_GRPO_FIELDS: Mapping[str, str] = {
     "transformers_continuous_batching_config": "grpo.use_vllm",
 }
 """GRPOConfig's fields that a section of the recipe owns, and where each is set."""
+
+
+_SCALARS = {"bool": bool, "int": int, "float": float, "str": str, "None": None}
+
+
+def _of_type(name: str, declared: str, value: Any) -> Any:
+    """`value` as the type that GRPOConfig declares; as it is where that is more than scalars."""
+    kinds = declared.split(" | ")
+    if not all(kind in _SCALARS for kind in kinds):
+        return value
+    known: Any = Union[tuple(_SCALARS[kind] for kind in kinds)]  # noqa: UP007
+    try:
+        return TypeAdapter(known, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
+    except ValidationError:
+        raise ValueError(f"{name!r} is {declared} in TRL's GRPOConfig, got {value!r}") from None
 
 
 @cache

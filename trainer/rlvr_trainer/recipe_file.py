@@ -20,20 +20,42 @@ LOCATION_FIELDS = (("data", "train"), ("data", "test"), ("model", "name"), ("tas
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 where it matters: `3e-4` is a number, and `on` and `off` are words."""
+    """YAML 1.2 where it matters.
+
+    `3e-4` is a number, `010` is ten, `on`, `off`, `1:30` and dates are words; a key stands once.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for (key, _), value in zip(node.value, keys, strict=True):
+            if keys.count(value) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {value!r} is there twice", key.start_mark
+                )
+        return super().construct_mapping(node, deep)
 
 
-_BOOL, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
+_BOOL, _FLOAT, _INT = (f"tag:yaml.org,2002:{name}" for name in ("bool", "float", "int"))
+_TIMESTAMP = "tag:yaml.org,2002:timestamp"
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
+    first: [
+        (tag, pattern) for tag, pattern in resolvers if tag not in (_BOOL, _FLOAT, _INT, _TIMESTAMP)
+    ]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
     _BOOL, re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
 )
+_Loader.add_implicit_resolver(_INT, re.compile(r"[-+]?[0-9]+$"), list("-+0123456789"))
 _Loader.add_implicit_resolver(
-    _FLOAT, re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    _FLOAT,
+    re.compile(
+        r"([-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
+    ),
+    list("-+.0123456789"),
 )
+_Loader.add_constructor(_INT, lambda _, node: int(node.value))
 
 
 def load_recipe(
@@ -84,7 +106,7 @@ def _read(path: Path, shipped: Mapping[str, Path], extended_by: tuple[Path, ...]
         tree = yaml.load(path.read_text("utf-8"), _Loader)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}); check the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # not UTF-8, a number of 5,000 digits
         raise ConfigError(f"{path} is not YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} holds {type(tree).__name__}, a recipe is a mapping of fields")
@@ -129,9 +151,13 @@ def _override(tree: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override!r} has no value; write it as section.field=value")
     try:
         value = yaml.load(text, _Loader) if text else ""
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise ConfigError(f"--set {override!r}: {text!r} is not a YAML value; quote it") from None
     *parents, last = path.split(".")
+    if not isinstance(value, str) and _is_text(parents, last):
+        value = text  # `#### A` and `Q:` are other things in YAML
+    if parents[:1] == ["rewards"]:
+        tree.setdefault("rewards", {name: {} for name in Recipe.model_fields["rewards"].default})
     section = tree
     for parent in parents:
         child = section.get(parent)
@@ -139,6 +165,18 @@ def _override(tree: dict[str, Any], override: str) -> None:
             child = section[parent] = {}
         section = child
     section[last] = value
+
+
+def _is_text(parents: list[str], last: str) -> bool:
+    """Whether the recipe's field holds text and nothing else."""
+    model: type[BaseModel] = Recipe
+    for part in parents:
+        field = model.model_fields.get(part)
+        inner = field and field.annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return False
+        model = inner
+    return last in model.model_fields and model.model_fields[last].annotation is str
 
 
 def _explain(fault: Any, model: type[BaseModel]) -> str:

@@ -71,7 +71,8 @@ def evaluate(
             steps.prepare(loaded, found.data)
             steps.evaluate(loaded, found.data, found.path / label, label=label, adapter_dir=adapter)
         samples_file = found.path / label / "samples.jsonl"
-    shots = summarise(read_samples(samples_file))
+    pass_at_k = loaded.evaluation.pass_at_k
+    shots = summarise(read_samples(samples_file), k=pass_at_k.k if pass_at_k else ())
     if output == "json":
         print_json({"model": label, "shots": shots, "samples": str(samples_file)})
         return
@@ -81,5 +82,8 @@ def evaluate(
             f"({percent(summary['low'])} to {percent(summary['high'])}), "
             f"format {percent(summary['format'])}, flexible {percent(summary['flexible'])}, "
             f"{count(summary['num_samples'], 'row')}"
+            + "".join(
+                f", pass@{k} {percent(share)}" for k, share in summary.get("pass_at_k", {}).items()
+            )
         )
     click.echo(f"Samples: {samples_file}")

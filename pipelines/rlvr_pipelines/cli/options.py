@@ -110,9 +110,9 @@ def load(source: str, overrides: Iterable[str], seed: int | None) -> Recipe:
     return load_recipe(source, [*overrides, *seeds], shipped=shipped_recipes("rlvr_pipelines"))
 
 
-def default_run_dir(recipe: Recipe) -> Path:
+def default_run_dir(recipe: Recipe, suffix: str = "") -> Path:
     """`runs/NAME`."""
-    return Path("runs", recipe.name)
+    return Path("runs", recipe.name + suffix)
 
 
 def print_json(facts: Any) -> None:

@@ -95,27 +95,30 @@ def run(
         run_on_kubeflow(loaded, job, kubeflow, access, images=images, secret=secret, output=output)
         return
     arguments = _arguments(place, job, access)
-    root = run_dir or default_run_dir(loaded)
     if sweep is None:
+        root = run_dir or default_run_dir(loaded)
         _require(place, job.storage)
         _check_fit(loaded, arguments)
         _print_run(_run(loaded, root, arguments), output)
         return
 
     from rlvr_pipelines.sweep import parse_sweep, write_sweep
-    from rlvr_trainer.errors import JobFailed
+    from rlvr_trainer.errors import JobFailed, RLVRError
 
     swept = parse_sweep(sweep)
+    if seed is not None and swept.field == "seed":
+        raise click.UsageError("--seed and --sweep both set the seed; leave --seed out")
+    root = run_dir or default_run_dir(loaded, f"-sweep-{swept.field}")
     # all of them first: a value that is not valid is known before anything runs
     recipes = [load(recipe, [*overrides, swept.override(value)], seed) for value in swept.values]
     _require(place, job.storage)
     for each in recipes:
         _check_fit(each, arguments)
-    failures: dict[str, JobFailed] = {}
+    failures: dict[str, RLVRError] = {}
     for each, value in zip(recipes, swept.values, strict=True):
         try:
             _run(each, swept.run_dir(root, value), arguments)
-        except JobFailed as error:  # says nothing about the other values
+        except RLVRError as error:  # says nothing about the other values
             failures[swept.override(value)] = error
             click.echo(f"{swept.override(value)}: {error}", err=True)
     _print_sweep(write_sweep(root, swept), root, output)

@@ -65,9 +65,17 @@ def _everything(access: Access) -> Shown:
 
 
 def _local_runs(root: Path) -> list[LocalRun]:
+    """Those in `root`, and those of its sweeps; one that cannot be read is named on stderr."""
     from rlvr_pipelines.local_run import inspect_run
+    from rlvr_trainer.errors import ConfigError
 
-    return [inspect_run(path.parent) for path in sorted(root.glob("*/recipe.json"))]
+    runs = []
+    for path in sorted([*root.glob("*/recipe.json"), *root.glob("*/*/recipe.json")]):
+        try:
+            runs.append(inspect_run(path.parent))
+        except ConfigError as error:
+            click.echo(f"{path.parent} is not shown: {error}", err=True)
+    return runs
 
 
 def _jobs_if_any(access: Access) -> list[JobSummary]:

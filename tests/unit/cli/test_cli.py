@@ -15,7 +15,7 @@ from rlvr_pipelines import extras
 from rlvr_pipelines.cli import main
 from rlvr_pipelines.local import Interrupted
 from rlvr_pipelines.run_dir import RunDir
-from rlvr_trainer.errors import DataError, JobFailed
+from rlvr_trainer.errors import DataError, JobFailed, PlatformError
 from rlvr_trainer.evaluation import compare, write_json
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.recipe_file import load_recipe
@@ -235,12 +235,16 @@ def test_a_sweep_trains_once_for_each_value_and_compares(
 
 
 @pytest.mark.parametrize("failing", [{0}, {0, 2}])
+@pytest.mark.parametrize("failure", [JobFailed, PlatformError])
 def test_a_value_that_fails_does_not_end_a_sweep(
-    failing: set[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    failure: Any, failing: set[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    error = failure("Train failed: nothing was learnt")
+    error.exit_code = 1
+
     def run_pipeline(recipe: Recipe, path: Path, **_: Any) -> RunDir:  # a fake of the local runner
         if recipe.prompt.num_shots in failing:
-            raise JobFailed("Train failed: nothing was learnt", exit_code=1)
+            raise error
         run_dir = RunDir(path)
         write_json(run_dir.evaluation, evaluation_at(recipe.prompt.num_shots))
         return run_dir
@@ -254,6 +258,13 @@ def test_a_value_that_fails_does_not_end_a_sweep(
     runs = json.loads((tmp_path / "sweep.json").read_text())
     assert [run["evaluation"] is None for run in runs] == [True, 2 in failing]
     assert (tmp_path / "report.html").exists()
+
+
+def test_a_seed_that_is_swept_is_not_set_as_well(tmp_path: Path) -> None:
+    result = rlvr("run", TINY, "--run-dir", str(tmp_path), "--sweep", "seed=1,2", "--seed", "7")
+
+    assert result.exit_code == 2
+    assert "both set the seed" in result.stderr
 
 
 def test_an_interrupted_run_says_how_to_go_on(

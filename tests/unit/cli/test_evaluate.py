@@ -55,7 +55,7 @@ def test_the_base_model_is_evaluated_without_an_adapter(
 
 
 def test_an_adapter_is_evaluated_as_after(called: list[tuple[Any, ...]], tmp_path: Path) -> None:
-    adapter = tmp_path / "adapter"
+    adapter = tmp_path / "trained"
     adapter.mkdir()
 
     result = CliRunner().invoke(

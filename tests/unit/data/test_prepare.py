@@ -403,8 +403,49 @@ def test_a_template_that_is_never_rewarded_is_a_configuration_error(
         run(tmp_path / "d", train=hundred, prompt={"solution_template": " Answer: {answer}"})
     own = {"solution_template": " Answer: {answer}", "answer_marker": "Answer:"}
     run(tmp_path / "agrees", train=hundred, prompt=own)
-    mine = {"mine": {"function": "my.module:reward"}}
+    mine = {"mine": {"function": "math:hypot"}}
     run(tmp_path / "own", train=hundred, rewards=mine, prompt={"solution_template": "{answer}"})
+
+
+def test_a_reward_that_cannot_be_loaded_costs_no_evaluation(tmp_path: Path, hundred: str) -> None:
+    (tmp_path / "ends.py").write_text("raise SystemExit(0)")
+    for function in ("./nope.py:f", f"{tmp_path}/ends.py:f"):
+        with pytest.raises(ConfigError, match=r"rewards\.mine\.function"):
+            run(tmp_path / "d", train=hundred, rewards={"mine": {"function": function}})
+
+
+CAPITALS = """
+from rlvr_trainer.tasks import Row, Task
+
+class Capitals(Task):
+    def parse(self, raw, id):
+        return Row(id, raw["question"], raw["answer"])
+
+def same(completion, row):
+    return float(row["answer"] in completion)
+"""
+
+
+def test_an_answer_that_nothing_can_judge_is_set_aside(tmp_path: Path) -> None:
+    (tmp_path / "capitals.py").write_text(CAPITALS)
+    rows = [{"question": f"The capital of {n}?", "answer": "Paris"} for n in range(40)]
+    options: dict[str, Any] = {
+        "task": f"{tmp_path}/capitals.py:Capitals",
+        "train": jsonl(tmp_path / "rows.jsonl", rows),
+        "rewards": {"same": {"function": f"{tmp_path}/capitals.py:same"}},
+    }
+    with pytest.raises(DataError, match=r"answer-not-a-number.*evaluation\.correct_by"):
+        run(tmp_path / "d", **options)
+    run(tmp_path / "judged", **options, evaluation={"correct_by": "same"})
+    assert len(ids(tmp_path / "judged", "test")) == 4
+
+
+@pytest.mark.parametrize("gives", ["None", "Row(id, 'q', 5)"])
+def test_a_task_that_gives_no_row_is_told_so(gives: str, tmp_path: Path, hundred: str) -> None:
+    code = CAPITALS.replace('Row(id, raw["question"], raw["answer"])', gives)
+    (tmp_path / "wrong.py").write_text(code)
+    with pytest.raises(DataError, match=r"malformed \((TypeError|AttributeError)"):
+        run(tmp_path / "d", task=f"{tmp_path}/wrong.py:Capitals", train=hundred)
 
 
 def test_a_row_whose_worked_text_is_never_rewarded_is_no_exemplar(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +9,11 @@ import pytest
 
 from rlvr_trainer.errors import RewardError
 from rlvr_trainer.grpo.rewards import BatchScorer
+
+
+def rows(*answers: str) -> list[str]:
+    """The column that holds each row's columns."""
+    return [json.dumps({"answer": answer}) for answer in answers]
 
 
 def length(completion: str, row: Mapping[str, Any]) -> float | None:
@@ -22,7 +28,7 @@ def test_each_verifier_is_a_reward_function_named_after_it() -> None:
     functions = BatchScorer({"length": length, "right": right}, 0.05).reward_functions()
     assert [function.__name__ for function in functions] == ["length", "right"]
     completions = ["4", "44"]
-    batch = {"answer": ["4", "4"], "prompts": ["a", "b"], "trainer_state": object()}
+    batch = {"row": rows("4", "4"), "prompts": ["a", "b"], "trainer_state": object()}
     assert functions[0](completions=completions, **batch) == [1.0, 2.0]
     assert functions[1](completions=completions, **batch) == [1.0, 0.0]
 
@@ -31,8 +37,8 @@ def test_a_row_that_one_verifier_cannot_judge_is_judged_by_none() -> None:
     functions = BatchScorer({"length": length, "right": right}, 1.0).reward_functions()
     completions = ["4", "44"]
     for function in functions:
-        assert function(completions=completions, answer=["?", "4"])[0] is None
-        assert function(completions=completions, answer=["?", "4"])[1] is not None
+        assert function(completions=completions, row=rows("?", "4"))[0] is None
+        assert function(completions=completions, row=rows("?", "4"))[1] is not None
 
 
 def test_a_batch_is_scored_once_for_all_functions() -> None:
@@ -47,19 +53,19 @@ def test_a_batch_is_scored_once_for_all_functions() -> None:
     first, second = ["x", "y"], ["x", "y"]
     for completions in (first, second):
         for function in functions:
-            function(completions=completions, answer=["1", "1"])
+            function(completions=completions, row=rows("1", "1"))
     assert calls == 2 * 2 * 2
 
 
 def test_too_many_failures_end_the_run() -> None:
     function, _ = BatchScorer({"a": right, "b": length}, 0.05).reward_functions()
-    function(completions=["x"] * 63, answer=["?"] * 63)  # too few to judge
+    function(completions=["x"] * 63, row=rows("?") * 63)  # too few to judge
     with pytest.raises(RewardError, match="64 of 64 completions could not be verified"):
-        function(completions=["x"], answer=["?"])
+        function(completions=["x"], row=rows("?"))
 
 
 def test_failures_under_the_threshold_are_tolerated() -> None:
     (function,) = BatchScorer({"a": right}, 0.05).reward_functions()
-    rewards = function(completions=["4"] * 100, answer=["?"] * 5 + ["4"] * 95)
+    rewards = function(completions=["4"] * 100, row=rows("?") * 5 + rows("4") * 95)
     assert rewards.count(None) == 5
     assert math.fsum(reward or 0 for reward in rewards) == 95

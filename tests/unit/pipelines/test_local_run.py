@@ -63,6 +63,21 @@ STARTED = {"time": 100, "event": "phase", "phase": "train", "state": "started"}
 STEP = {"time": 110, "event": "step", "step": 3, "max_steps": 20, "reward": 0.61}
 
 
+@pytest.mark.parametrize("state", ["finished", "failed"])
+def test_an_evaluation_that_came_to_its_end_succeeded(state: str, tmp_path: Path) -> None:
+    run_dir = ended(tmp_path)
+    write_events(
+        run_dir,
+        {"time": 1, "event": "phase", "phase": "prepare", "state": "started"},
+        {"time": 2, "event": "phase", "phase": "prepare", "state": "finished"},
+        {"time": 3, "event": "phase", "phase": "evaluate-base", "state": "started"},
+        {"time": 4, "event": "phase", "phase": "evaluate-base", "state": state},
+    )
+    assert (inspect_run(tmp_path).phase == "succeeded") == (state == "finished")
+    run_dir.pipeline.mkdir()  # then it is a run, and training would follow
+    assert inspect_run(tmp_path).phase == "stopped"
+
+
 def test_a_running_run_has_a_process_and_progress(tmp_path: Path) -> None:
     with running(tmp_path) as process:
         write_events(RunDir(tmp_path), STARTED, STEP)

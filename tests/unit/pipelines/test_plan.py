@@ -43,6 +43,17 @@ def test_without_max_steps_the_epochs_decide() -> None:
     assert sizes.num_steps == 2 * (90 // 2)
 
 
+def test_each_batch_is_trained_on_num_iterations_times() -> None:
+    once = ("data.num_train_rows=108", "training.max_steps=null")
+    assert (
+        measure(tiny(*once, "grpo.num_iterations=4")).num_steps
+        == 4 * measure(tiny(*once)).num_steps
+    )
+    cut = tiny(*once, "grpo.steps_per_generation=8")  # of 4 micro-steps that make a step
+    whole = tiny(*once, "training.gradient_accumulation_steps=8")
+    assert measure(cut).num_steps == 2 * measure(whole).num_steps
+
+
 def test_a_shared_header_counts_once() -> None:
     shared = measure(tiny("shared_prefix='on'"))
     plain = measure(tiny("shared_prefix='off'"))

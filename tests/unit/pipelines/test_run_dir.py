@@ -21,6 +21,18 @@ def test_a_claim_makes_the_directory_and_leaves_the_recipe_in_it(tmp_path: Path)
         assert read_recipe(claimed.run_dir) == recipe()
 
 
+@pytest.mark.parametrize("name", ["data", "adapter", "checkpoints", "report.html"])
+def test_a_folder_with_somebodys_own_files_is_left_as_it_is(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ConfigError, match=f"would replace {name}"), claim(tmp_path, recipe()):
+        pytest.fail("must not be entered")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "notes.txt"])
+    (tmp_path / name).rmdir()
+    with claim(tmp_path, recipe()):
+        pass
+
+
 def test_the_same_recipe_may_come_back_with_another_description(tmp_path: Path) -> None:
     with claim(tmp_path, recipe(description="one")):
         pass

@@ -66,6 +66,12 @@ def test_gsm8k_is_the_published_recipe() -> None:
         ("prompt.num_shots=12", "data.num_exemplars sets only 8 rows aside"),
         ("evaluation.shots=[16]", "16 shots"),
         ("grpo.betta=0.1", "not a field of TRL's GRPOConfig (did you mean 'beta'?)"),
+        ("grpo.beta=abc", "'beta' is float in TRL's GRPOConfig, got 'abc'"),
+        ("grpo.epsilon=.nan", "'epsilon' is float"),
+        ("training.learning_rate=.inf", "finite number"),
+        ("evaluation.shots=[8,8]", "names a number twice"),
+        ("evaluation.correct_by=corectness", "(did you mean 'correctness'?)"),
+        ("evaluation.pass_at_k={k: []}", "at least 1 item"),
         ("grpo.temperature=0.7", "set sampling.temperature instead"),
         ("grpo.min_p=0.1", "set sampling.min_p instead"),
         ("grpo.repetition_penalty=1.1", "is for vLLM"),
@@ -112,6 +118,43 @@ def test_a_number_in_scientific_notation_is_a_number() -> None:
 def test_a_penalty_is_for_vllm_which_knows_it() -> None:
     recipe = load("arithmetic", "grpo.repetition_penalty=1.1", "grpo.use_vllm=true")
     assert recipe.grpo["repetition_penalty"] == 1.1
+
+
+def test_an_option_of_trl_has_its_own_type() -> None:
+    grpo = load("arithmetic", "grpo.mask_truncated_completions=no", "grpo.num_iterations=2").grpo
+    assert grpo["mask_truncated_completions"] is False
+    assert grpo["num_iterations"] == 2
+
+
+def test_the_weight_of_one_reward_leaves_the_others() -> None:
+    rewards = load("arithmetic", "rewards.format.weight=0.2").rewards
+    assert {name: reward.weight for name, reward in rewards.items()} == {
+        "format": 0.2,
+        "correctness": 1.0,
+    }
+
+
+@pytest.mark.parametrize("text", ["#### A", "Q:", "2024-01-01", "1:30", "12"])
+def test_a_field_of_text_takes_what_is_typed(text: str) -> None:
+    assert load("arithmetic", f"prompt.stop={text}").prompt.stop == text
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"), [("010", 10), ("+3", 3), ("1e1", 10), ("10.", 10), ("-1", None)]
+)
+def test_numbers_are_decimal(text: str, steps: int | None) -> None:
+    if steps is None:
+        with pytest.raises(ConfigError, match="greater than 0"):
+            load("arithmetic", f"training.max_steps={text}")
+    else:
+        assert load("arithmetic", f"training.max_steps={text}").training.max_steps == steps
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text("extends: arithmetic\ntraining: {max_steps: 5}\ntraining: {seed: 1}\n")
+    with pytest.raises(ConfigError, match="the key 'training' is there twice"):
+        load(str(path))
 
 
 def test_on_and_off_are_words() -> None:

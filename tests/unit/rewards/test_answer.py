@@ -107,6 +107,10 @@ def test_the_public_signatures_need_only_a_completion_and_an_answer() -> None:
         (f"{MARKER}\n42", "42", (0.0, 0.0)),
         (f"#{MARKER} 42", "42", (0.0, 0.0)),
         (f"So\u2028{MARKER} 42", "42", (0.0, 0.0)),
+        # a small gold answer is not near nothing
+        (line("0"), "0.0005", (0.5, 0.0)),
+        (line("0.0005"), "0.0005", (0.5, 1.0)),
+        (line("0.0001"), "0", (0.5, 0.0)),
         # what follows the answer does not hurt; a run-on next question is never read
         (line("42") + "\n" + "x" * 400, "42", (0.5, 1.0)),
         (line("42") + f"\n\nQuestion: And now?\nSolution: {MARKER} 7", "42", (0.5, 1.0)),

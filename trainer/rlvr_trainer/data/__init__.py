@@ -1,6 +1,20 @@
 """Rows to train, validation and test files, with a manifest that says what became of each row."""
 
-from rlvr_trainer.data.files import MANIFEST, load_exemplars, load_manifest, load_rows
+from rlvr_trainer.data.files import (
+    MANIFEST,
+    data_hash,
+    load_exemplars,
+    load_manifest,
+    load_rows,
+)
 from rlvr_trainer.data.prepare import prepare, repeat_rows
 
-__all__ = ["MANIFEST", "load_exemplars", "load_manifest", "load_rows", "prepare", "repeat_rows"]
+__all__ = [
+    "MANIFEST",
+    "data_hash",
+    "load_exemplars",
+    "load_manifest",
+    "load_rows",
+    "prepare",
+    "repeat_rows",
+]

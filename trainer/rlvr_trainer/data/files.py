@@ -20,6 +20,7 @@ from rlvr_trainer.storage import disk_error
 from rlvr_trainer.tasks import Row
 
 MANIFEST = "manifest.json"
+QUARANTINED = "quarantined.jsonl"
 VERSION = 1
 
 
@@ -46,6 +47,13 @@ def load_manifest(data_dir: Path) -> dict[str, Any]:
     if version != VERSION:
         raise DataError(f"{path} is of version {version}, not {VERSION}; prepare the data again")
     return dict(manifest)
+
+
+def data_hash(data_dir: Path) -> str:
+    """Twelve hex digits of all rows and of which split they are in. Raises DataError."""
+    described = load_manifest(data_dir)["files"]
+    splits = {name: each["sha256"] for name, each in described.items() if name != QUARANTINED}
+    return sha256(json.dumps(splits, sort_keys=True).encode())[:12]
 
 
 def row_lines(rows: Iterable[Row]) -> bytes:

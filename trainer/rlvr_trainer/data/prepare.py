@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import statistics
 from collections import Counter
@@ -11,12 +12,25 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlvr_trainer.data.files import VERSION, json_lines, row_lines, sha256, write_data
+from rlvr_trainer.data.files import (
+    QUARANTINED,
+    VERSION,
+    json_lines,
+    row_lines,
+    sha256,
+    write_data,
+)
 from rlvr_trainer.data.quarantine import Quarantine
 from rlvr_trainer.data.sources import Record, read_source
 from rlvr_trainer.errors import ConfigError, DataError
 from rlvr_trainer.prompt import PromptLayout
-from rlvr_trainer.rewards import correctness_reward
+from rlvr_trainer.rewards import (
+    build_judge,
+    build_rewards,
+    correctness_reward,
+    judges_numbers,
+    normalise_answer,
+)
 from rlvr_trainer.suggest import did_you_mean
 from rlvr_trainer.tasks import Row, Split, Task, UnusableRow, load_task
 
@@ -44,6 +58,7 @@ def prepare(
     (a full disk).
     """
     task, read = load_task(recipe.task), Quarantine()
+    build_rewards(recipe), build_judge(recipe)  # what cannot be loaded costs no evaluation
     carved = bool(recipe.data.train) and not recipe.data.test
     train = _unique(_read(task, recipe, "train", read), read)
     test = [] if carved else _unique(_read(task, recipe, "test", read), read)
@@ -83,7 +98,7 @@ def prepare(
 
     splits = {"train": train, "validation": validation, "test": test, "exemplars": exemplars}
     files = {f"{name}.jsonl": row_lines(rows) for name, rows in splits.items()}
-    files["quarantined.jsonl"] = json_lines(read.quarantined)
+    files[QUARANTINED] = json_lines(read.quarantined)
     manifest = {
         "version": VERSION,
         "task": recipe.task,
@@ -121,7 +136,10 @@ def _read(task: Task, recipe: Recipe, split: Split, read: Quarantine) -> list[Ro
         id = f"{split}-{index}"
         read.found(id, split, record.location)
         try:
-            rows.append(_parse(task, record, id))
+            row = _parse(task, record, id)
+            if judges_numbers(recipe):
+                _check_number(row)
+            rows.append(row)
         except UnusableRow as error:
             read.add(id, error.reason, error.detail, record.text or str(record.raw))
     if not read.num_read[split]:
@@ -138,11 +156,24 @@ def _parse(task: Task, record: Record, id: str) -> Row:
     if record.raw is None:
         raise UnusableRow("malformed", record.problem)
     try:
-        return task.parse(record.raw, id)
+        row = task.parse(record.raw, id)
+        texts = (row.id, row.question, row.answer, row.solution)
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError(f"id, question, answer and solution are text, got {texts}")
+        # As every later step reads it: Parquet has columns that JSON does not know.
+        return replace(row, extra=json.loads(json.dumps(dict(row.extra), default=str)))
     except UnusableRow:
         raise
     except Exception as error:  # of a user's task: the row is at fault until too many are
         raise UnusableRow("malformed", f"{type(error).__name__}: {error}") from error
+
+
+def _check_number(row: Row) -> None:
+    try:
+        normalise_answer(row.answer)
+    except ValueError as error:
+        detail = f"{error}; for other answers name a reward of yours in evaluation.correct_by"
+        raise UnusableRow("answer-not-a-number", detail) from None
 
 
 def _question_key(row: Row) -> str:

@@ -7,6 +7,7 @@ call scores the batch with all verifiers, and the others read their column.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,14 +16,8 @@ from rlvr_trainer.rewards import Verifier, score
 
 RewardFunction = Callable[..., list[float | None]]
 
-NOT_COLUMNS = {
-    "prompts",
-    "completions",
-    "completion_ids",
-    "trainer_state",
-    "log_extra",
-    "log_metric",
-}
+ROW = "row"
+"""The column of the data set that holds a row's columns, as JSON."""
 MIN_COMPLETIONS_TO_JUDGE = 64
 
 
@@ -55,13 +50,9 @@ class BatchScorer:
         self, completions: list[str], batch: Mapping[str, Any]
     ) -> list[dict[str, float] | None]:
         if completions is not self._completions:
-            columns = [key for key in batch if key not in NOT_COLUMNS]
-            rows = [
-                {key: batch[key][index] for key in columns} for index in range(len(completions))
-            ]
             self._scores = [
-                score(self.verifiers, completion, row)
-                for completion, row in zip(completions, rows, strict=True)
+                score(self.verifiers, completion, json.loads(row))
+                for completion, row in zip(completions, batch[ROW], strict=True)
             ]
             self._completions = completions
             self._count()

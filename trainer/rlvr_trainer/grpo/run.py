@@ -9,6 +9,7 @@ are committed (`trainer`), validation is greedy (`callbacks`).
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -22,15 +23,15 @@ from trl.models import unwrap_model_for_generation
 
 from rlvr_trainer import checkpoint
 from rlvr_trainer.allocator import keep_freed_memory
-from rlvr_trainer.data import load_exemplars, load_rows, repeat_rows
+from rlvr_trainer.data import data_hash, load_exemplars, load_rows, repeat_rows
 from rlvr_trainer.errors import CheckpointError, PlatformError, RLVRError
 from rlvr_trainer.evaluate import Evaluator
 from rlvr_trainer.events import emit
 from rlvr_trainer.grpo.arguments import grpo_config, lora_config, world_size
 from rlvr_trainer.grpo.callbacks import StepEvents, StopOnDivergence, StopOnSignal, Validation
-from rlvr_trainer.grpo.rewards import BatchScorer
+from rlvr_trainer.grpo.rewards import ROW, BatchScorer
 from rlvr_trainer.grpo.rollout import Rollout
-from rlvr_trainer.grpo.trainer import RLVRTrainer, gather_objects
+from rlvr_trainer.grpo.trainer import DATA_HASH, RLVRTrainer, gather_objects
 from rlvr_trainer.models import load_model, load_tokenizer
 from rlvr_trainer.prompt import PromptLayout
 from rlvr_trainer.recipe import Recipe
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 RESUME_ONLY = (
     checkpoint.MARKER,
+    DATA_HASH,
     *("*.bin", "*.pt", "*.pth", "trainer_state.json", "global_step*", "latest", "zero_to_fp32.py"),
     "README.md",
 )
@@ -62,6 +64,8 @@ def train(recipe: Recipe, run_dir: Path, data_dir: Path) -> bool:
     """
     checkpoints = run_dir / "checkpoints"
     resume = checkpoint.newest(checkpoints, recipe_hash=recipe.hash)
+    if resume:
+        _assert_same_data(resume, data_dir)
     if not torch.cuda.is_available():
         keep_freed_memory()
     if resume is None or not checkpoint.is_last(resume.path):
@@ -82,6 +86,15 @@ def train(recipe: Recipe, run_dir: Path, data_dir: Path) -> bool:
         assert last is not None, "training ends with a commit"
         _place_adapter(recipe, last.path, run_dir / "adapter")
     return True
+
+
+def _assert_same_data(resume: checkpoint.Checkpoint, data_dir: Path) -> None:
+    """Rows that it saw could be test rows by now. Raises CheckpointError."""
+    if (resume.path / DATA_HASH).read_text("utf-8") != data_hash(data_dir):
+        raise CheckpointError(
+            f"{resume.path} was trained on other rows than those in {data_dir}, where its training "
+            "rows may be test rows; train in another run directory, or from the data that it had"
+        )
 
 
 def _assert_same_world_size(recipe: Recipe, resume: checkpoint.Checkpoint | None) -> None:
@@ -129,6 +142,7 @@ def _trainer(recipe: Recipe, checkpoints: Path, data_dir: Path) -> RLVRTrainer:
     scorer = BatchScorer(build_rewards(recipe), recipe.training.max_verifier_failures)
     trainer = RLVRTrainer(
         recipe=recipe,
+        data_hash=data_hash(data_dir),
         checkpoints=checkpoints,
         model=load_model(recipe.model, recipe.quantization),
         processing_class=tokenizer,
@@ -176,8 +190,14 @@ def _leave_process_group(trainer: RLVRTrainer) -> None:
 
 
 def _dataset(rows: Sequence[Row], layout: PromptLayout) -> Dataset:
-    """One record a row: its columns, for the rewards, and its prompt."""
-    return Dataset.from_list([{**row.columns, "prompt": layout.prompt(row)} for row in rows])
+    """One record a row: its prompt, and its columns for the rewards.
+
+    The columns are one text: rows may have different ones, of types that a table cannot hold, and
+    by names that mean something to TRL.
+    """
+    return Dataset.from_list(
+        [{"prompt": layout.prompt(row), ROW: json.dumps(row.columns)} for row in rows]
+    )
 
 
 def _validate(trainer: RLVRTrainer, layout: PromptLayout, rows: Sequence[Row], step: int) -> None:

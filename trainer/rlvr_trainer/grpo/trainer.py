@@ -16,6 +16,9 @@ from rlvr_trainer.remote_checkpoint import RUN_URI_VARIABLE
 from rlvr_trainer.shared_prefix import SharedPrefixGRPOTrainer
 from rlvr_trainer.storage import Storage, open_storage
 
+DATA_HASH = "data.sha256"
+"""In a checkpoint: which rows it was trained on."""
+
 
 class RLVRTrainer(SharedPrefixGRPOTrainer):
     """GRPOTrainer whose checkpoints are written aside, verified and committed.
@@ -23,16 +26,20 @@ class RLVRTrainer(SharedPrefixGRPOTrainer):
     `args.output_dir` is the staging directory; a committed checkpoint lies in `checkpoints`.
     """
 
-    def __init__(self, *args: Any, recipe: Recipe, checkpoints: Path, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, recipe: Recipe, data_hash: str, checkpoints: Path, **kwargs: Any
+    ) -> None:
         super().__init__(*args, shared_prefix=recipe.shared_prefix == "on", **kwargs)
-        self.recipe = recipe
+        self.recipe, self.data_hash = recipe, data_hash
         self.checkpoints = checkpoints
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         step = self.state.global_step
         super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
         staged = Path(self.args.output_dir) / f"checkpoint-{step}"
+        if self.accelerator.is_main_process:
+            (staged / DATA_HASH).write_text(self.data_hash, "utf-8")
+        self.accelerator.wait_for_everyone()
         uri = os.environ.get(RUN_URI_VARIABLE)
         where = self._upload(staged, open_storage(uri), step) if uri else None
         if self.accelerator.is_main_process:

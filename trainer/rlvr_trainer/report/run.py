@@ -32,7 +32,7 @@ def render_report(
     entry = evaluation["shots"][shots]
     name = str(recipe.get("name", "run"))
     main: list[Child] = [
-        _accuracy(evaluation, shots),
+        _accuracy(recipe, evaluation, shots),
         _by_shots(evaluation, shots) if len(evaluation["shots"]) > 1 else None,
         render_training(events),
         render_samples([sample for sample in samples if str(sample["shots"]) == shots], int(shots)),
@@ -114,11 +114,13 @@ def _facts(recipe: Json, events: Sequence[Json], entry: Json, shots: str) -> Mar
     )
 
 
-def _accuracy(evaluation: Json, shots: str) -> Markup:
+def _accuracy(recipe: Json, evaluation: Json, shots: str) -> Markup:
     entry = evaluation["shots"][shots]
+    judge = recipe.get("evaluation", {}).get("correct_by", "correctness")
+    judged_by = "by the answer marker" if judge == "correctness" else f"by the reward {judge}"
     before, after = entry["before"], entry["after"]
     rows: list[Sequence[Child]] = [
-        _row("Correct (by the answer marker)", before, after, "accuracy"),
+        _row(f"Correct ({judged_by})", before, after, "accuracy"),
         _row("Correct (by the last number)", before, after, "flexible"),
         _row("Right format", before, after, "format"),
         _row("Mean length, tokens", before, after, "mean_length"),

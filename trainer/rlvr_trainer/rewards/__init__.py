@@ -19,19 +19,28 @@ from rlvr_trainer.rewards.answer import (
     last_number,
 )
 from rlvr_trainer.rewards.number import normalise_answer, parse_number
-from rlvr_trainer.rewards.registry import REWARDS, Verifier, build_rewards, score
+from rlvr_trainer.rewards.registry import (
+    REWARDS,
+    Verifier,
+    build_judge,
+    build_rewards,
+    judges_numbers,
+    score,
+)
 
 __all__ = [
     "ANSWER_MARKER",
     "REWARDS",
     "STOP",
     "Verifier",
+    "build_judge",
     "build_rewards",
     "correctness_reward",
     "cut_at_stop",
     "extract_answer",
     "format_reward",
     "is_correct_number",
+    "judges_numbers",
     "last_number",
     "normalise_answer",
     "parse_number",

@@ -56,6 +56,7 @@ def correctness_reward(
 ) -> float | None:
     """1 for exactly one well-formed answer line within `tolerance` of the gold answer, else 0.
 
+    Of a gold answer below 1 it is within that share of it.
     None when the gold answer is not a number: that is no fault of the completion.
     """
     gold = _gold(answer) if isinstance(answer, str) else None
@@ -124,10 +125,12 @@ def _gold(answer: str) -> Decimal | None:
 
 
 def _near(value: Decimal, gold: Decimal, tolerance: Decimal) -> bool:
-    return _EXACT.abs(_EXACT.subtract(value, gold)) <= tolerance
+    """Within `tolerance`, and below 1 within that share of the gold answer: 0 is near 0 only."""
+    allowed = _EXACT.multiply(tolerance, min(gold.copy_abs(), Decimal(1)))
+    return _EXACT.abs(_EXACT.subtract(value, gold)) <= allowed
 
 
 def _follows_minus(text: str, start: int) -> bool:
     """Whether the number at `start` has a minus that is a sign, not a subtraction."""
     before = text[max(0, start - 3) : start].rstrip("$€£")
-    return before.endswith("-") and not before[-2:-1].isalnum()
+    return before.endswith(("-", "\N{MINUS SIGN}")) and not before[-2:-1].isalnum()

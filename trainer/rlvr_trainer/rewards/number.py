@@ -5,13 +5,14 @@
 What is removed, and what is not:
 
 - **Digits** are ASCII. Other scripts' digits, exponents, fractions and expressions are no number.
-- **Sign** is kept; there is one at the most, before or after the currency.
+- **Sign** is kept, `-` or the minus sign; there is one at the most, before or after the currency.
+- **Blanks** are spaces, tabs and no-break spaces.
 - **Commas** are removed where they separate thousands (`1,234,567`); `12,34` is no number, and
   `0,123` neither, which elsewhere is a decimal fraction.
 - **Currency** ($ € £), once, before or after the number, is removed.
 - **Percent** is removed, not divided by: `50%` is 50, and so is `50 percent`.
 - **Units** are removed, never converted: one word of letters, or `word per word`, or `square word`.
-  A word that changes the value (`million`, `dozen`, `k`, `thirds`) is no unit, and then the
+  A word that changes the value (`million`, `dozen`, `k`, `thirds`, `two`) is no unit, and then the
   whole is no number.
 - **A full stop** at the end is removed.
 - At most 20 digits, so that every number is finite and every comparison exact.
@@ -33,15 +34,22 @@ VALUE_CHANGING_WORDS = frozenset({
     "score", "scores", "gross", "pi", "e", "times", "squared", "cubed", "factorial", "half",
     "halves", "third", "thirds", "quarter", "quarters", "fourth", "fourths", "fifth", "fifths",
     "sixth", "sixths", "seventh", "sevenths", "eighth", "eighths", "ninth", "ninths", "tenth",
-    "tenths", "hundredth", "hundredths", "thousandth", "thousandths",
+    "tenths", "hundredth", "hundredths", "thousandth", "thousandths", "millionth", "millionths",
+    "billionth", "billionths", "grand", "mil", "mill", "mille", "bil", "tril", "lakh", "lakhs",
+    "lac", "lacs", "crore", "crores", "tens", "point", "plus", "minus", "over", "or", "and", "to",
+    "not", "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
+    "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen",
+    "nineteen", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety",
 })  # fmt: skip
+_ASCII = str.maketrans({"\N{MINUS SIGN}": "-", "\N{NO-BREAK SPACE}": " ",
+                        "\N{NARROW NO-BREAK SPACE}": " "})  # fmt: skip
 
 
 def parse_number(text: str) -> Decimal | None:
     """The number that `text` consists of under the module's grammar, or None."""
     if len(text) > MAX_CHARACTERS:
         return None
-    text = text.strip(BLANKS)
+    text = text.translate(_ASCII).strip(BLANKS)
     text = text.removesuffix(".")
     sign, text = _take(text, "+-")
     currency, text = _take(text, CURRENCIES)

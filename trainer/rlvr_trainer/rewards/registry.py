@@ -33,6 +33,24 @@ def build_rewards(recipe: Recipe) -> dict[str, Verifier]:
     }
 
 
+def build_judge(recipe: Recipe) -> Verifier:
+    """The verifier by which an evaluation calls a completion correct: where it gives more than 0.
+
+    Raises ConfigError when a function of the user's cannot be loaded.
+    """
+    name = recipe.evaluation.correct_by
+    reward = recipe.rewards.get(name)
+    if reward and reward.function:
+        return _user_verifier(name, reward.function)
+    return REWARDS[name](recipe.prompt)
+
+
+def judges_numbers(recipe: Recipe) -> bool:
+    """Whether an answer that is no number cannot be judged."""
+    reward = recipe.rewards.get(recipe.evaluation.correct_by)
+    return recipe.evaluation.correct_by == "correctness" and not (reward and reward.function)
+
+
 def score(
     verifiers: Mapping[str, Verifier], completion: str, row: Mapping[str, Any]
 ) -> dict[str, float] | None:

@@ -43,7 +43,7 @@ def _import(name: str, field: str) -> ModuleType:
             f"{field}: module {error.name!r} is not installed; install it, put its folder on "
             "PYTHONPATH, or name the file: /path/to/file.py:name"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(_raised(name, field, error)) from error
 
 
@@ -59,11 +59,11 @@ def _load_file(path: Path, field: str) -> ModuleType:
     sys.modules[name] = module  # dataclasses and pickle look their module up there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise ConfigError(_raised(str(path), field, error)) from error
     return module
 
 
-def _raised(where: str, field: str, error: Exception) -> str:
+def _raised(where: str, field: str, error: BaseException) -> str:
     return f"{field}: {where} cannot be imported, it raises {type(error).__name__}: {error}; fix it"

@@ -7,6 +7,7 @@ metrics are TRL's.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -103,29 +104,32 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         compute_aux_loss: bool = False,
         **multimodal: Any,
     ) -> _Scores:
+        plain: Callable[[], _Scores] = partial(
+            super()._get_per_token_logps_and_entropies,
+            model,
+            input_ids,
+            attention_mask,
+            logits_to_keep,
+            batch_size,
+            compute_entropy,
+            compute_aux_loss,
+            **multimodal,
+        )
+        if not self.shared_prefix:
+            return plain()
         reason = self._plain_reason(
             model, attention_mask, logits_to_keep, compute_aux_loss, multimodal
         )
-        if self.shared_prefix and not self._verified:
+        if not self._verified:
             if self._on_every_rank(reason is None):
                 self._verified = self._verify(model, input_ids, attention_mask, logits_to_keep)
             else:
-                reason = reason or "another rank cannot, and they are checked by all together."
-        if not self.shared_prefix or reason is not None:
-            if reason is not None and reason not in self._logged_reasons:
+                reason = reason or "another rank cannot, and all check them together."
+        if reason is not None:
+            if reason not in self._logged_reasons:
                 self._logged_reasons.add(reason)
                 logger.warning("Shared prefixes are not used: %s", reason)
-            plain: _Scores = super()._get_per_token_logps_and_entropies(
-                model,
-                input_ids,
-                attention_mask,
-                logits_to_keep,
-                batch_size,
-                compute_entropy,
-                compute_aux_loss,
-                **multimodal,
-            )
-            return plain
+            return plain()
         if policy := self._policy_pass:
             log_probs, entropies = self._packed(
                 model, input_ids, attention_mask, logits_to_keep, policy.rows, compute_entropy
@@ -174,9 +178,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         aux_loss: bool,
         multimodal: dict[str, Any],
     ) -> str | None:
-        """Why this pass, with shared prefixes on, takes TRL's own path, or None."""
-        if not self.shared_prefix:
-            return None
+        """Why this pass takes TRL's own path, or None."""
         if any(value is not None for value in multimodal.values()):
             return "the batch has images or other multimodal inputs."
         if aux_loss:
