@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ from rlvr_components.platform_file import parse_platform
 from rlvr_trainer.errors import ConfigError, RLVRError
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.recipe_file import load_recipe, shipped_recipes
-from rlvr_trainer.storage import S3_SCHEME, open_storage
+from rlvr_trainer.storage import S3_SCHEME, Storage, open_storage
 from rlvr_trainer.suggest import did_you_mean
+
+logger = logging.getLogger(__name__)
 
 PLATFORM_MAP = "rlvr-platform"
 """The ConfigMap of a namespace that holds the platform's settings."""
@@ -121,7 +124,10 @@ def resolve_platform(form: Form, config_map: str) -> Platform:
 
 
 def check_storage(uri: str) -> None:
-    """Write, read and delete a probe. Raises ConfigError, PlatformError."""
+    """Write, read and delete a probe, which stays where this identity may not delete.
+
+    Raises ConfigError, PlatformError.
+    """
     if "://" in uri and not uri.startswith(S3_SCHEME):
         raise ConfigError(
             f"storage_uri: {uri!r} is neither s3://bucket/prefix nor a path; a server of your own "
@@ -137,7 +143,15 @@ def check_storage(uri: str) -> None:
             f"{uri}/{key} was written and is not there; name a storage that keeps what it is given"
         ) from None
     finally:
+        _delete_probe(storage, key)
+
+
+def _delete_probe(storage: Storage, key: str) -> None:
+    """Never raises: a run deletes nothing there, and the probe's own fault comes first."""
+    try:
         storage.delete(key)
+    except RLVRError as error:
+        logger.info("the probe stays: %s", error)
 
 
 def can_write(uri: str) -> bool:

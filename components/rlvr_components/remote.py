@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +29,7 @@ from rlvr_components.staging import stage, stage_folder
 from rlvr_components.task_config import merge_task_config
 from rlvr_trainer.batch import batch_of
 from rlvr_trainer.data import load_rows
-from rlvr_trainer.errors import ConfigError, PlatformError
+from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.evaluation import headline, parse_samples
 from rlvr_trainer.events import EVENTS_VARIABLE, emit, read_events
 from rlvr_trainer.launch.run_dir import ADAPTER, ADAPTER_URI_VARIABLE
@@ -86,9 +86,7 @@ def train(recipe: Recipe, data_dir: Path, site: Site, adapter_uri: str) -> Stora
         _launch(site, job_spec("train", recipe, run_dir.uri, site, env=env))
     adapter = open_storage(adapter_uri) if adapter_uri else run_dir
     if not adapter.list("" if adapter_uri else ADAPTER):
-        raise PlatformError(
-            f"the job succeeded, but no adapter is in {adapter_uri or site.folder}; was it deleted?"
-        )
+        raise _removed(f"no adapter is in {adapter_uri or site.folder}", site)
     return run_dir
 
 
@@ -120,26 +118,35 @@ def evaluate(
             *(("--adapter", adapter_uri) if adapter_uri else ()),
         ]
         _launch(site, job_spec(step, recipe, run_dir.uri, site, command))
-        samples = collect_samples(run_dir, recipe, data_dir, platform.num_nodes * shards_per_node)
+        samples = collect_samples(
+            run_dir, recipe, data_dir, platform.num_nodes * shards_per_node, site
+        )
         found.update(headline(samples, recipe))
     return samples
 
 
 def collect_samples(
-    run_dir: Storage, recipe: Recipe, data_dir: Path, num_shards: int
+    run_dir: Storage, recipe: Recipe, data_dir: Path, num_shards: int, site: Site
 ) -> list[dict[str, Any]]:
-    """The parts of an evaluation as one. Raises DataError, PlatformError."""
+    """The parts of an evaluation as one. Raises ConfigError, DataError, PlatformError."""
     parts = []
     for shard in Shard(0, num_shards).all:
         where = f"{run_dir.uri}/{shard.key}"
         try:
             parts.append(parse_samples(where, run_dir.read_bytes(shard.key).decode()))
         except FileNotFoundError:
-            raise PlatformError(
-                f"the job succeeded, but {where} is not there; was it deleted?"
-            ) from None
+            raise _removed(f"{where} is not there", site) from None
     rows = load_rows(data_dir, "test")[: recipe.evaluation.num_rows]
     return join(parts, batches(recipe, rows))
+
+
+def _removed(what: str, site: Site) -> ConfigError:
+    """For a job that has succeeded, which every further try adopts: none of them helps."""
+    name = run_id() if in_kubeflow() else site.settings.run_name
+    return ConfigError(
+        f"the job succeeded, but {what}: its results were removed; delete the job "
+        f"(`rlvr clean {name}`) to have it run again, or start a run in another directory"
+    )
 
 
 def _adapter_for_pods(site: Site, run_dir: Storage, adapter_dir: Path) -> str:
@@ -202,7 +209,8 @@ def phase(name: str) -> Iterator[dict[str, float]]:
     try:
         yield found
     except BaseException as error:
-        emit("phase", phase=name, state="failed", message=str(error))
+        with suppress(OSError):  # a disk that is full may well be the cause
+            emit("phase", phase=name, state="failed", message=str(error))
         raise
     emit("phase", phase=name, state="finished", **found)
 

@@ -1,12 +1,21 @@
-"""Writing a file whole or not at all."""
+"""Writing a file whole or not at all, and what to raise where a disk refuses."""
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
-from rlvr_trainer.errors import PlatformError
+from rlvr_trainer.errors import ConfigError, PlatformError, RLVRError
+
+FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
+AWAY_ERRNOS = {errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ESHUTDOWN}
+"""What a file system of the network, NFS, FUSE or Lustre, answers while its server is away."""
+
+DISK_ERRNOS = FULL_ERRNOS | AWAY_ERRNOS
+"""What passes; all else needs somebody to change something."""
 
 
 def write_durably(path: Path, text: str) -> None:
@@ -32,12 +41,25 @@ def write_durably(path: Path, text: str) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_durably`, making the folder too. Raises PlatformError."""
+    """`write_durably`, making the folder too.
+
+    Raises PlatformError for a full or broken disk, ConfigError for a path that cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_durably(path, text)
     except OSError as error:
-        raise PlatformError(
-            f"{path} cannot be written ({error.strerror or error}); free space there or choose "
-            "another directory, then run again"
-        ) from error
+        raise disk_error(path, error) from error
+
+
+def disk_error(
+    path: Path, error: OSError, *, doing: Literal["written", "read"] = "written"
+) -> RLVRError:
+    """What to raise for an OSError while `path` was written, or read."""
+    what = f"{path} cannot be {doing} ({error.strerror or error})"
+    if error.errno in FULL_ERRNOS:
+        return PlatformError(f"{what}; free some space or name another folder")
+    if error.errno in AWAY_ERRNOS:
+        return PlatformError(f"{what}; see that its disk answers, then try again")
+    may = "write to" if doing == "written" else "read"
+    return ConfigError(f"{what}; name a folder that you may {may}")

@@ -8,6 +8,7 @@ another rank that had died.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -15,6 +16,8 @@ from pathlib import Path
 
 from rlvr_trainer.errors import EXIT_PREEMPTED, PlatformError, RLVRError
 from rlvr_trainer.files import write_durably
+
+logger = logging.getLogger(__name__)
 
 RANK_ENDS_VARIABLE = "RLVR_RANK_ENDS"
 
@@ -32,6 +35,16 @@ PEER_WORDS = (
     "connectfullmesh failed",
     "read error",  # gloo's, when a socket breaks between two messages
 )
+
+
+HARDWARE_WORDS = (
+    "uncorrectable ecc error",
+    "uncorrectable nvlink error",
+    "hardware stack error",
+    "fallen off the bus",
+    "all cuda-capable devices are busy or unavailable",
+)
+"""What CUDA says of a GPU that is broken: another node's may work, and this one's is repaired."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +66,10 @@ def record_error(error: BaseException) -> None:
     """Write down why this rank fails; does nothing where no launch asked for it."""
     peer = is_peer_failure(error)
     code = error.exit_code if isinstance(error, RLVRError) else 1
+    if peer or is_hardware_failure(error):
+        code = PlatformError.exit_code
     cause = str(error) if isinstance(error, RLVRError) else f"{type(error).__name__}: {error}"
-    _write(RankEnd(_rank(), PlatformError.exit_code if peer else code, cause, peer))
+    _write(RankEnd(_rank(), code, cause, peer))
 
 
 def record_preempted() -> None:
@@ -77,14 +92,25 @@ def is_peer_failure(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in message for words in PEER_WORDS)
 
 
+def is_hardware_failure(error: BaseException) -> bool:
+    """Whether the error says that a GPU is broken."""
+    message = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in message for words in HARDWARE_WORDS)
+
+
 def _rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
 def _write(end: RankEnd) -> None:
+    """Never raises: that would take the place of the cause, and of its exit code."""
     folder = os.environ.get(RANK_ENDS_VARIABLE)
-    if folder:
+    if not folder:
+        return
+    try:
         write_durably(Path(folder) / f"rank-{end.rank}.json", json.dumps(asdict(end)))
+    except OSError as error:
+        logger.warning("launch is not told that %s: %s", end.cause, error)
 
 
 def _read(folder: Path) -> Iterator[RankEnd]:

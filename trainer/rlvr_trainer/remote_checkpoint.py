@@ -23,7 +23,7 @@ from uuid import uuid4
 
 from rlvr_trainer import checkpoint
 from rlvr_trainer.checkpoint import Checkpoint
-from rlvr_trainer.errors import CheckpointError, ConfigError, PlatformError, RLVRError
+from rlvr_trainer.errors import CheckpointError, PlatformError, RLVRError
 from rlvr_trainer.storage import Storage, disk_error, safe_key
 
 logger = logging.getLogger(__name__)
@@ -116,8 +116,18 @@ def committed_step(storage: Storage) -> int:
 def prune(storage: Storage, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints, and older ones that were cut short.
 
-    An identity that may not delete keeps them all.
+    An identity that may not delete keeps them all. What fails is left to the prune after the next
+    commit: what was just committed is worth more than what is pruned.
     """
+    try:
+        for key in _doomed(storage, keep):
+            storage.delete(key)
+    except (RLVRError, FileNotFoundError) as error:
+        logger.warning("older checkpoints are kept: %s", error)
+
+
+def _doomed(storage: Storage, keep: int) -> list[str]:
+    """Keys to delete, in this order."""
     committed = _committed(storage)
     kept = {folder for _, folder, _ in committed[:keep]}
     newest_step = committed[0][0] if committed else 0
@@ -127,12 +137,7 @@ def prune(storage: Storage, keep: int) -> None:
         if (match := STEP_KEY.match(key)) and match[1] not in kept and int(match[2]) <= newest_step
     ]
     # markers first, so that a half-removed one is never taken for damaged
-    for key in sorted(doomed, key=lambda key: not key.endswith(f"/{checkpoint.MARKER}")):
-        try:
-            storage.delete(key)
-        except ConfigError as error:
-            logger.info("older checkpoints are kept: %s", error)
-            return
+    return sorted(doomed, key=lambda key: not key.endswith(f"/{checkpoint.MARKER}"))
 
 
 def _upload_files(storage: Storage, staged: Path, folder: str, names: Iterable[str]) -> None:

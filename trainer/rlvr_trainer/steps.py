@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,6 +107,7 @@ def _phase(name: str) -> Iterator[dict[str, Any]]:
     try:
         yield found
     except BaseException as error:
-        emit("phase", phase=name, state="failed", message=str(error), **found)
+        with suppress(OSError):  # a disk that is full may well be the cause
+            emit("phase", phase=name, state="failed", message=str(error), **found)
         raise
     emit("phase", phase=name, state="finished", **found)

@@ -1,21 +1,25 @@
 """Local folders and S3 prefixes behind one small interface.
 
 Keys are relative paths with / between their parts. A key that is not there raises
-FileNotFoundError from either kind of storage. What cannot be written, and what S3 refuses, raises
-ConfigError (it will not work until something is changed) or PlatformError (it may work later).
+FileNotFoundError from either kind of storage. What cannot be read or written, and what S3 refuses,
+raises ConfigError (it will not work until something is changed) or PlatformError (it may later).
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+import re
+import stat
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 from uuid import uuid4
 
-from rlvr_trainer.errors import ConfigError, PlatformError, RLVRError
+from rlvr_trainer.errors import ConfigError, PlatformError
+from rlvr_trainer.files import DISK_ERRNOS as DISK_ERRNOS
+from rlvr_trainer.files import disk_error as disk_error
 
 S3_SCHEME = "s3://"
 ASIDE_PREFIX = ".writing-"
@@ -25,8 +29,19 @@ READ_TIMEOUT_S = 60
 MAX_CONFLICTS = 5
 """Attempts to create an object while others try to create the same one."""
 
-DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE}
+CHUNK_BYTES = 2**20
 NO_LINK_ERRNOS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}
+
+DENIED = {"AccessDenied", "403", "Forbidden", "AllAccessDisabled"}
+READS = {"GetObject", "HeadObject"}
+ACTIONS = {
+    "HeadObject": "s3:GetObject",
+    "ListObjectsV2": "s3:ListBucket",
+    "CreateMultipartUpload": "s3:PutObject",
+    "UploadPart": "s3:PutObject",
+    "CompleteMultipartUpload": "s3:PutObject",
+}
+"""What IAM calls an operation, where it has another name."""
 
 
 class Storage(Protocol):
@@ -97,16 +112,18 @@ class LocalStorage:
         return str(self._root)
 
     def read_bytes(self, key: str) -> bytes:
-        return self._path(key).read_bytes()
+        path = self._path(key)
+        with _reading(path):
+            return path.read_bytes()
 
     def write_bytes(self, key: str, content: bytes) -> None:
         path = self._path(key)
-        with self._aside(path, content) as aside:
+        with self._aside(path, [content]) as aside:
             os.replace(aside, path)
 
     def put_if_absent(self, key: str, content: bytes) -> bool:
         path = self._path(key)
-        with self._aside(path, content) as aside:
+        with self._aside(path, [content]) as aside:
             try:
                 os.link(aside, path)
             except FileExistsError:
@@ -118,22 +135,26 @@ class LocalStorage:
         return True
 
     def exists(self, key: str) -> bool:
-        return self._path(key).is_file()
+        return _size(self._path(key)) is not None
 
     def list(self, prefix: str = "") -> list[str]:
-        folder = self._path(prefix) if prefix.strip("/") else self._root
-        found = (path for path in folder.rglob("*") if path.is_file())
-        return sorted(
-            path.relative_to(self._root).as_posix()
-            for path in found
-            if not path.name.startswith(ASIDE_PREFIX)
-        )
+        return sorted(self.sizes(prefix))
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
-        return {key: self._path(key).stat().st_size for key in self.list(prefix)}
+        start = self._path(prefix) if prefix.strip("/") else self._root
+        paths = (path for path in _walk(start) if not path.name.startswith(ASIDE_PREFIX))
+        return {
+            path.relative_to(self._root).as_posix(): size
+            for path in paths
+            if (size := _size(path)) is not None  # else it is gone since it was listed
+        }
 
     def delete(self, key: str) -> None:
-        self._path(key).unlink(missing_ok=True)
+        path = self._path(key)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise disk_error(path, error) from error
 
     def download_dir(self, prefix: str, target: Path) -> None:
         _download(self, prefix, target)
@@ -142,22 +163,26 @@ class LocalStorage:
         _upload(self, source, prefix)
 
     def upload_file(self, source: Path, key: str) -> None:
-        self.write_bytes(key, source.read_bytes())
+        path = self._path(key)
+        with _open(source) as file, self._aside(path, _chunks(file, source)) as aside:
+            os.replace(aside, path)
 
     def download_file(self, key: str, target: Path) -> None:
-        target.write_bytes(self.read_bytes(key))
+        path = self._path(key)
+        with _open(path) as file, _writing(target), target.open("wb") as copy:
+            copy.writelines(_chunks(file, path))
 
     def _path(self, key: str) -> Path:
         return self._root / safe_key(key)
 
     @contextmanager
-    def _aside(self, path: Path, content: bytes) -> Iterator[Path]:
+    def _aside(self, path: Path, content: Iterable[bytes]) -> Iterator[Path]:
         """A file with the content, beside `path`, gone at the end."""
         aside = path.with_name(f"{ASIDE_PREFIX}{uuid4().hex}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with aside.open("xb") as file:
-                file.write(content)
+                file.writelines(content)
                 file.flush()
                 os.fsync(file.fileno())
             yield aside
@@ -249,12 +274,12 @@ class S3Storage:
 
     def download_file(self, key: str, target: Path) -> None:
         """In parts, side by side: for files too large for memory."""
-        with self._explained(key):
+        with _writing(target), self._explained(key):
             self._client.download_file(self._bucket, self._key(key), str(target))
 
     def upload_file(self, source: Path, key: str) -> None:
         """In parts, side by side."""
-        with self._explained(key):
+        with _reading(source), self._explained(key):
             self._client.upload_file(str(source), self._bucket, self._key(key))
 
     def _key(self, key: str) -> str:
@@ -263,31 +288,41 @@ class S3Storage:
     @contextmanager
     def _explained(self, key: str) -> Iterator[None]:
         """Turn what boto3 raises into errors that say what to do."""
-        from boto3.exceptions import S3UploadFailedError
+        from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError
 
         where = f"{self.uri}/{key}"
         try:
             yield
         except ClientError as error:
-            raise _explain(where, self._bucket, _code(error), error) from error
-        except S3UploadFailedError as error:
+            if self._hides_absence(error, key):
+                raise FileNotFoundError(f"{where} does not exist") from error
+            raise _explain(where, self._bucket, error) from error
+        except Boto3Error as error:  # of a transfer, around what ended it
             cause = error.__context__
-            code = _code(cause) if isinstance(cause, ClientError) else ""
-            raise _explain(where, self._bucket, code, error) from error
+            if isinstance(cause, ClientError):
+                raise _explain(where, self._bucket, cause) from error
+            raise _unreachable(where, error) from error
         except BotoCoreError as error:
             raise _unreachable(where, error) from error
 
+    def _hides_absence(self, error: Any, key: str) -> bool:
+        """Whether it refuses to read a key that is not there.
 
-def disk_error(path: Path, error: OSError) -> RLVRError:
-    """What to raise for an OSError while `path` was written."""
-    if error.errno in DISK_ERRNOS:
-        return PlatformError(
-            f"{path} cannot be written ({error.strerror}); free some space or name another folder"
-        )
-    return ConfigError(
-        f"{path} cannot be written ({error.strerror or error}); name a folder that you may write to"
-    )
+        That a key is absent, S3 says to those only who may list the bucket. Where some prefixes may
+        be listed, not every server takes the key of a read for one; of a list, each does.
+        """
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        if error.operation_name not in READS or _code(error) not in DENIED:
+            return False
+        try:
+            found = self._client.list_objects_v2(
+                Bucket=self._bucket, Prefix=self._key(key), MaxKeys=1
+            )
+        except (ClientError, BotoCoreError):
+            return False
+        return self._key(key) not in [each["Key"] for each in found.get("Contents", ())]
 
 
 def safe_key(key: str) -> str:
@@ -296,6 +331,67 @@ def safe_key(key: str) -> str:
     if not parts or ".." in parts or key.startswith("/") or "\\" in key or "\0" in key:
         raise ConfigError(f"{key!r} is no key below a folder; write a relative path without ..")
     return str(PurePosixPath(*parts))
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn an OSError into one that says what to do; a file that is not there stays one."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (NotADirectoryError, IsADirectoryError):
+        raise FileNotFoundError(f"{path} does not exist as a file") from None
+    except OSError as error:
+        raise disk_error(path, error, doing="read") from error
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn an OSError into one that says what to do; that of a source that is not there stays."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise disk_error(path, error) from error
+
+
+def _open(path: Path) -> IO[bytes]:
+    with _reading(path):
+        return path.open("rb")
+
+
+def _chunks(file: IO[bytes], path: Path) -> Iterator[bytes]:
+    """The rest of an open file; what fails is told of `path` and not of what is written."""
+    while True:
+        with _reading(path):
+            chunk = file.read(CHUNK_BYTES)
+        if not chunk:
+            return
+        yield chunk
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """All that is no folder below `folder`; nothing when there is none. Raises as `_reading`."""
+
+    def tell(error: OSError) -> None:
+        with suppress(FileNotFoundError), _reading(Path(error.filename or folder)):
+            raise error
+
+    for parent, _, names in os.walk(folder, onerror=tell):
+        for name in names:
+            yield Path(parent, name)
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a file, None when there is none."""
+    try:
+        with _reading(path):
+            found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def _create(path: Path, content: bytes) -> bool:
@@ -317,11 +413,9 @@ def _download(storage: LocalStorage | S3Storage, prefix: str, target: Path) -> N
         path = target / safe_key(key.removeprefix(folder).lstrip("/"))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            storage.download_file(key, path)
-        except FileNotFoundError:
-            raise
         except OSError as error:
             raise disk_error(path, error) from error
+        storage.download_file(key, path)
 
 
 def _upload(storage: LocalStorage | S3Storage, source: Path, prefix: str) -> None:
@@ -354,21 +448,37 @@ def _was_retried(error: Any) -> bool:
     return int(error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0)) > 0
 
 
-def _explain(where: str, bucket: str, code: str, error: Exception) -> Exception:
-    match code:
+def _explain(where: str, bucket: str, error: Any) -> Exception:
+    """What to raise for a botocore ClientError."""
+    match code := _code(error):
         case "NoSuchKey" | "404" | "NotFound":
             return FileNotFoundError(f"{where} does not exist")
         case "NoSuchBucket":
             return ConfigError(f"{where}: there is no bucket {bucket!r}; create it or name another")
-        case "AccessDenied" | "403" | "Forbidden" | "AllAccessDisabled":
+        case "PermanentRedirect" | "301" | "AuthorizationHeaderMalformed":
             return ConfigError(
-                f"{where}: access is denied; grant this identity s3:GetObject, s3:PutObject and "
-                f"s3:ListBucket on {bucket!r}"
+                f"{where}: the bucket {bucket!r} is in another region ({code}); set "
+                "AWS_DEFAULT_REGION to its own"
             )
-        case "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "ExpiredToken" | "InvalidToken":
+        case _ if code in DENIED:
+            return ConfigError(
+                f"{where}: access is denied; grant this identity {_denied_action(error)} there"
+            )
+        case "InvalidAccessKeyId" | "SignatureDoesNotMatch":
             return ConfigError(f"{where}: the credentials are not valid ({code}); renew them")
+        case "ExpiredToken" | "ExpiredTokenException" | "InvalidToken":
+            # a pod's are renewed for it: the next attempt reads them anew
+            return PlatformError(
+                f"{where}: the credentials have expired ({code}); renew them, then try again"
+            )
         case _:
             return PlatformError(f"{where}: {error}; try again later")
+
+
+def _denied_action(error: Any) -> str:
+    """As S3 says it, which may be one of KMS, or else that of the operation."""
+    said = re.search(r"not authorized to perform: ([\w-]+:\w+)", str(error))
+    return said[1] if said else ACTIONS.get(error.operation_name, f"s3:{error.operation_name}")
 
 
 def _unreachable(where: str, error: Exception) -> Exception:

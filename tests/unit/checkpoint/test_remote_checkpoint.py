@@ -173,3 +173,19 @@ def test_an_identity_that_may_not_delete_keeps_all(tmp_path: Path) -> None:
         save(tmp_path, step)
     remote_checkpoint.prune(Kept(tmp_path / "s3"), keep=1)
     assert len(list((tmp_path / "s3" / "checkpoints").iterdir())) == 2
+
+
+@pytest.mark.parametrize("verb", ["list", "read_bytes", "delete"])
+@pytest.mark.parametrize("error", [PlatformError("no network"), FileNotFoundError("just pruned")])
+def test_a_hiccup_while_pruning_does_not_end_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, error: Exception
+) -> None:
+    def fail(self: LocalStorage, key: str) -> None:
+        raise error
+
+    for step in (10, 20):
+        save(tmp_path, step)
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalStorage, verb, fail)
+        remote_checkpoint.prune(LocalStorage(tmp_path / "s3"), keep=1)
+    assert len(list((tmp_path / "s3" / "checkpoints").iterdir())) == 2

@@ -13,6 +13,7 @@ from rlvr_components.check import (
     resolve_recipe,
 )
 from rlvr_trainer.errors import ConfigError
+from rlvr_trainer.storage import LocalStorage
 
 IMAGE = "image: r.example/t@sha256:0\n"
 INLINE = """\
@@ -145,6 +146,38 @@ def test_a_storage_is_tried_and_nothing_is_left_there(tmp_path: Path) -> None:
     check_storage(str(tmp_path / "runs"))
 
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+class NothingIsDeleted(LocalStorage):
+    """Storage of an identity that may write and read, as trainers have it."""
+
+    def delete(self, key: str) -> None:
+        raise ConfigError("grant this identity s3:DeleteObject there")
+
+
+def test_who_may_not_delete_may_store_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(check, "open_storage", lambda uri: NothingIsDeleted(Path(uri)))
+    caplog.set_level("INFO")
+
+    check_storage(str(tmp_path))
+
+    assert check.can_write(str(tmp_path))
+    assert "the probe stays: grant this identity s3:DeleteObject" in caplog.text
+
+
+def test_a_probe_that_cannot_be_read_is_not_hidden_by_one_that_cannot_be_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class WriteOnly(NothingIsDeleted):
+        def read_bytes(self, key: str) -> bytes:
+            raise ConfigError("grant this identity s3:GetObject there")
+
+    monkeypatch.setattr(check, "open_storage", lambda uri: WriteOnly(Path(uri)))
+
+    with pytest.raises(ConfigError, match="s3:GetObject"):
+        check_storage(str(tmp_path))
 
 
 @pytest.mark.parametrize("scheme", ["minio", "gs", "https"])

@@ -147,7 +147,7 @@ def test_a_job_that_left_a_part_out_is_not_a_result(
 ) -> None:
     pods.act = write_parts(data_dir, Shard(0, 2))
 
-    with pytest.raises(PlatformError, match=r"shard-1-of-2\.jsonl is not there"):
+    with pytest.raises(ConfigError, match=r"shard-1-of-2\.jsonl is not there"):
         evaluate_base(storage, data_dir, tmp_path)
 
     assert not (tmp_path / "samples").exists()
@@ -252,11 +252,35 @@ def test_pods_write_the_adapter_to_its_artifact(
     assert not (tmp_path / "adapter").exists()  # nothing for KFP's launcher to send again
 
 
-def test_a_training_without_an_adapter_is_not_a_result(
-    pods: Pods, storage: str, data_dir: Path, tmp_path: Path
+@pytest.mark.parametrize(("is_kubeflow", "named"), [(True, "run-1"), (False, "arithmetic")])
+def test_a_succeeded_job_whose_results_were_removed_is_said_how_to_run_again(
+    pods: Pods,
+    storage: str,
+    data_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_kubeflow: bool,
+    named: str,
 ) -> None:
-    with pytest.raises(PlatformError, match="no adapter is in"):
+    monkeypatch.setattr(remote, "in_kubeflow", lambda: is_kubeflow)
+    monkeypatch.setattr(remote, "_owner", lambda namespace: None)
+
+    # no PlatformError, which is tried again: every further try would adopt the same job
+    with pytest.raises(ConfigError, match=f"no adapter is in .*`rlvr clean {named}`"):
         train_to(Artifact(tmp_path / "adapter"), storage, data_dir, tmp_path)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+def test_a_disk_too_full_for_the_last_event_does_not_hide_the_cause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def train() -> None:
+        with remote.phase("train"):
+            monkeypatch.setenv("RLVR_EVENTS", "/dev/full")
+            raise PlatformError("the cause")
+
+    with pytest.raises(PlatformError, match="the cause"):
+        train()
 
 
 def test_the_jobs_own_cause_is_the_steps(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from rlvr_trainer.errors import DataError, PlatformError
+from rlvr_trainer.errors import ConfigError, DataError
 from rlvr_trainer.evaluation import (
     compare,
     read_samples,
@@ -224,10 +224,10 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_fragment(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_place_that_cannot_be_written_is_a_platform_error(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_a_configuration_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "directory").mkdir()
     for name in ("file/evaluation.json", "directory"):
-        with pytest.raises(PlatformError, match="cannot be written"):
+        with pytest.raises(ConfigError, match="cannot be written"):
             write_json(tmp_path / name, {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["directory", "file"]

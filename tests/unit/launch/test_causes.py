@@ -1,11 +1,18 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 import pytest
 
 from rlvr_trainer.launch.causes import Evidence, first_cause
-from rlvr_trainer.ranks import RankEnd, is_peer_failure
+from rlvr_trainer.ranks import (
+    RANK_ENDS_VARIABLE,
+    RankEnd,
+    is_peer_failure,
+    read_rank_ends,
+    record_error,
+)
 
 PREEMPTED = RankEnd(0, 143, "stopped by a signal after a commit")
 PEER = RankEnd(0, 138, "RuntimeError: Connection closed by peer", is_peer_failure=True)
@@ -67,6 +74,23 @@ def test_the_end_of_another_rank_is_told_from_an_own_failure(
     error: Exception, expected: bool
 ) -> None:
     assert is_peer_failure(error) is expected
+
+
+@pytest.mark.parametrize(
+    ("message", "exit_code"),
+    [
+        ("CUDA error: uncorrectable ECC error encountered", 138),
+        ("CUDA error: all CUDA-capable devices are busy or unavailable", 138),
+        ("CUDA error: device-side assert triggered", 1),
+    ],
+)
+def test_a_broken_gpu_is_worth_another_node(
+    message: str, exit_code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(RANK_ENDS_VARIABLE, str(tmp_path))
+    record_error(RuntimeError(message))
+    (end,) = read_rank_ends(tmp_path)
+    assert (end.exit_code, end.is_peer_failure) == (exit_code, False)
 
 
 def test_every_signal_that_ends_a_rank_may_be_retried() -> None:

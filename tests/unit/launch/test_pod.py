@@ -29,9 +29,14 @@ sys.exit(143 if len(stopped) == 1 else 99)
 """
 
 
-def start(run_dir: Path, *command: str, **environ: str) -> subprocess.Popen[str]:
+def start(run_dir: Path, *command: str, patched: str = "", **environ: str) -> subprocess.Popen[str]:
+    """`patched`: Python that the launching process runs first."""
+    main = "import sys; from rlvr_trainer.__main__ import main; sys.exit(main(sys.argv[1:]))"
     return subprocess.Popen(
-        [sys.executable, "-m", "rlvr_trainer", "launch", "--run", str(run_dir), *command],
+        [
+            *(sys.executable, "-c", f"{patched}\n{main}"),
+            *("launch", "--run", str(run_dir), *command),
+        ],
         env={**os.environ, "RLVR_TERMINATION_LOG": str(run_dir / "termination"), **environ},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -39,8 +44,12 @@ def start(run_dir: Path, *command: str, **environ: str) -> subprocess.Popen[str]
     )
 
 
-def launch(run_dir: Path, script: str, *options: str, **environ: str) -> tuple[int, str]:
-    process = start(run_dir, *options, "--", sys.executable, "-c", script, **environ)
+def launch(
+    run_dir: Path, script: str, *options: str, patched: str = "", **environ: str
+) -> tuple[int, str]:
+    process = start(
+        run_dir, *options, "--", sys.executable, "-c", script, patched=patched, **environ
+    )
     errors = process.communicate(timeout=60)[1]
     return process.returncode, errors
 
@@ -86,6 +95,67 @@ def test_the_budget_ends_what_the_operator_would_repeat(tmp_path: Path) -> None:
     code, errors = launch(tmp_path, script, "--max-attempts", "2")
     assert code == 9
     assert "2 attempts (--max-attempts 2) failed" in errors
+
+
+KILLED_WHILE = """
+import os
+from rlvr_trainer.launch.run_dir import SharedFolder
+SharedFolder.{} = lambda self: os.kill(os.getpid(), 9)
+"""
+
+
+def test_the_cause_is_said_before_anything_is_sent(tmp_path: Path) -> None:
+    code, errors = launch(tmp_path, "raise SystemExit(3)", patched=KILLED_WHILE.format("stop"))
+    assert (code, message(tmp_path)["exit_code"]) == (-9, 3)
+    assert errors == f"error: {message(tmp_path)['cause']}\n"
+
+
+def test_the_logs_are_sent_when_all_else_is_done(tmp_path: Path) -> None:
+    assert launch(tmp_path, "", patched=KILLED_WHILE.format("send_logs"))[0] == -9
+    assert message(tmp_path)["cause"] == "finished"
+    (attempt,) = json.loads((tmp_path / "attempts.json").read_text())
+    assert attempt["exit_code"] == 0
+
+
+def test_a_success_is_not_said_before_its_metrics_are_sent(tmp_path: Path) -> None:
+    assert launch(tmp_path, "", patched=KILLED_WHILE.format("stop"))[0] == -9
+    assert not (tmp_path / "termination").exists()
+
+
+AWAY = """
+import errno, os
+from rlvr_trainer.launch import pod
+listed = pod.remote_checkpoint.committed_step
+steps = iter({})
+def committed_step(storage):
+    if next(steps):
+        return listed(storage)
+    raise OSError(errno.{}, os.strerror(errno.{}))
+pod.remote_checkpoint.committed_step = committed_step
+"""
+
+
+def away(name: str, answers: list[bool]) -> str:
+    return AWAY.format(answers, name, name)
+
+
+def test_a_run_directory_that_is_away_for_a_while_is_worth_another_try(tmp_path: Path) -> None:
+    code, errors = launch(tmp_path, "", patched=away("ESTALE", [False]))
+    assert code == message(tmp_path)["exit_code"] == 138
+    assert "Stale file handle" in errors
+    assert "Traceback" not in errors
+
+
+def test_what_else_the_disk_refuses_is_permanent(tmp_path: Path) -> None:
+    code, errors = launch(tmp_path, "", patched=away("EISDIR", [False]))
+    assert code == message(tmp_path)["exit_code"] == 1
+    assert "Traceback" in errors
+
+
+def test_a_run_directory_that_is_away_at_the_end_does_not_undo_the_end(tmp_path: Path) -> None:
+    code, errors = launch(tmp_path, "", patched=away("ESTALE", [True, False]))
+    assert (code, message(tmp_path)["cause"]) == (0, "finished")
+    assert "the attempt is not recorded" in errors
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -7,10 +7,11 @@ no permissions; what a real server refuses is injected as its answer.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from uuid import uuid4
 
 import boto3
 import pytest
+from boto3.exceptions import RetriesExceededError
 from botocore.exceptions import ClientError
 from moto.server import ThreadedMotoServer
 
 from rlvr_trainer.data import load_rows, prepare
 from rlvr_trainer.errors import ConfigError, DataError, PlatformError
+from rlvr_trainer.files import write_text
 from rlvr_trainer.recipe_file import parse_recipe
 from rlvr_trainer.storage import Storage, open_storage, safe_key
 
@@ -175,6 +178,123 @@ def test_a_folder_that_cannot_be_written_is_a_configuration_error(tmp_path: Path
         open_storage(tmp_path / "file").write_bytes("a", b"")
 
 
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ENOTCONN])
+def test_a_shared_folder_that_is_away_for_a_while_is_worth_another_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    storage = open_storage(tmp_path)
+    storage.write_bytes("checkpoints/a", b"")
+
+    def away(path: Any, *args: Any, **kwargs: Any) -> Any:
+        raise OSError(number, os.strerror(number), str(path))
+
+    for name in ("scandir", "stat", "open", "unlink"):
+        monkeypatch.setattr(os, name, away)
+    monkeypatch.setattr(io, "open", away)
+    for act in (
+        lambda: storage.read_bytes("checkpoints/a"),
+        lambda: storage.exists("checkpoints/a"),
+        lambda: storage.list("checkpoints"),
+        lambda: storage.sizes("checkpoints"),
+        lambda: storage.delete("checkpoints/a"),
+        lambda: storage.download_file("checkpoints/a", Path("unused")),
+    ):
+        with pytest.raises(PlatformError, match=os.strerror(number)):
+            act()
+
+
+def test_a_file_that_may_not_be_read_is_a_configuration_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Any, *args: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(io, "open", refuse)
+    with pytest.raises(ConfigError, match=r"cannot be read .*name a folder that you may read"):
+        open_storage(tmp_path).read_bytes("a")
+
+
+def test_a_folder_that_vanishes_while_it_is_listed_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = open_storage(tmp_path)
+    for key in ("kept/a", "pruned/a"):
+        storage.write_bytes(key, b"1234")
+    scan = os.scandir
+
+    def prune_first(path: Any) -> Any:
+        if Path(path).name == "pruned":
+            Path(path, "a").unlink()
+            Path(path).rmdir()
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", prune_first)
+    assert storage.list() == ["kept/a"]
+
+
+def test_a_file_that_vanishes_while_it_is_listed_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = open_storage(tmp_path)
+    for key in ("kept", "pruned"):
+        storage.write_bytes(key, b"1234")
+    walk = os.walk
+
+    def prune_then(*args: Any, **kwargs: Any) -> Any:
+        found = list(walk(*args, **kwargs))
+        (tmp_path / "pruned").unlink()
+        return found
+
+    monkeypatch.setattr(os, "walk", prune_then)
+    assert storage.sizes() == {"kept": 4}
+
+
+def test_a_folder_is_no_key(storage: Storage) -> None:
+    storage.write_bytes("folder/file", b"")
+    assert not storage.exists("folder")
+    for key in ("folder", "folder/file/deeper"):
+        with pytest.raises(FileNotFoundError):
+            storage.read_bytes(key)
+
+
+def test_a_file_of_any_size_is_copied_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlvr_trainer.storage.CHUNK_BYTES", 3)
+    storage, source = open_storage(tmp_path / "root"), tmp_path / "source"
+    source.write_bytes(b"0123456789")
+    storage.upload_file(source, "weights")
+    monkeypatch.setattr(storage, "read_bytes", None)
+    storage.download_file("weights", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == b"0123456789"
+
+
+def test_a_download_of_what_is_not_there_leaves_no_file(storage: Storage, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        storage.download_file("absent", tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+def test_a_download_to_a_full_disk_is_a_platform_error(storage: Storage) -> None:
+    storage.write_bytes("weights", b"0123456789")
+    with pytest.raises(PlatformError, match=r"/dev/full cannot be written .*free some space"):
+        storage.download_file("weights", Path("/dev/full"))
+
+
+def test_a_text_goes_by_the_same_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="name a folder that you may write to"):
+        write_text(tmp_path / "file" / "recipe.json", "{}")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(PlatformError, match="free some space"):
+        write_text(tmp_path / "recipe.json", "{}")
+
+
 # --- what S3 refuses
 
 
@@ -189,9 +309,14 @@ def test_a_bucket_that_does_not_exist_is_named(s3: str) -> None:
 @pytest.mark.parametrize(
     ("code", "error", "message"),
     [
-        ("AccessDenied", ConfigError, "access is denied; grant this identity s3:GetObject"),
+        ("AccessDenied", ConfigError, "access is denied; grant this identity s3:PutObject"),
         ("403", ConfigError, "access is denied"),
-        ("ExpiredToken", ConfigError, "credentials are not valid"),
+        ("InvalidAccessKeyId", ConfigError, "credentials are not valid"),
+        ("PermanentRedirect", ConfigError, "in another region .* set AWS_DEFAULT_REGION"),
+        ("AuthorizationHeaderMalformed", ConfigError, "in another region"),
+        ("ExpiredToken", PlatformError, "credentials have expired .* try again"),
+        ("ExpiredTokenException", PlatformError, "credentials have expired"),
+        ("InvalidToken", PlatformError, "credentials have expired"),
         ("SlowDown", PlatformError, "try again later"),
         ("InternalError", PlatformError, "try again later"),
     ],
@@ -208,6 +333,95 @@ def test_a_refusal_says_what_to_do(
     for act in (storage.write_bytes, storage.put_if_absent):
         with pytest.raises(error, match=message):
             act("a", b"")
+
+
+@pytest.mark.parametrize(
+    ("operation", "act", "action"),
+    [
+        ("delete_object", lambda storage: storage.delete("a"), "s3:DeleteObject"),
+        ("head_object", lambda storage: storage.exists("a"), "s3:GetObject"),
+        ("get_object", lambda storage: storage.read_bytes("a"), "s3:GetObject"),
+    ],
+)
+def test_a_refusal_names_the_action_that_is_missing(
+    s3: str,
+    monkeypatch: pytest.MonkeyPatch,
+    operation: str,
+    act: Callable[[Storage], object],
+    action: str,
+) -> None:
+    storage: Any = open_storage(s3)
+    storage.write_bytes("a", b"")
+    monkeypatch.setattr(storage._client, operation, denied(operation))
+    with pytest.raises(ConfigError, match=f"grant this identity {action} there"):
+        act(storage)
+
+
+def test_a_key_that_may_not_be_used_is_named_as_s3_names_it(
+    s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage: Any = open_storage(s3)
+    storage.write_bytes("a", b"")
+    said = "User: x is not authorized to perform: kms:Decrypt on resource: y"
+    monkeypatch.setattr(storage._client, "get_object", denied("get_object", said))
+    with pytest.raises(ConfigError, match="grant this identity kms:Decrypt there"):
+        storage.read_bytes("a")
+
+
+def test_a_key_that_is_not_there_is_so_for_those_too_who_may_list_some_prefixes_only(
+    s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    storage: Any = open_storage(s3)
+    storage.write_bytes("a.json", b"")  # a key that begins with the one asked for
+    for operation in ("get_object", "head_object"):
+        monkeypatch.setattr(storage._client, operation, denied(operation))
+    assert not storage.exists("a")
+    for read in (storage.read_bytes, lambda key: storage.download_file(key, tmp_path / "a")):
+        with pytest.raises(FileNotFoundError):
+            read("a")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_may_not_list_either_is_told_of_the_read(
+    s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage: Any = open_storage(s3)
+    for operation in ("get_object", "list_objects_v2"):
+        monkeypatch.setattr(storage._client, operation, denied(operation))
+    with pytest.raises(ConfigError, match="grant this identity s3:GetObject there"):
+        storage.read_bytes("a")
+
+
+def denied(operation: str, said: str = "Access Denied") -> Callable[..., None]:
+    name = "".join(part.capitalize() for part in operation.split("_"))
+
+    def refuse(**kwargs: Any) -> None:
+        raise ClientError({"Error": {"Code": "AccessDenied", "Message": said}}, name)
+
+    return refuse
+
+
+def test_a_transfer_that_broke_off_too_often_is_worth_another_try(
+    s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    storage: Any = open_storage(s3)
+
+    def give_up(*args: Any) -> None:
+        raise RetriesExceededError(TimeoutError("read timed out"))
+
+    monkeypatch.setattr(storage._client, "download_file", give_up)
+    with pytest.raises(PlatformError, match=r"cannot be reached \(Max Retries Exceeded"):
+        storage.download_file("weights", tmp_path / "weights")
+
+
+def test_an_upload_that_is_refused_names_the_action(
+    s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    storage: Any = open_storage(s3)
+    (tmp_path / "weights").write_bytes(b"")
+    monkeypatch.setattr(storage._client, "put_object", denied("put_object"))
+    with pytest.raises(ConfigError, match="grant this identity s3:PutObject there"):
+        storage.upload_file(tmp_path / "weights", "weights")
 
 
 def test_a_creation_whose_answer_was_lost_is_still_a_creation(

@@ -15,6 +15,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from rlvr_trainer.errors import PlatformError
 from rlvr_trainer.files import write_durably
 from rlvr_trainer.ranks import RANK_ENDS_VARIABLE
 
@@ -29,7 +30,10 @@ RENDEZVOUS_ERRORS = {
 
 
 def main() -> int:
-    """Run torchrun; 0 when all ranks of this node ended with 0, 128 + n on signal n, else 1."""
+    """Run torchrun; 0 when all ranks of this node ended with 0, 128 + n on signal n, else 1.
+
+    138 when the disk does not take what ended the ranks, as it may not have taken what they wrote.
+    """
     end_with_parent()
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -39,15 +43,13 @@ def main() -> int:
         run(parse_args(sys.argv[1:]))
     except ChildFailedError as error:
         failures = {str(rank): failure.exitcode for rank, failure in error.failures.items()}
-        _write({"failures": failures})
-        return 1
+        return _write({"failures": failures})
     except SignalException as error:
         return 128 + int(error.sigval)
     except Exception as error:
         if type(error).__name__ not in RENDEZVOUS_ERRORS:
             raise
-        _write({"rendezvous": f"{type(error).__name__}: {error}"})
-        return 1
+        return _write({"rendezvous": f"{type(error).__name__}: {error}"})
     return 0
 
 
@@ -57,8 +59,14 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _write(end: dict[str, object]) -> None:
-    write_durably(Path(os.environ[RANK_ENDS_VARIABLE]) / TORCHRUN_END, json.dumps(end))
+def _write(end: dict[str, object]) -> int:
+    text = json.dumps(end)
+    try:
+        write_durably(Path(os.environ[RANK_ENDS_VARIABLE]) / TORCHRUN_END, text)
+    except OSError as error:
+        print(f"launch is not told of {text}: {error}", file=sys.stderr, flush=True)
+        return PlatformError.exit_code
+    return 1
 
 
 if __name__ == "__main__":

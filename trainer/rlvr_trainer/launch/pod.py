@@ -15,9 +15,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 from rlvr_trainer import remote_checkpoint
 from rlvr_trainer.errors import EXIT_PREEMPTED, PlatformError, RLVRError
+from rlvr_trainer.files import DISK_ERRNOS, FULL_ERRNOS, disk_error
 from rlvr_trainer.launch.attempts import DEFAULT_MAX_ATTEMPTS, Attempts
 from rlvr_trainer.launch.causes import End, first_cause
 from rlvr_trainer.launch.environment import (
@@ -89,16 +91,11 @@ def launch(options: Options) -> int:
     """Train as one node of a job; returns the exit code once its cause is written down."""
     stop = StopRequest()
     stop.install()
-    pod = _Pod(options, stop)
-    end = pod.run()
-    say(end, step=pod.step, node_rank=pod.node_rank)
-    return end.exit_code
+    return _Pod(options, stop).run().exit_code
 
 
-def say(end: End, *, step: int, node_rank: int) -> None:
-    """Write the cause on stderr and, where there is one, to the container's termination message."""
-    if end.exit_code:
-        print(f"error: {end.cause}", file=sys.stderr, flush=True)
+def write_termination_message(end: End, *, step: int, node_rank: int) -> None:
+    """Tell Kubernetes of the end, where the container has a file for it."""
     path = Path(os.environ.get(TERMINATION_LOG_VARIABLE) or TERMINATION_LOG)
     if TERMINATION_LOG_VARIABLE in os.environ or path.exists():
         with suppress(OSError):
@@ -124,31 +121,44 @@ class _Pod:
     def __init__(self, options: Options, stop: StopRequest) -> None:
         self._options = options
         self._stop = stop
-        self.node_rank = 0
-        self.step = 0
+        self._node_rank = 0
+        self._step = 0
+        self._said: End | None = None
 
     def run(self) -> End:
-        """Fetch, train, send; never raises."""
+        """Fetch, train, send, and say how it ended; never raises."""
         attempts: Attempts | None = None
         run_dir: RunDir | None = None
         try:
             nodes = read_nodes(os.environ)
-            self.node_rank = nodes.node_rank
+            self._node_rank = nodes.node_rank
             run_dir = _open_run_dir(self._options, nodes)
-            self.step = remote_checkpoint.committed_step(run_dir.storage)
+            self._step = remote_checkpoint.committed_step(run_dir.storage)
             attempts = Attempts(
                 run_dir.storage, nodes.node_rank, max_attempts=self._options.max_attempts
             )
-            exhausted = attempts.begin(self.step)
+            exhausted = attempts.begin(self._step)
             end = exhausted or self._attempt(nodes, run_dir)
         except RLVRError as error:
             end = End(error.exit_code, str(error))
         except Exception as error:
-            logger.exception("launch failed")
-            end = End(1, f"{type(error).__name__}: {error}")
-        if run_dir and attempts:
-            end = self._close(end, run_dir, attempts)
+            end = _unforeseen(error, run_dir.path if run_dir else Path(self._options.run))
+        if not run_dir or not attempts:
+            self._say(end)
+            return end
+        if end.exit_code:
+            self._say(end)  # what follows may take longer than this pod is given
+        end = self._close(end, run_dir, attempts)
+        self._say(end)
+        _send_logs(run_dir)
         return end
+
+    def _say(self, end: End) -> None:
+        """On stderr, once, and in the termination message."""
+        if end.exit_code and end != self._said:
+            print(f"error: {end.cause}", file=sys.stderr, flush=True)
+        self._said = end
+        write_termination_message(end, step=self._step, node_rank=self._node_rank)
 
     def _attempt(self, nodes: Nodes, run_dir: RunDir) -> End:
         trains = not self._options.command
@@ -214,17 +224,34 @@ class _Pod:
             time.sleep(min(RESOLVE_INTERVAL_S, max(deadline - time.monotonic(), 0.01)))
 
     def _close(self, end: End, run_dir: RunDir, attempts: Attempts) -> End:
-        """Send what is left and record the attempt; what was lost makes a success a failure."""
+        """Send the metrics and record the attempt; what was lost makes a success a failure."""
         try:
             run_dir.stop()
-        except RLVRError as error:
+        except (RLVRError, OSError) as error:
             end = end if end.exit_code else End(PlatformError.exit_code, str(error))
         try:
-            self.step = remote_checkpoint.committed_step(run_dir.storage)
-            return attempts.end(end, self.step)
-        except RLVRError as error:
+            self._step = remote_checkpoint.committed_step(run_dir.storage)
+            return attempts.end(end, self._step)
+        except (RLVRError, OSError) as error:
             logger.warning("the attempt is not recorded: %s", error)
             return end
+
+
+def _unforeseen(error: Exception, run_dir: Path) -> End:
+    """Permanent, but for a disk that is full or away: that passes."""
+    if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
+        doing: Literal["written", "read"] = "written" if error.errno in FULL_ERRNOS else "read"
+        explained = disk_error(Path(error.filename or run_dir), error, doing=doing)
+        return End(explained.exit_code, str(explained))
+    logger.error("launch failed", exc_info=error)
+    return End(1, f"{type(error).__name__}: {error}")
+
+
+def _send_logs(run_dir: RunDir) -> None:
+    try:
+        run_dir.send_logs()
+    except (RLVRError, OSError) as error:
+        logger.warning("logs are lost: %s", error)
 
 
 _TORCHRUN = [sys.executable, "-m", "rlvr_trainer.launch.elastic"]

@@ -51,6 +51,9 @@ class SharedFolder:
     def stop(self) -> None:
         """Nothing to send."""
 
+    def send_logs(self) -> None:
+        """They lie where they belong."""
+
     def finish(self, *, required: bool) -> None:
         """Check that the adapter is there, and send it where it is asked for.
 
@@ -111,20 +114,17 @@ class RemoteCopy:
             self._uploads.start()
 
     def stop(self) -> None:
-        """Send what the ranks logged and the last of metrics.jsonl.
-
-        Raises ConfigError, PlatformError.
-        """
+        """Send the last of metrics.jsonl. Raises ConfigError, PlatformError, OSError."""
         self._stopped.set()
-        try:
-            if (self.path / LOGS).is_dir():
-                self.storage.upload_dir(self.path / LOGS, LOGS)
-        except RLVRError as error:
-            logger.warning("logs are lost: %s", error)
         if self._is_first:
             with suppress(RuntimeError):  # it was never started
                 self._uploads.join()
             self._send_metrics()
+
+    def send_logs(self) -> None:
+        """Send what the ranks logged. Raises ConfigError, PlatformError, OSError."""
+        if (self.path / LOGS).is_dir():
+            self.storage.upload_dir(self.path / LOGS, LOGS)
 
     def finish(self, *, required: bool) -> None:
         """Send the adapter, and check that S3 lists all of it.
@@ -143,7 +143,7 @@ class RemoteCopy:
         while not self._stopped.wait(UPLOAD_INTERVAL_S):
             try:
                 self._send_metrics()
-            except RLVRError as error:  # the next one sends it all again
+            except (RLVRError, OSError) as error:  # the next one sends it all again
                 logger.warning("metrics are late: %s", error)
 
     def _send_metrics(self) -> None:
