@@ -28,13 +28,12 @@ from rlvr_components.pipeline_run import (
 from rlvr_components.staging import stage, stage_folder
 from rlvr_components.task_config import merge_task_config
 from rlvr_trainer.batch import batch_of
-from rlvr_trainer.data import load_rows
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.evaluation import headline, parse_samples
 from rlvr_trainer.events import EVENTS_VARIABLE, emit, read_events
 from rlvr_trainer.launch.run_dir import ADAPTER, ADAPTER_URI_VARIABLE
 from rlvr_trainer.recipe import Recipe
-from rlvr_trainer.shards import Shard, batches, join
+from rlvr_trainer.shards import Shard, batches, evaluated_rows, join
 from rlvr_trainer.storage import S3_SCHEME, Storage, open_storage
 
 COPIED = ("step", "evaluation", "checkpoint")
@@ -136,8 +135,7 @@ def collect_samples(
             parts.append(parse_samples(where, run_dir.read_bytes(shard.key).decode()))
         except FileNotFoundError:
             raise _removed(f"{where} is not there", site) from None
-    rows = load_rows(data_dir, "test")[: recipe.evaluation.num_rows]
-    return join(parts, batches(recipe, rows))
+    return join(parts, batches(recipe, evaluated_rows(recipe, data_dir)))
 
 
 def _removed(what: str, site: Site) -> ConfigError:

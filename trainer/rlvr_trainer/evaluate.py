@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rlvr_trainer.data import load_exemplars, load_rows
+from rlvr_trainer.data import load_exemplars
 from rlvr_trainer.evaluation import headline, write_samples
 from rlvr_trainer.events import emit
 from rlvr_trainer.generation import Completion, Sampling, complete
@@ -30,7 +30,7 @@ from rlvr_trainer.rewards import (
     is_correct_number,
     last_number,
 )
-from rlvr_trainer.shards import Batch, Shard, batches, greedy_batches
+from rlvr_trainer.shards import Batch, Shard, batches, evaluated_rows, greedy_batches
 from rlvr_trainer.tasks import Row
 
 if TYPE_CHECKING:
@@ -144,8 +144,7 @@ def evaluate_shard(
     recipe: Recipe, data_dir: Path, shard: Shard, *, label: str, adapter_dir: Path | None = None
 ) -> list[dict[str, Any]]:
     """The samples of one part of the evaluation, in order."""
-    rows = load_rows(data_dir, "test")[: recipe.evaluation.num_rows]
-    wanted = shard.of(batches(recipe, rows))
+    wanted = shard.of(batches(recipe, evaluated_rows(recipe, data_dir)))
     if not wanted:  # more parts than batches
         return []
     if adapter_dir is None:

@@ -223,7 +223,7 @@ class TrainingSection(Section):
     validation_steps: PositiveInt | None = None
     """Steps between two greedy evaluations of the validation rows; none: only after the last."""
     num_validation_rows: Annotated[int, Field(ge=0)] = 64
-    """Validation rows that are evaluated; 0: none."""
+    """Validation rows that are evaluated, chosen by the seed; 0: none."""
     max_verifier_failures: Fraction = 0.05
     """The run fails when a larger share of the completions could not be verified."""
 
@@ -256,7 +256,7 @@ class EvaluationSection(Section):
     correct_by: str = "correctness"
     """The reward by which a completion is correct: where it gives more than 0."""
     num_rows: PositiveInt | None = None
-    """Test rows to evaluate; none: all of them."""
+    """Test rows to evaluate, chosen by the seed; none: all of them."""
     max_completion_tokens: PositiveInt | None = None
     """A completion is cut here; none: as in training."""
     batch_size: PositiveInt = 64

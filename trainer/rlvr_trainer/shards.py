@@ -11,9 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rlvr_trainer.data import at_most, load_rows
 from rlvr_trainer.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rlvr_trainer.evaluation import Sample
     from rlvr_trainer.recipe import Recipe
     from rlvr_trainer.tasks import Row
@@ -84,6 +87,12 @@ class Batch:
         return (
             (self.num_shots, not self.temperature, row.id, sample) for row, sample in self.wanted
         )
+
+
+def evaluated_rows(recipe: Recipe, data_dir: Path) -> list[Row]:
+    """The test rows, or as many as the recipe asks for, in their order. Raises DataError."""
+    rows = load_rows(data_dir, "test")
+    return at_most(rows, recipe.evaluation.num_rows, f"evaluation-{recipe.seed}")
 
 
 def batches(recipe: Recipe, rows: Sequence[Row]) -> list[Batch]:

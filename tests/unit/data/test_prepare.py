@@ -15,7 +15,14 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from rlvr_trainer.data import load_exemplars, load_manifest, load_rows, prepare, repeat_rows
+from rlvr_trainer.data import (
+    at_most,
+    load_exemplars,
+    load_manifest,
+    load_rows,
+    prepare,
+    repeat_rows,
+)
 from rlvr_trainer.errors import ConfigError, DataError, PlatformError
 from rlvr_trainer.prompt import PromptLayout
 from rlvr_trainer.recipe_file import parse_recipe
@@ -113,6 +120,28 @@ def test_rows_are_kept_at_the_most(tmp_path: Path, hundred: str) -> None:
     run(tmp_path / "d", train=hundred, test=test, num_train_rows=30, num_test_rows=7)
     assert len(ids(tmp_path / "d", "train") + ids(tmp_path / "d", "validation")) == 28
     assert len(ids(tmp_path / "d", "test")) == 7
+
+
+def test_some_of_the_rows_are_a_random_choice_in_their_order(tmp_path: Path, hundred: str) -> None:
+    run(tmp_path / "d", train=hundred, test_fraction=0.5)
+    rows = load_rows(tmp_path / "d", "test")
+    some = at_most(rows, 10, "seed")
+    assert some == at_most(rows, 10, "seed") != at_most(rows, 10, "another")
+    assert some == [row for row in rows if row in some] != rows[:10]
+    assert at_most(rows, 0, "seed") == []
+    assert at_most(rows, None, "seed") == at_most(rows, 1000, "seed") == rows
+
+
+def test_a_validation_row_has_room_for_what_an_evaluation_may_answer(tmp_path: Path) -> None:
+    rows = [row(n, question=f"What is {n} {'plus ' * (n % 2 * 30)}?") for n in range(100)]
+    run(tmp_path / "d", train=jsonl(tmp_path / "rows.jsonl", rows), context_length=90,
+        max_completion_tokens=30, evaluation={"max_completion_tokens": 60},
+        validation_fraction=0.3, max_quarantined_fraction=1.0)  # fmt: skip
+    lengths = {
+        split: max(words(each.question) for each in load_rows(tmp_path / "d", split))
+        for split in ("train", "validation", "test")
+    }
+    assert lengths["train"] > 30 > lengths["validation"] == lengths["test"]
 
 
 def test_a_generated_task_makes_as_many_rows_as_asked_for(tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ from rlvr_trainer.data.files import (
     load_manifest,
     load_rows,
 )
-from rlvr_trainer.data.prepare import prepare, repeat_rows
+from rlvr_trainer.data.prepare import at_most, prepare, repeat_rows
 
 __all__ = [
     "MANIFEST",
+    "at_most",
     "data_hash",
     "load_exemplars",
     "load_manifest",

@@ -69,8 +69,8 @@ def prepare(
         train, test = _part(train, recipe.data.test_fraction, f"test-{recipe.seed}", spare=select)
     elif test:
         train = _without_test_questions(train, test, read)
-    train = _at_most(train, recipe.data.num_train_rows, f"train-{recipe.seed}", spare=select)
-    test = _at_most(test, recipe.data.num_test_rows, f"test-{recipe.seed}")
+    train = at_most(train, recipe.data.num_train_rows, f"train-{recipe.seed}", spare=select)
+    test = at_most(test, recipe.data.num_test_rows, f"test-{recipe.seed}")
     _check_selection(select, train, read)
 
     exemplars = _choose_exemplars(recipe, train)
@@ -86,6 +86,7 @@ def prepare(
     train, validation = _part(
         train, recipe.data.validation_fraction, f"validation-{recipe.seed}", spare=select
     )
+    validation = [row for row in validation if fits.validation(row, read)]
     if select:
         by_id = {row.id: row for row in train}
         train = [by_id[id] for id in select]
@@ -125,6 +126,19 @@ def prepare(
 def repeat_rows(rows: Sequence[Row], num_rows: int) -> list[Row]:
     """The rows in turn until there are at least `num_rows`: a batch can then be filled."""
     return list(islice(cycle(rows), max(num_rows, len(rows))))
+
+
+def at_most(
+    rows: list[Row], num_rows: int | None, seed: str, *, spare: Sequence[str] = ()
+) -> list[Row]:
+    """A random choice of `num_rows` rows in their order, with those of `spare` among them."""
+    if num_rows is None or num_rows >= len(rows):
+        return rows
+    spared = set(spare)
+    candidates = [row.id for row in rows if row.id not in spared]
+    num_others = min(len(candidates), max(0, num_rows - (len(rows) - len(candidates))))
+    kept = spared.union(random.Random(seed).sample(candidates, num_others))
+    return [row for row in rows if row.id in kept]
 
 
 def _read(task: Task, recipe: Recipe, split: Split, read: Quarantine) -> list[Row]:
@@ -212,19 +226,6 @@ def _part(
     candidates = [row.id for row in rows if row.id not in set(spare)]
     taken = set(random.Random(seed).sample(candidates, round(fraction * len(candidates))))
     return [row for row in rows if row.id not in taken], [row for row in rows if row.id in taken]
-
-
-def _at_most(
-    rows: list[Row], num_rows: int | None, seed: str, *, spare: Sequence[str] = ()
-) -> list[Row]:
-    """A random choice of `num_rows` rows in their order, with those of `spare` among them."""
-    if num_rows is None or num_rows >= len(rows):
-        return rows
-    spared = set(spare)
-    candidates = [row.id for row in rows if row.id not in spared]
-    num_others = min(len(candidates), max(0, num_rows - (len(rows) - len(candidates))))
-    kept = spared.union(random.Random(seed).sample(candidates, num_others))
-    return [row for row in rows if row.id in kept]
 
 
 def _check_selection(select: Sequence[str], train: Sequence[Row], read: Quarantine) -> None:
@@ -335,6 +336,10 @@ class _LengthLimit:
 
     def training(self, row: Row, read: Quarantine) -> bool:
         completion = self._recipe.sampling.max_completion_tokens
+        return self._fits(row, self._recipe.prompt.num_shots, completion, read)
+
+    def validation(self, row: Row, read: Quarantine) -> bool:
+        completion = self._recipe.evaluation_max_completion_tokens
         return self._fits(row, self._recipe.prompt.num_shots, completion, read)
 
     def evaluation(self, row: Row, read: Quarantine) -> bool:

@@ -23,7 +23,7 @@ from trl.models import unwrap_model_for_generation
 
 from rlvr_trainer import checkpoint
 from rlvr_trainer.allocator import keep_freed_memory
-from rlvr_trainer.data import data_hash, load_exemplars, load_rows, repeat_rows
+from rlvr_trainer.data import at_most, data_hash, load_exemplars, load_rows, repeat_rows
 from rlvr_trainer.errors import CheckpointError, PlatformError, RLVRError
 from rlvr_trainer.evaluate import Evaluator
 from rlvr_trainer.events import emit
@@ -153,7 +153,11 @@ def _trainer(recipe: Recipe, checkpoints: Path, data_dir: Path) -> RLVRTrainer:
         rollout_func=Rollout(recipe, share_prefix=recipe.shared_prefix == "on"),
         callbacks=[StepEvents(), StopOnDivergence()],
     )
-    validated = load_rows(data_dir, "validation")[: recipe.training.num_validation_rows]
+    validated = at_most(
+        load_rows(data_dir, "validation"),
+        recipe.training.num_validation_rows,
+        f"validated-{recipe.seed}",
+    )
     if validated:
         trainer.add_callback(
             Validation(
