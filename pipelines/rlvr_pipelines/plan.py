@@ -140,7 +140,8 @@ def measure(recipe: Recipe, world_size: int = 1) -> Sizes:
     samples = 1 + (recipe.evaluation.pass_at_k.num_samples if recipe.evaluation.pass_at_k else 0)
     return Sizes(
         num_rows=counts,
-        num_steps=recipe.training.max_steps or _steps(recipe, counts["train"] // questions, completions // world_size),
+        num_steps=recipe.training.max_steps
+        or _steps(recipe, counts["train"] // questions, completions // world_size),
         completions_per_step=completions,
         questions_per_step=questions,
         header_tokens=header,
