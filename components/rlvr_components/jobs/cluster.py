@@ -10,7 +10,7 @@ kube/deadlines     how long it may wait and run
 kube/logs          the lines of a container; replica_logs: of all replicas
 kube/progress      step and reward, from the run directory into annotations
 kube/following     all of it, from now to the job's end
-kube/attempts      which attempt comes next
+kube/attempts      which attempt comes next; kept_ends: of those that are gone
 kube/submission    one job for one name, whatever happens to the request
 """
 
@@ -21,11 +21,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rlvr_components.jobs import JobSpec, JobStatus, JobSummary
-from rlvr_components.jobs.kube.access import find_access
+from rlvr_components.jobs.kube.access import Access, find_access
 from rlvr_components.jobs.kube.attempts import Attempt, next_attempt, spent_by
-from rlvr_components.jobs.kube.client import Client
+from rlvr_components.jobs.kube.client import PATIENCE_S, Client
 from rlvr_components.jobs.kube.errors import Refusal
 from rlvr_components.jobs.kube.following import Follower, OnEvent
+from rlvr_components.jobs.kube.kept_ends import kept_end
 from rlvr_components.jobs.kube.kinds import KINDS, Kind, Object, Place, kind_of
 from rlvr_components.jobs.kube.logs import lines_so_far
 from rlvr_components.jobs.kube.permissions import check_permissions
@@ -80,7 +81,7 @@ def find_jobs(
     An empty namespace is the context's own. Raises ConfigError, PlatformError.
     """
     access = find_access(context)
-    client = Client(access, patience_s=ASK_PATIENCE_S)
+    client = _asking(access)
     labels = {RUN_LABEL: run, PIPELINE_RUN_LABEL: run_id}
     found = summaries(
         client,
@@ -96,9 +97,14 @@ def delete_jobs(jobs: Sequence[JobSummary], *, context: str | None = None) -> li
 
     Raises ConfigError, PlatformError.
     """
-    client = Client(find_access(context), patience_s=ASK_PATIENCE_S)
+    client = _asking(find_access(context))
     paths = {kind.name: kind.path for kind in KINDS.values()}
     return [job for job in jobs if client.delete(paths[job.kind](job.namespace, job.name))]
+
+
+def _asking(access: Access) -> Client:
+    """A pod, such as the last step of a pipeline, waits for an API server that is restarted."""
+    return Client(access, patience_s=PATIENCE_S if access.is_of_pod else ASK_PATIENCE_S)
 
 
 class ClusterBackend:
@@ -127,6 +133,8 @@ class ClusterBackend:
         self._overrides: OverridesField | None = None
         self._is_permitted = False
         self._first_attempts: dict[str, int] = {}
+        self._automatic: set[str] = set()
+        """Names of jobs whose launch will be tried again."""
         self._jobs: dict[str, dict[str, Any]] = {}
         """Those that this launcher has submitted or adopted."""
         self._ends: dict[str, JobStatus] = {}
@@ -154,6 +162,8 @@ class ClusterBackend:
             spec.name_of_all_attempts, 1 if spec.is_automatic else found.number
         )
         chosen = spec.with_attempt(found.number)
+        if spec.is_automatic:
+            self._automatic.add(chosen.name)
         if found.adopted:
             self._jobs[chosen.name] = dict(found.adopted)
             self._submitting = chosen.name  # a signal before `submit` is for this job, too
@@ -206,6 +216,7 @@ class ClusterBackend:
             self._platform if own else None,
             on_event=self._on_event,
             is_stopped=lambda: self._is_stopped,
+            is_automatic=job in self._automatic,
         )
         yield from follower.lines()
         if follower.end:
@@ -227,7 +238,12 @@ class ClusterBackend:
 
     def _attempts(self, spec: JobSpec) -> list[Attempt]:
         found = self._list(f"{JOB_LABEL}={spec.name_of_all_attempts}")
-        return [Attempt(job, self._status_of(job)) for job in found]
+        attempts = [Attempt(job, self._status_of(job)) for job in found]
+        kept = kept_end(spec) if spec.is_automatic else None
+        # a job that is still there says more than what was written before it was to be deleted
+        if kept and all(each.number < kept.number or each.is_going for each in attempts):
+            attempts.append(kept)
+        return attempts
 
     def _status_of(self, job: dict[str, Any]) -> JobStatus:
         """By the job alone where that says enough."""

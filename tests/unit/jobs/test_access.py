@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import shutil
 import ssl
 import subprocess
 import sys
@@ -18,32 +17,6 @@ import yaml
 from rlvr_components.jobs.kube.access import find_access, from_service_account
 from rlvr_components.jobs.kube.tokens import ExecPlugin, TokenFile
 from rlvr_trainer.errors import ConfigError
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate that signs itself, and its key."""
-    if shutil.which("openssl") is None:
-        pytest.skip("needs the openssl command")
-    folder = tmp_path_factory.mktemp("pki")
-    made, key = folder / "ca.crt", folder / "ca.key"
-    subprocess.run(
-        [
-            *(
-                "openssl",
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:prime256v1",
-            ),
-            *("-nodes", "-days", "2", "-subj", "/CN=test", "-keyout", key, "-out", made),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return made, key
 
 
 def write(path: Path, user: dict[str, Any] | None = None, **cluster: Any) -> Path:
@@ -74,6 +47,7 @@ def test_a_context_names_server_namespace_and_token(kubeconfig: Path) -> None:
 
     assert (found.server, found.namespace) == ("https://api.example.com", "mine")
     assert found.token.value() == "abc"
+    assert not found.is_of_pod
     assert find_access("two").namespace == "default"
 
 
@@ -180,6 +154,7 @@ def test_a_pod_is_asked_with_its_service_account(
 
     assert (found.server, found.namespace) == ("https://[fd00::1]:6443", "rlvr")
     assert found.token.value() == "abc"
+    assert found.is_of_pod
 
 
 def test_a_pod_without_a_token_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

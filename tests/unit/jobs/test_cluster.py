@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from rlvr_components.jobs import cluster
+from rlvr_components.jobs import JobSpec, JobStatus, cluster
 from rlvr_components.jobs.cluster import (
     CUSTOM_COLUMNS,
     ClusterBackend,
@@ -21,7 +22,9 @@ from rlvr_components.jobs.cluster import (
     find_jobs,
     open_backend,
 )
-from rlvr_components.jobs.kube import client, ends, following, watching
+from rlvr_components.jobs.kube import client, ends, following, submission, watching
+from rlvr_components.jobs.kube.access import find_access
+from rlvr_components.jobs.kube.kept_ends import keep_end
 from rlvr_components.jobs.launch import launch
 from rlvr_components.platform import Platform
 from rlvr_trainer.errors import ConfigError, JobFailed, PlatformError
@@ -225,6 +228,67 @@ def test_a_job_that_is_being_deleted_is_awaited(api: FakeApiServer) -> None:
     assert new["metadata"]["uid"] != old["metadata"]["uid"]
 
 
+def ending(pod: Object) -> Object:
+    return {**pod, "metadata": {**pod["metadata"], "deletionTimestamp": "2026-11-25T03:00:00Z"}}
+
+
+def test_the_pods_of_an_earlier_job_of_its_name_are_awaited(api: FakeApiServer) -> None:
+    launcher = backend()
+    rendered = launcher.render(SPEC)
+    [old] = pods_of(api.put("pytorchjobs", rendered), "master-0")
+    api.remove("pytorchjobs", SPEC.name)
+    api.put("pods", ending(old))
+    left_at_creation: list[Object] = []
+    api.on_create = lambda job: left_at_creation.extend(api.jobs("pods"))
+    later(lambda: api.remove("pods", old["metadata"]["name"]), 0.3)
+
+    launcher.submit(rendered)
+
+    assert len(api.jobs()) == 1
+    assert left_at_creation == []
+
+
+def test_a_pod_that_never_ends_is_left_to_the_operator(
+    api: FakeApiServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(submission, "GONE_TIMEOUT_S", 0.2)
+    api.put("pods", ending(pod("master-0", job=SPEC.name)))
+    launcher = backend()
+
+    launcher.submit(launcher.render(SPEC))
+
+    assert len(api.jobs()) == 1
+    assert f"there still are {SPEC.name}-master-0" in caplog.text
+
+
+def test_a_signal_while_earlier_pods_end_leaves_no_job(api: FakeApiServer) -> None:
+    api.put("pods", ending(pod("master-0", job=SPEC.name)))
+    later(lambda: os.kill(os.getpid(), signal.SIGTERM), 0.3)
+
+    error = stopping(api)
+
+    assert error.exit_code == 143
+    assert api.num_requests(f"POST .*{JOBS}") == 0
+
+
+def test_a_job_whose_name_still_has_ending_pods_is_not_given_up(
+    api: FakeApiServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    taken = 'Error creating: object is being deleted: pods "x-master-0" already exists'
+
+    def on_create(job: Object) -> None:
+        name = job["metadata"]["name"]
+        api.put("events", event("FailedCreatePod", taken, "PyTorchJob", name))
+        later(lambda: run_pods(api, job), 1.5)
+        later(lambda: succeed(api, job), 2.0)
+
+    api.on_create = on_create
+
+    launch(backend(start_grace_s=1), SPEC)
+
+    assert "pending: waits until the pods of an earlier job" in capfd.readouterr().out
+
+
 # -------------------------------------------------------------- row 17
 
 
@@ -340,7 +404,28 @@ def test_an_api_server_that_stays_away_is_an_error_and_the_job_goes_on(
         launch(backend(), SPEC)
 
     assert caught.value.exit_code == 138
+    assert "(503: told to fail)" in str(caught.value)
     assert len(api.jobs()) == 1
+
+
+def test_a_login_that_expired_is_what_is_told_in_the_end(
+    api: FakeApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "OUTAGE_S", 0.5)
+
+    def on_create(job: Object) -> None:
+        run_pods(api, job)
+
+        def expire() -> None:
+            api.token = "another"
+            api.drop_connections()
+
+        later(expire)
+
+    api.on_create = on_create
+
+    with pytest.raises(PlatformError, match=r"does not accept the credentials \(401\); log in"):
+        launch(backend(), SPEC)
 
 
 # -------------------------------------------------------------- row 19
@@ -480,6 +565,182 @@ def test_who_starts_a_failed_job_again_gets_another_attempt(
     launch(backend(), spec)
 
     assert len(api.jobs()) == 2
+
+
+# ---------------------------------------- ends of jobs that are deleted thereby
+
+
+def runs(api: FakeApiServer, job: Object) -> None:
+    run_pods(api, job)
+
+
+def cannot_pull(api: FakeApiServer, job: Object) -> None:
+    run_pods(api, job, phase="Pending", state=waiting("ImagePullBackOff", "no such image"))
+
+
+def has_no_room(api: FakeApiServer, job: Object) -> None:
+    says = condition("PodScheduled", "0/1 nodes are available", "False", reason="Unschedulable")
+    run_pods(api, job, phase="Pending", conditions=[says])
+
+
+def runs_out_of_memory_twice(api: FakeApiServer, job: Object) -> None:
+    state = terminated(137, reason="OOMKilled")
+    run_pods(api, job, "worker-0", phase="Failed", state=state)
+    later(lambda: run_pods(api, job, "worker-0", phase="Failed", state=state), 0.3)
+
+
+def is_deleted_by_somebody(api: FakeApiServer, job: Object) -> None:
+    run_pods(api, job)
+    later(lambda: api.remove("pytorchjobs", job["metadata"]["name"]))
+
+
+def retried(run_dir: Path) -> JobSpec:
+    """A job of a step that Kubeflow tries again."""
+    return replace(SPEC, run_id="run-1", is_automatic=True, run_dir=str(run_dir))
+
+
+@pytest.mark.parametrize(
+    ("course", "settings", "exit_code", "cause"),
+    [
+        (runs, {"run_timeout_s": 1}, 7, "run_timeout_s"),
+        (has_no_room, {"queue_timeout_s": 1}, 138, "queue_timeout_s"),
+        (cannot_pull, {"start_grace_s": 1}, 2, "ImagePullBackOff"),
+        (runs_out_of_memory_twice, {}, 9, "for the second time"),
+        (is_deleted_by_somebody, {}, 7, "deleted by someone else"),
+    ],
+)
+def test_within_a_pipeline_run_an_end_by_deletion_stays_one(
+    api: FakeApiServer,
+    tmp_path: Path,
+    course: Callable[[FakeApiServer, Object], None],
+    settings: dict[str, int],
+    exit_code: int,
+    cause: str,
+) -> None:
+    spec = retried(tmp_path / "run")
+    api.on_create = lambda job: course(api, job)
+
+    for _ in range(3):  # the step and two retries
+        with pytest.raises(JobFailed, match=cause) as caught:
+            launch(backend(**settings), spec)
+        assert caught.value.exit_code == exit_code
+
+    assert api.num_requests(f"POST .*{JOBS}") == 1
+    assert f"start a new run, or remove {spec.run_dir}/jobs/" in str(caught.value)
+    assert not api.jobs()
+
+
+def test_the_end_is_kept_before_the_job_is_deleted(api: FakeApiServer, tmp_path: Path) -> None:
+    spec = retried(tmp_path)
+    kept: list[Any] = []
+    api.on_create = lambda job: run_pods(api, job)
+    api.on_delete = lambda job: kept.extend(
+        json.loads(path.read_text()) for path in tmp_path.glob("jobs/*.json")
+    )
+
+    with pytest.raises(JobFailed):
+        launch(backend(run_timeout_s=1), spec)
+
+    [end] = kept
+    assert (end["attempt"], end["exit_code"]) == (1, 7)
+    assert end["cause"].startswith("it ran for longer than run_timeout_s")
+
+
+def test_a_job_that_is_still_there_says_more_than_what_was_kept(
+    api: FakeApiServer, tmp_path: Path
+) -> None:
+    spec = retried(tmp_path)
+    job = live_job(api, spec=spec)
+    keep_end(job, JobStatus("failed", 138, "not all replicas ran within queue_timeout_s"))
+    run_pods(api, job)
+    later(lambda: succeed(api, job))
+
+    launch(backend(), spec)
+
+    assert api.num_requests(f"POST .*{JOBS}") == 0
+
+
+def test_a_storage_that_takes_nothing_leaves_no_gpus_busy(
+    api: FakeApiServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def on_create(job: Object) -> None:
+        (tmp_path / "jobs").write_text("in the way of the folder")
+        run_pods(api, job)
+
+    api.on_create = on_create
+
+    with pytest.raises(JobFailed, match="run_timeout_s"):
+        launch(backend(run_timeout_s=1), retried(tmp_path))
+
+    assert not api.jobs()
+    assert "a retry will start this job once more" in caplog.text
+
+
+def test_a_kept_end_that_is_damaged_is_not_taken_for_none(
+    api: FakeApiServer, tmp_path: Path
+) -> None:
+    spec = retried(tmp_path)
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / f"{spec.name_of_all_attempts}.json").write_text('{"attempt": 1')
+
+    with pytest.raises(ConfigError, match=r"is damaged .* remove it"):
+        launch(backend(), spec)
+
+    assert not api.jobs()
+
+
+def test_a_person_who_starts_it_again_gets_another_attempt(
+    api: FakeApiServer, tmp_path: Path
+) -> None:
+    spec = replace(SPEC, run_dir=str(tmp_path / "run"))
+    api.on_create = lambda job: run_pods(api, job)
+    with pytest.raises(JobFailed, match="run_timeout_s"):
+        launch(backend(run_timeout_s=1), spec)
+    trains(api)
+
+    launch(backend(), spec)
+
+    assert len(api.jobs()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_signal_is_no_deletion_by_somebody_else(api: FakeApiServer, tmp_path: Path) -> None:
+    spec = retried(tmp_path)
+
+    def on_create(job: Object) -> None:
+        run_pods(api, job)
+        later(lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+    api.on_create = on_create
+    with pytest.raises(JobFailed) as caught:
+        launch(backend(), spec)
+    assert caught.value.exit_code == 143
+    trains(api)
+
+    launch(backend(), spec)
+
+    assert api.num_requests(f"POST .*{JOBS}") == 2
+
+
+def test_nor_is_one_in_the_middle_of_a_look(
+    api: FakeApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, launcher = retried(tmp_path), backend()
+    api.on_create = lambda job: run_pods(api, job)
+
+    def is_stopped_meanwhile(follower: following.Follower) -> None:
+        if api.jobs() and follower._jobs.is_synced:
+            launcher.stop(spec.name)
+            while follower._jobs.objects():
+                time.sleep(0.01)
+
+    monkeypatch.setattr(following.Follower, "_check_api", is_stopped_meanwhile)
+
+    with pytest.raises(JobFailed) as caught:
+        launch(launcher, spec)
+
+    assert caught.value.exit_code == 143
+    assert not (tmp_path / "jobs").exists()
 
 
 # -------------------------------------------------------------- row 21
@@ -639,6 +900,31 @@ def test_a_quota_is_told_from_the_jobs_events(
     assert "pending: quota: exceeded quota: gpus" in capfd.readouterr().out
 
 
+def test_what_was_said_of_an_earlier_job_of_its_name_is_past(
+    api: FakeApiServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said_before = event("FailedCreatePod", "no such service account", "PyTorchJob", SPEC.name)
+    said_before["lastTimestamp"] = "2020-01-01T03:01:00Z"
+    said_before["metadata"]["creationTimestamp"] = "2020-01-01T03:00:00Z"
+    api.put("events", said_before)
+    said_of_another = event("FailedCreatePod", "of another", "PyTorchJob", SPEC.name)
+    said_of_another["lastTimestamp"] = "2999-01-01T00:00:00Z"
+    said_of_another["involvedObject"]["uid"] = "the uid of an earlier job"
+    api.put("events", said_of_another)
+
+    def on_create(job: Object) -> None:
+        later(lambda: run_pods(api, job), 1.5)
+        later(lambda: succeed(api, job), 2.0)
+
+    api.on_create = on_create
+
+    launch(backend(start_grace_s=1), SPEC)
+
+    told = capfd.readouterr().out
+    assert "pending: waits for the operator to make 2 pods" in told
+    assert "refuses" not in told
+
+
 def test_a_lost_node_is_tried_again_by_its_operator_and_told(
     api: FakeApiServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -720,6 +1006,30 @@ def test_a_server_that_is_not_there_is_a_platform_error(
         PlatformError, match=r"http://127.0.0.1:9 cannot be reached .* check context"
     ):
         find_jobs()
+
+
+def test_a_pod_that_cleans_up_waits_for_an_api_server_that_is_restarted(
+    api: FakeApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "ASK_PATIENCE_S", 0.1)
+    live_job(api)
+    of_person = find_access()
+
+    def restart(method: str) -> None:
+        api.faults = [Fault(method, ".", status=503, times=10_000)]
+        later(api.faults.clear, 0.5)
+
+    restart("GET")
+    with pytest.raises(PlatformError, match="503"):
+        find_jobs()
+
+    monkeypatch.setattr(cluster, "find_access", lambda _: replace(of_person, is_of_pod=True))
+    restart("GET")
+    found = find_jobs()
+    restart("DELETE")
+    delete_jobs(found)
+
+    assert not api.jobs()
 
 
 # --------------------------------------------------------------- signals

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rlvr_components.jobs.kube.kinds import PYTORCHJOB
+from rlvr_components.jobs.kube.snapshot import is_about
 from rlvr_components.jobs.kube.status import status_of
 from rlvr_components.jobs.kube.waits import waiting_for
 
@@ -119,6 +120,14 @@ def test_of_several_the_most_serious_is_told() -> None:
             '"restricted:latest": runAsNonRoot != true',
             *("grace", 2, "the cluster refuses the job's pods: Error creating"),
         ),
+        (
+            'Error creating: pods "tiny-master-0" already exists',
+            *("start", 138, "waits until the pods of an earlier job of its name have ended: Error"),
+        ),
+        (
+            'Error creating: object is being deleted: pods "tiny-master-0" already exists',
+            *("start", 138, "waits until the pods of an earlier job of its name have ended: Error"),
+        ),
     ],
 )
 def test_pods_that_may_not_be_made_are_told_from_the_jobs_events(
@@ -131,6 +140,27 @@ def test_pods_that_may_not_be_made_are_told_from_the_jobs_events(
     assert found is not None
     assert cause in found.cause
     assert (found.limit, found.exit_code) == (limit, exit_code)
+
+
+@pytest.mark.parametrize(
+    ("last", "first", "uid", "expected"),
+    [
+        pytest.param("03:01:00", "03:01:00", "", True, id="since the job was created"),
+        pytest.param("02:59:59", "02:50:00", "", False, id="before it was"),
+        pytest.param("03:00:00.25", "03:00:00", "", True, id="in the same second"),
+        pytest.param("02:59:30", "03:00:10", "", True, id="by a clock that is behind"),
+        pytest.param("03:01:00", "02:50:00", "uid-of-tiny", True, id="of this job"),
+        pytest.param("03:01:00", "03:01:00", "uid-of-another", False, id="of another of its name"),
+    ],
+)
+def test_only_what_was_said_of_this_job_is_told(
+    last: str, first: str, uid: str, expected: bool
+) -> None:
+    found = event("FailedCreatePod", "no", "PyTorchJob", "tiny", at=last)
+    found["metadata"]["creationTimestamp"] = f"2026-11-25T{first}Z"
+    found["involvedObject"]["uid"] = uid
+
+    assert is_about(pytorchjob(), found) is expected
 
 
 def test_a_refusal_of_pods_that_are_there_by_now_is_past() -> None:

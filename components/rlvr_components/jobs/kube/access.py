@@ -48,6 +48,8 @@ class Access:
     proxy: str = ""
     origin: str = ""
     """Where this was found, for messages."""
+    is_of_pod: bool = False
+    """Whether it is the service account of this pod, and not a person's kubeconfig."""
 
 
 def find_access(context: str | None = None) -> Access:
@@ -87,6 +89,7 @@ def from_service_account(folder: Path) -> Access:
         token=TokenFile(folder / "token"),
         ssl_context=_trusting(cafile=str(authority)),
         origin="the pod's service account",
+        is_of_pod=True,
     )
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import re
 import ssl
+from collections.abc import Iterator
 from typing import Any
+
+from urllib3.util.ssl_match_hostname import CertificateError
 
 from rlvr_trainer.errors import ConfigError, PlatformError
 
@@ -16,6 +19,8 @@ FORBIDDEN = re.compile(
 PASSING = {408, 429, 500, 502, 503, 504}
 """Statuses of a server that may answer otherwise a moment later."""
 EXPIRED = 410
+ABOUT_CERTIFICATES = re.compile("CERTIFICATE|UNKNOWN_CA")
+"""In the reason of a TLS error: the other side's alerts about our certificate."""
 ROLE = "manifests/base/launcher-role"
 
 
@@ -58,21 +63,16 @@ def from_answer(
 
 def from_transport(server: str, origin: str, error: Exception) -> Refusal | Outage:
     """The error behind a connection that failed."""
-    cause: BaseException = getattr(error, "reason", None) or error
-    if not isinstance(cause, BaseException):
-        cause = error
-    if (
-        isinstance(cause.__cause__ or cause.__context__, ssl.SSLError)
-        or "SSL" in type(cause).__name__
-    ):
-        return Refusal(
-            f"{server} shows a certificate that is not trusted here, or does not accept ours "
-            f"({cause}); correct the certificates of {origin}",
-            status=0,
-            reason="Certificate",
-        )
+    for cause in _causes(error):
+        if _is_about_certificates(cause):
+            return Refusal(
+                f"{server} shows a certificate that is not trusted here, or does not accept ours "
+                f"({cause}); correct the certificates of {origin}",
+                status=0,
+                reason="Certificate",
+            )
     return Outage(
-        f"the API server {server} cannot be reached ({_short(cause)}); check {origin}, the network "
+        f"the API server {server} cannot be reached ({_short(error)}); check {origin}, the network "
         "and a VPN to it"
     )
 
@@ -109,6 +109,21 @@ def _status_object(body: bytes) -> dict[str, Any]:
 
 def _seconds(retry_after: str | None) -> float | None:
     return float(retry_after) if retry_after and retry_after.isdecimal() else None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, and what it was raised for."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _is_about_certificates(error: BaseException) -> bool:
+    """Any other TLS error, of a load balancer that accepts and closes, say, may pass."""
+    if isinstance(error, ssl.SSLCertVerificationError | CertificateError):
+        return True
+    return isinstance(error, ssl.SSLError) and bool(ABOUT_CERTIFICATES.search(error.reason or ""))
 
 
 def _short(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from rlvr_components.jobs.kube.causes import NOBODY_LEFT
 from rlvr_components.jobs.kube.client import Client
 from rlvr_components.jobs.kube.deadlines import Deadlines, Exceeded
 from rlvr_components.jobs.kube.ends import Ends
+from rlvr_components.jobs.kube.kept_ends import keep_end
 from rlvr_components.jobs.kube.kinds import Kind
 from rlvr_components.jobs.kube.progress import Progress
 from rlvr_components.jobs.kube.replica_logs import ReplicaLogs
@@ -21,7 +23,9 @@ from rlvr_components.jobs.kube.waits import waiting_for
 from rlvr_components.jobs.kube.watching import Collection
 from rlvr_components.jobs.pods import RUN_DIR_ANNOTATION
 from rlvr_components.platform import Platform
-from rlvr_trainer.errors import EXIT_PREEMPTED, JobFailed, PlatformError
+from rlvr_trainer.errors import EXIT_PREEMPTED, JobFailed, PlatformError, RLVRError
+
+logger = logging.getLogger(__name__)
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 
@@ -55,7 +59,8 @@ class Follower:
     """Follows one job. `lines` gives its lines; after them `end` says how it ended.
 
     With `platform` it is the job's launcher: it writes progress and causes on it, and deletes it
-    when it exceeds a limit. Without, it only looks on.
+    when it exceeds a limit. Without, it only looks on. `is_automatic`: the launch will be tried
+    again, and is to meet the same end.
     """
 
     def __init__(
@@ -67,12 +72,14 @@ class Follower:
         *,
         on_event: OnEvent | None,
         is_stopped: Callable[[], bool],
+        is_automatic: bool = False,
     ) -> None:
         self._client = client
         self._kind = kind
         self._job = job
         self._is_launcher = platform is not None
         self._is_stopped = is_stopped
+        self._is_automatic = is_automatic
         self._has_changed = True
         self._jobs, self._pods, self._events = self._collections()
         self._logs = ReplicaLogs(client, kind, self._pods.objects)
@@ -128,6 +135,9 @@ class Follower:
         uid = self._job["metadata"]["uid"]
         jobs = [each for each in self._jobs.objects() if each["metadata"]["uid"] == uid]
         if not jobs:  # a new one of its name is another one
+            if self._is_stopped():  # a signal, just now
+                return
+            self._keep(DELETED)
             self.end = DELETED
             yield "it was deleted by someone else"
             return
@@ -146,8 +156,10 @@ class Follower:
         exceeded = self._exceeded(snapshot) if self._is_launcher else None
         if exceeded:
             yield f"{exceeded.cause}; the job is deleted"
+            verdict = JobStatus("failed", exceeded.exit_code, exceeded.cause, status.replicas)
+            self._keep(verdict)
             self._delete()
-            self.end = JobStatus("failed", exceeded.exit_code, exceeded.cause, status.replicas)
+            self.end = verdict
 
     def _check_api(self) -> None:
         for each in (self._jobs, self._pods, self._events):
@@ -155,7 +167,7 @@ class Follower:
                 raise each.error
             if each.down_since and time.monotonic() - each.down_since > OUTAGE_S:
                 raise PlatformError(
-                    f"the API server did not answer for {OUTAGE_S:.0f} s; the job "
+                    f"the API server told nothing for {OUTAGE_S:.0f} s ({each.trouble}); the job "
                     f"{self._job['metadata']['name']} runs on, start the same again to follow it"
                 )
 
@@ -208,6 +220,15 @@ class Follower:
         metadata = self._job["metadata"]
         path = self._kind.path(metadata["namespace"], metadata["name"])
         self._client.delete(path, uid=metadata["uid"])
+
+    def _keep(self, end: JobStatus) -> None:
+        """Write down an end that the job does not tell itself, for the next try of this launch."""
+        if not self._is_automatic:
+            return
+        try:
+            keep_end(self._job, end)
+        except (RLVRError, OSError) as error:  # GPUs that stay busy would be worse
+            logger.warning("a retry will start this job once more: its end is not kept: %s", error)
 
     def _annotate(self, annotations: dict[str, str]) -> None:
         if self._is_launcher and annotations:

@@ -12,11 +12,13 @@ from rlvr_components.jobs.kube.client import Client
 from rlvr_components.jobs.kube.errors import Refusal
 from rlvr_components.jobs.kube.kinds import Kind, Object
 from rlvr_components.jobs.kube.status import belongs, status_of
+from rlvr_components.jobs.kube.waits import event_time
 from rlvr_trainer.errors import RLVRError
 
 logger = logging.getLogger(__name__)
 
 KUEUE = "/apis/kueue.x-k8s.io"
+SECONDS = len("2026-11-25T03:00:00")
 JOB_UID_LABEL = "kueue.x-k8s.io/job-uid"
 """Kueue labels the Workload of a job so."""
 
@@ -58,12 +60,27 @@ WARNINGS = "type=Warning"
 
 
 def is_about(job: Object, event: Object) -> bool:
-    """Whether the event is about the job, or about what is made for it and named after it."""
+    """Whether the event is about the job, or about what is made for it and named after it.
+
+    An earlier job of the same name is another one.
+    """
     name, about = str(job["metadata"]["name"]), event.get("involvedObject", {})
     named = str(about.get("name", ""))
+    if _is_before(event, str(job["metadata"]["creationTimestamp"])):
+        return False
+    if named == name and about.get("kind") == job.get("kind") and about.get("uid"):
+        return bool(about["uid"] == job["metadata"]["uid"])
     if about.get("kind") == "Workload":  # `pytorchjob-NAME-HASH`
         return f"-{name}-" in named
     return named == name or named.startswith(f"{name}-")
+
+
+def _is_before(event: Object, created: str) -> bool:
+    """Whether it was last seen before that time, to the second; one without a time is not."""
+    # when it was seen is by a node's clock, which may be behind that of the API server
+    times = (event_time(event), str(event.get("metadata", {}).get("creationTimestamp", "")))
+    last = max(each[:SECONDS] for each in times)
+    return bool(last) and last < created[:SECONDS]
 
 
 def workloads_of(client: Client, kind: Kind, job: Object) -> list[dict[str, Any]]:

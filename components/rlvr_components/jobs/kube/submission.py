@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 PATIENCE_S = 300.0
 """How long a job is tried to be created."""
 GONE_TIMEOUT_S = 300.0
+"""How long an earlier job of the same name, and its pods, may take to end."""
 GONE_INTERVAL_S = 1.0
 
 
@@ -32,11 +33,13 @@ def create_or_find(
 ) -> dict[str, Any]:
     """Create the job; one of its name and spec is the one that an earlier request created.
 
+    Pods of an earlier job of its name are awaited, since they have the names that its own need.
     Raises ConfigError for a job of its name that is another one, PlatformError, JobFailed when
     stopped.
     """
     namespace, name = rendered["metadata"]["namespace"], rendered["metadata"]["name"]
     path = kind.path(namespace, name)
+    _await_pods_gone(client, kind, namespace, name, is_stopped)
     deadline = time.monotonic() + patience_s
     for delay_s in delays():
         if is_stopped():
@@ -55,6 +58,7 @@ def create_or_find(
         found = _find(client, path)
         if found and "deletionTimestamp" in found["metadata"]:
             _await_gone(client, path, name, is_stopped)
+            _await_pods_gone(client, kind, namespace, name, is_stopped)
             continue
         if found:
             return _checked(kind, rendered, found)
@@ -101,4 +105,32 @@ def _await_gone(client: Client, path: str, name: str, is_stopped: Callable[[], b
                 f"{name} has been being deleted for {GONE_TIMEOUT_S:.0f} s; something holds it "
                 "(its finalizers say what), free it and start again"
             )
+        pause(GONE_INTERVAL_S, is_stopped)
+
+
+def _await_pods_gone(
+    client: Client, kind: Kind, namespace: str, name: str, is_stopped: Callable[[], bool]
+) -> None:
+    """Until no pod of an earlier job of this name is ending, within reason."""
+    deadline = time.monotonic() + GONE_TIMEOUT_S
+    query = {"labelSelector": f"{kind.job_label}={name}"}
+    has_told = False
+    while not is_stopped():
+        try:
+            pods = client.list(f"/api/v1/namespaces/{namespace}/pods", query, patience_s=0.0)
+        except Outage:  # the create waits for the server, and the operator for the pods
+            return
+        ending = [
+            str(pod["metadata"]["name"])
+            for pod in pods["items"]
+            if "deletionTimestamp" in pod["metadata"]
+        ]
+        if not ending:
+            return
+        if time.monotonic() > deadline:
+            logger.warning("after %.0f s there still are %s", GONE_TIMEOUT_S, ", ".join(ending))
+            return
+        if not has_told:
+            logger.info("%s end first, pods of an earlier %s", ", ".join(ending), name)
+            has_told = True
         pause(GONE_INTERVAL_S, is_stopped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -22,6 +23,8 @@ CONFIGURATION_REASONS = {
 IMAGE_REASONS = {"ErrImagePull", "ImagePullBackOff", "ImageInspectError", "RegistryUnavailable"}
 
 KUEUE_WAITS = (("QuotaReserved", "False"), ("Admitted", "False"), ("Evicted", "True"))
+NAME_TAKEN = re.compile("already exists|is being deleted")
+"""In what the operator says of a pod whose predecessor still commits a checkpoint."""
 ORDER = ("grace", "queue", "start")
 """Of several the most serious is told."""
 
@@ -79,6 +82,9 @@ def _missing_pods(
         message = one_line(event.get("message", ""))
         if "exceeded quota" in message:
             return Wait(f"quota: {message}; wait for other jobs, or ask for more")
+        if NAME_TAKEN.search(message):
+            text = f"waits until the pods of an earlier job of its name have ended: {message}"
+            return Wait(text, limit="start")
         return Wait(
             f"the cluster refuses the job's pods: {message}; correct the platform's settings",
             ConfigError.exit_code,

@@ -52,6 +52,8 @@ class Collection:
         """Why it will not be kept up to date any more."""
         self.down_since: float | None = None
         """`time.monotonic()` of the first of the failures that have not ended."""
+        self.trouble: RLVRError | None = None
+        """The last of these failures."""
         self._thread = threading.Thread(target=self._run, name=f"watch {path}", daemon=True)
 
     def start(self) -> None:
@@ -86,16 +88,17 @@ class Collection:
                     self.error = error
                     self._changed()
                     return
-                self._back_off(next(delay))
+                self._back_off(error, next(delay))
             except Outage as error:
                 version = ""
-                self._back_off(wanted_delay(error, next(delay)))
+                self._back_off(error, wanted_delay(error, next(delay)))
             except RLVRError as error:  # a plugin that brings the token, say: it may yet work
                 if self.down_since is None:
                     logger.warning("%s", error)
-                self._back_off(next(delay))
+                self._back_off(error, next(delay))
 
-    def _back_off(self, seconds: float) -> None:
+    def _back_off(self, error: RLVRError, seconds: float) -> None:
+        self.trouble = error
         if self.down_since is None:
             self.down_since = time.monotonic()
         self._changed()
