@@ -21,7 +21,8 @@ from rlvr_trainer.models import load_adapter, load_model, load_tokenizer
 from rlvr_trainer.publish import merged_model, publish
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.recipe_file import load_recipe, parse_recipe, shipped_recipes
-from rlvr_trainer.steps import evaluate, prepare
+from rlvr_trainer.steps import prepare
+from rlvr_trainer.steps import train as train_here
 
 REWARD = "def vowels(completion, row):\n    return sum(c in 'aeiou' for c in completion) / 40\n"
 
@@ -140,35 +141,8 @@ def test_a_run_does_not_go_on_with_other_rows(trained: Path, tmp_path: Path) -> 
     shutil.copytree(trained, run_dir)
     recipe = parse_recipe(json.loads((run_dir / "recipe.json").read_text()))
     prepare(recipe.model_copy(update={"seed": recipe.seed + 1}), run_dir / "data")
-    assert train(run_dir, check=False) == CheckpointError.exit_code
-    assert "trained on other rows" in (run_dir / "train.log").read_text()
-
-
-def test_rows_of_any_columns_reach_a_reward_which_also_judges(
-    tiny_model_dir: Path, tmp_path: Path
-) -> None:
-    odd = ({"meta": 1}, {"meta": "x"}, {"half": "\ud800"}, {"big": 2**70}, {"image": "none"},
-           {"prompts": [1, {"a": None}]}, {"prompt": "mine"}, {"trainer_state": 0.5})  # fmt: skip
-    rows = [{"question": f"{n}?", "answer": n, "n": n, **odd[n % len(odd)]} for n in range(40)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    recipe = recipe_for(
-        tiny_model_dir,
-        tmp_path,
-        "task=question-answer",
-        f"data={{train: {tmp_path}/rows.jsonl, num_exemplars: 2}}",
-        "evaluation.correct_by=vowels",
-    )
-    (tmp_path / "reward.py").write_text(
-        f"odd = {odd!r}\n"
-        "def vowels(completion, row):\n"
-        "    expected = odd[row['n'] % len(odd)]\n"
-        "    assert expected.items() <= row.items(), row\n"
-        "    return (1 + sum(c in 'aeiou' for c in completion)) / 40\n"
-    )
-    run_dir = prepared_run(recipe, tmp_path / "run")
-    train(run_dir)
-    assert all(reward > 0 for reward in rewards_of(run_dir))
-    assert evaluate(recipe, run_dir / "data", tmp_path / "before", label="before")["accuracy"] == 1
+    with pytest.raises(CheckpointError, match="trained on other rows"):
+        train_here(recipe, run_dir, run_dir / "data")
 
 
 def test_a_stopped_run_commits_a_step_and_goes_on_from_it(
