@@ -28,7 +28,7 @@ from rlvr_components.pipeline_run import (
 from rlvr_components.staging import stage, stage_folder
 from rlvr_components.task_config import merge_task_config
 from rlvr_trainer.batch import batch_of
-from rlvr_trainer.errors import ConfigError
+from rlvr_trainer.errors import ConfigError, RLVRError
 from rlvr_trainer.evaluation import headline, parse_samples
 from rlvr_trainer.events import EVENTS_VARIABLE, emit, read_events
 from rlvr_trainer.launch.run_dir import ADAPTER, ADAPTER_URI_VARIABLE
@@ -207,7 +207,7 @@ def phase(name: str) -> Iterator[dict[str, float]]:
     try:
         yield found
     except BaseException as error:
-        with suppress(OSError):  # a disk that is full may well be the cause
+        with suppress(RLVRError):  # a disk that is full may well be the cause
             emit("phase", phase=name, state="failed", message=str(error))
         raise
     emit("phase", phase=name, state="finished", **found)

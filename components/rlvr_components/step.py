@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rlvr_trainer.errors import PlatformError, RLVRError
+from rlvr_trainer.errors import RLVRError
+from rlvr_trainer.files import DISK_ERRNOS, disk_error
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.recipe_file import parse_recipe
-from rlvr_trainer.storage import DISK_ERRNOS
 
 FAILURE_VARIABLE = "RLVR_FAILURE"
 """Environment variable that names the file for the cause of a failed step."""
@@ -82,10 +82,7 @@ def _as_rlvr_error(error: Exception) -> RLVRError:
     if isinstance(error, RLVRError):
         return error
     if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
-        return PlatformError(
-            f"{error.filename or 'a file'} cannot be written ({error.strerror}); free some space "
-            "and run the same command again"
-        )
+        return disk_error(Path(error.filename or "a file"), error)
     return RLVRError(f"unexpected {type(error).__name__}: {error}; the log has its traceback")
 
 

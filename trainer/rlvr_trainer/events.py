@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rlvr_trainer.files import disk_error
+
 EVENTS_VARIABLE = "RLVR_EVENTS"
 """Environment variable that names the file to which every process of a run appends."""
 
@@ -26,14 +28,18 @@ EVENTS_VARIABLE = "RLVR_EVENTS"
 def emit(event: str, **fields: Any) -> None:
     """Append one event to the file named by RLVR_EVENTS; without it, do nothing.
 
-    A line is written in one call, so that processes may append side by side.
+    A line is written in one call, so that processes may append side by side. Raises PlatformError
+    for a full or broken disk, ConfigError for a file that cannot be written.
     """
     path = os.environ.get(EVENTS_VARIABLE)
     if not path:
         return
     line = json.dumps({"time": round(time.time(), 3), "event": event, **fields}) + "\n"
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(line)
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line)
+    except OSError as error:
+        raise disk_error(Path(path), error) from error
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

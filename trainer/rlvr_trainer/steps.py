@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
+from rlvr_trainer.errors import RLVRError
 from rlvr_trainer.events import emit, read_events
 from rlvr_trainer.recipe import Recipe
 
@@ -107,7 +108,7 @@ def _phase(name: str) -> Iterator[dict[str, Any]]:
     try:
         yield found
     except BaseException as error:
-        with suppress(OSError):  # a disk that is full may well be the cause
+        with suppress(RLVRError):  # a disk that is full may well be the cause
             emit("phase", phase=name, state="failed", message=str(error), **found)
         raise
     emit("phase", phase=name, state="finished", **found)

@@ -28,6 +28,14 @@ def test_an_event_that_cannot_be_written_does_not_hide_the_cause(
         train()
 
 
+def test_a_phase_that_cannot_be_told_of_is_worth_another_try(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RLVR_EVENTS", "/dev/full")
+    with pytest.raises(PlatformError, match="/dev/full cannot be written"), _phase("train"):
+        pytest.fail("must not begin")
+
+
 def test_torchrun_whose_ranks_end_in_silence_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
