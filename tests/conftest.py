@@ -46,6 +46,15 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory, smollm2_dir: Path) 
 
 
 @pytest.fixture
+def full_disk() -> Path:
+    """A file that takes nothing. Linux has one; elsewhere these tests are skipped."""
+    path = Path("/dev/full")
+    if not path.exists():
+        pytest.skip("this system has no /dev/full")
+    return path
+
+
+@pytest.fixture
 def events_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file that this test's events go to."""
     path = tmp_path / "metrics.jsonl"

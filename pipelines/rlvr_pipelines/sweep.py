@@ -12,6 +12,9 @@ from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.evaluation import write_json
 from rlvr_trainer.report import render_sweep_report, write_report
 
+SWEEP_INFIX = "-sweep-"
+"""Between the recipe's name and the field, in the name of a sweep's own folder in runs/."""
+
 
 @dataclass(frozen=True)
 class Sweep:

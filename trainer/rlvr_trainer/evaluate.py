@@ -6,8 +6,9 @@ row and anyone can count again.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rlvr_trainer.data import load_exemplars
+from rlvr_trainer.errors import RewardError
 from rlvr_trainer.evaluation import headline, write_samples
 from rlvr_trainer.events import emit
 from rlvr_trainer.generation import Completion, Sampling, complete
@@ -25,6 +27,7 @@ from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.rewards import (
     Verifier,
     build_judge,
+    build_rewards,
     extract_answer,
     format_reward,
     is_correct_number,
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PROGRESS_EVERY = 8
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,8 @@ class Evaluator:
     layout: PromptLayout
     label: str
     """`before` or `after`."""
+    unjudged: list[str] = field(default_factory=list)
+    """Rows of which a completion could not be judged; it counts as wrong."""
 
     @cached_property
     def judge(self) -> Verifier:
@@ -106,6 +113,9 @@ class Evaluator:
     def _judge(self, row: Row, completion: Completion, num_shots: int) -> Sample:
         prompt, text = self.recipe.prompt, completion.text
         marker, stop = prompt.answer_marker, prompt.stop
+        verdict = self.judge(text, row.columns)
+        if verdict is None:
+            self.unjudged.append(row.id)
         return Sample(
             model=self.label,
             shots=num_shots,
@@ -115,7 +125,7 @@ class Evaluator:
             completion=text,
             extracted=extract_answer(text, marker=marker, stop=stop),
             format=bool(format_reward(text, marker=marker, stop=stop)),
-            correct=(self.judge(text, row.columns) or 0) > 0,
+            correct=verdict is not None and verdict > 0,
             flexible=is_correct_number(last_number(text, stop=stop), row.answer),
             num_tokens=len(completion.token_ids),
         )
@@ -132,7 +142,7 @@ def evaluate(
     """Evaluate the base model, or it with an adapter, on the test rows of `data_dir`.
 
     Writes `samples.jsonl` to `output_dir`, whole or not at all, and returns accuracy, format and
-    flexible at the shots that were trained (or the first evaluated ones).
+    flexible at the shots that were trained (or the most of those evaluated).
     """
     samples = evaluate_shard(recipe, data_dir, Shard(), label=label, adapter_dir=adapter_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -143,7 +153,12 @@ def evaluate(
 def evaluate_shard(
     recipe: Recipe, data_dir: Path, shard: Shard, *, label: str, adapter_dir: Path | None = None
 ) -> list[dict[str, Any]]:
-    """The samples of one part of the evaluation, in order."""
+    """The samples of one part of the evaluation, in order.
+
+    Raises ConfigError for a reward that cannot be loaded, before the model is, and RewardError when
+    more completions than `training.max_verifier_failures` cannot be judged.
+    """
+    build_rewards(recipe)  # of which training would find out after the evaluation
     wanted = shard.of(batches(recipe, evaluated_rows(recipe, data_dir)))
     if not wanted:  # more parts than batches
         return []
@@ -155,7 +170,26 @@ def evaluate_shard(
         model.to("cuda")
     layout = PromptLayout(recipe.prompt, load_exemplars(data_dir))
     evaluator = Evaluator(recipe, model.eval(), load_tokenizer(recipe.model), layout, label)
-    return [asdict(sample) for sample in _with_progress(evaluator, wanted)]
+    samples = [asdict(sample) for sample in _with_progress(evaluator, wanted)]
+    _check_judged(evaluator, len(samples))
+    return samples
+
+
+def _check_judged(evaluator: Evaluator, num_samples: int) -> None:
+    """A failure of the judge's own is never a silent wrong answer. Raises RewardError."""
+    recipe, failed = evaluator.recipe, evaluator.unjudged
+    if not failed:
+        return
+    what = (
+        f"{len(failed)} of {num_samples} completions could not be judged by "
+        f"evaluation.correct_by = {recipe.evaluation.correct_by}, first that of {failed[0]}"
+    )
+    if len(failed) > recipe.training.max_verifier_failures * num_samples:
+        raise RewardError(
+            f"{what}, over training.max_verifier_failures = "
+            f"{recipe.training.max_verifier_failures}; the log has the first error: mend the reward"
+        )
+    logger.warning("%s; they count as wrong", what)
 
 
 def _with_progress(evaluator: Evaluator, wanted: Sequence[Batch]) -> Iterator[Sample]:

@@ -62,7 +62,7 @@ def complete(
     """
     reason = shared_prefix.unsupported_reason(model) if share_prefix else None
     if reason:
-        _say_once("Completions are drawn without sharing prefixes: %s", reason)
+        _say_once(reason)
     generate = _generate_shared if share_prefix and not reason else _generate_plain
     eos_token_ids = end_tokens(model, tokenizer)
     drawn = generate(model, tokenizer, prompt_ids, sampling, stop_text(stop), eos_token_ids)
@@ -70,8 +70,8 @@ def complete(
 
 
 @cache
-def _say_once(message: str, reason: str) -> None:
-    logger.warning(message, reason)
+def _say_once(reason: str) -> None:
+    logger.warning("Completions are drawn without sharing prefixes: %s", reason)
 
 
 def cut(

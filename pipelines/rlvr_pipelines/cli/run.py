@@ -102,13 +102,13 @@ def run(
         _print_run(_run(loaded, root, arguments), output)
         return
 
-    from rlvr_pipelines.sweep import parse_sweep, write_sweep
+    from rlvr_pipelines.sweep import SWEEP_INFIX, parse_sweep, write_sweep
     from rlvr_trainer.errors import JobFailed, RLVRError
 
     swept = parse_sweep(sweep)
     if seed is not None and swept.field == "seed":
         raise click.UsageError("--seed and --sweep both set the seed; leave --seed out")
-    root = run_dir or default_run_dir(loaded, f"-sweep-{swept.field}")
+    root = run_dir or default_run_dir(loaded, f"{SWEEP_INFIX}{swept.field}")
     # all of them first: a value that is not valid is known before anything runs
     recipes = [load(recipe, [*overrides, swept.override(value)], seed) for value in swept.values]
     _require(place, job.storage)

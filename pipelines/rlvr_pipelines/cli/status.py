@@ -67,10 +67,12 @@ def _everything(access: Access) -> Shown:
 def _local_runs(root: Path) -> list[LocalRun]:
     """Those in `root`, and those of its sweeps; one that cannot be read is named on stderr."""
     from rlvr_pipelines.local_run import inspect_run
+    from rlvr_pipelines.sweep import SWEEP_INFIX
     from rlvr_trainer.errors import ConfigError
 
+    of_sweeps = root.glob(f"*{SWEEP_INFIX}*/*/recipe.json")
     runs = []
-    for path in sorted([*root.glob("*/recipe.json"), *root.glob("*/*/recipe.json")]):
+    for path in sorted([*root.glob("*/recipe.json"), *of_sweeps]):
         try:
             runs.append(inspect_run(path.parent))
         except ConfigError as error:

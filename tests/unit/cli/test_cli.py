@@ -260,6 +260,25 @@ def test_a_value_that_fails_does_not_end_a_sweep(
     assert (tmp_path / "report.html").exists()
 
 
+def test_status_shows_runs_and_those_of_sweeps_and_passes_over_what_it_cannot_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_cluster: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("plain", "tiny-sweep-seed/seed=1", "storage/evaluate-base", "older"):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "recipe.json").write_text(load_recipe(TINY).model_dump_json())
+    (tmp_path / "runs" / "older" / "recipe.json").write_text('{"name": "older", "gone": 1}')
+
+    result = rlvr("status", "--output", "json")
+
+    assert result.exit_code == 0, result.stderr
+    assert [run["run"] for run in json.loads(result.stdout)] == [
+        "runs/plain", "runs/tiny-sweep-seed/seed=1",
+    ]  # fmt: skip
+    assert "runs/older is not shown" in result.stderr
+
+
 def test_a_seed_that_is_swept_is_not_set_as_well(tmp_path: Path) -> None:
     result = rlvr("run", TINY, "--run-dir", str(tmp_path), "--sweep", "seed=1,2", "--seed", "7")
 

@@ -270,13 +270,12 @@ def test_a_succeeded_job_whose_results_were_removed_is_said_how_to_run_again(
         train_to(Artifact(tmp_path / "adapter"), storage, data_dir, tmp_path)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
 def test_a_disk_too_full_for_the_last_event_does_not_hide_the_cause(
-    monkeypatch: pytest.MonkeyPatch,
+    full_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def train() -> None:
         with remote.phase("train"):
-            monkeypatch.setenv("RLVR_EVENTS", "/dev/full")
+            monkeypatch.setenv("RLVR_EVENTS", str(full_disk))
             raise PlatformError("the cause")
 
     with pytest.raises(PlatformError, match="the cause"):

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from rlvr_trainer.evaluate import Evaluator
+from rlvr_trainer.errors import ConfigError, RewardError
+from rlvr_trainer.evaluate import Evaluator, _check_judged, evaluate_shard
 from rlvr_trainer.generation import Completion
 from rlvr_trainer.grpo.rewards import BatchScorer
 from rlvr_trainer.grpo.run import _dataset
 from rlvr_trainer.prompt import PromptLayout
 from rlvr_trainer.recipe_file import parse_recipe
+from rlvr_trainer.shards import Shard
 from rlvr_trainer.tasks import Row
 
 ODD: list[dict[str, Any]] = [
@@ -22,6 +25,10 @@ ODD: list[dict[str, Any]] = [
     {"prompt": "mine"},
     {"trainer_state": 0.5},
 ]
+MINE = """
+def names(completion, row):
+    return None if "?" in completion else float(row["answer"] in completion)
+"""
 ROWS = [Row(f"train-{n}", f"{n}?", str(n), "", extra) for n, extra in enumerate(ODD)]
 
 
@@ -43,11 +50,10 @@ def test_a_reward_sees_each_row_with_its_own_columns() -> None:
     assert seen == [row.columns for row in ROWS]
 
 
-@pytest.mark.parametrize(("text", "correct"), [(" It is 3.", True), (" No.", False)])
-def test_a_reward_of_the_users_may_judge(text: str, correct: bool, tmp_path: Any) -> None:
-    (tmp_path / "mine.py").write_text(
-        "def names(completion, row):\n    return float(row['answer'] in completion)\n"
-    )
+@pytest.fixture
+def evaluator(tmp_path: Path) -> Evaluator:
+    """Of a recipe whose completions are judged by a reward of the user's; without a model."""
+    (tmp_path / "mine.py").write_text(MINE)
     recipe = parse_recipe(
         {
             "name": "x",
@@ -56,6 +62,34 @@ def test_a_reward_of_the_users_may_judge(text: str, correct: bool, tmp_path: Any
             "evaluation": {"correct_by": "names"},
         }
     )
-    evaluator = Evaluator(recipe, *cast("Any", (None, None, None)), "before")
+    return Evaluator(recipe, *cast("Any", (None, None, None)), "before")
+
+
+@pytest.mark.parametrize(("text", "correct"), [(" It is 3.", True), (" No.", False)])
+def test_a_reward_of_the_users_may_judge(text: str, correct: bool, evaluator: Evaluator) -> None:
     judged = evaluator._judge(ROWS[3], Completion([], text, finished=True), 0)
     assert judged.correct is correct
+    _check_judged(evaluator, 1)
+
+
+def test_what_cannot_be_judged_is_told_and_too_much_of_it_is_an_error(
+    evaluator: Evaluator, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert not evaluator._judge(ROWS[3], Completion([], "?", finished=True), 0).correct
+    _check_judged(evaluator, 20)
+    assert "1 of 20 completions could not be judged" in caplog.text
+    with pytest.raises(RewardError, match=r"1 of 19 .* first that of train-3, over"):
+        _check_judged(evaluator, 19)
+
+
+@pytest.mark.parametrize("function", ["./nope.py:f", "ends.py:f"])
+def test_a_reward_that_cannot_be_loaded_costs_no_evaluation(
+    function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ends.py").write_text("raise SystemExit(0)")
+    recipe = parse_recipe(
+        {"name": "x", "model": {"name": "embedded:x"}, "rewards": {"f": {"function": function}}}
+    )
+    with pytest.raises(ConfigError, match=r"rewards\.f\.function"):
+        evaluate_shard(recipe, tmp_path / "no-data", Shard(), label="before")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,38 +26,31 @@ def tokenizer(smollm2_dir: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(smollm2_dir)
 
 
+def shape(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Of a model that is small."""
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
 @pytest.fixture
 def llama(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     torch.manual_seed(0)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    return LlamaForCausalLM(LlamaConfig(**shape(tokenizer)))
 
 
 def test_an_architecture_that_cannot_share_is_generated_from_plainly_and_one_line_says_why(
     tokenizer: PreTrainedTokenizerBase, caplog: pytest.LogCaptureFixture
 ) -> None:
     torch.manual_seed(0)
-    config = MistralConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        sliding_window=8,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    config = MistralConfig(**shape(tokenizer), sliding_window=8)
     model = MistralForCausalLM(config).eval()
     assert unsupported_reason(model) is not None
     prompts = tokenizer(["A header that is longer than the window. One?", "A header. Two?"])

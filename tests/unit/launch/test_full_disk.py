@@ -11,17 +11,13 @@ from rlvr_trainer.launch import elastic
 from rlvr_trainer.ranks import RANK_ENDS_VARIABLE, record_error, record_preempted
 from rlvr_trainer.steps import _phase
 
-pytestmark = pytest.mark.skipif(
-    not Path("/dev/full").exists(), reason="no disk that is always full"
-)
-
 
 def test_an_event_that_cannot_be_written_does_not_hide_the_cause(
-    monkeypatch: pytest.MonkeyPatch,
+    full_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def train() -> None:
         with _phase("train"):
-            monkeypatch.setenv("RLVR_EVENTS", "/dev/full")
+            monkeypatch.setenv("RLVR_EVENTS", str(full_disk))
             raise PlatformError("the cause")
 
     with pytest.raises(PlatformError, match="the cause"):
@@ -29,27 +25,27 @@ def test_an_event_that_cannot_be_written_does_not_hide_the_cause(
 
 
 def test_a_phase_that_cannot_be_told_of_is_worth_another_try(
-    monkeypatch: pytest.MonkeyPatch,
+    full_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RLVR_EVENTS", "/dev/full")
+    monkeypatch.setenv("RLVR_EVENTS", str(full_disk))
     with pytest.raises(PlatformError, match="/dev/full cannot be written"), _phase("train"):
         pytest.fail("must not begin")
 
 
 def test_torchrun_whose_ranks_end_in_silence_is_tried_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    full_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(RANK_ENDS_VARIABLE, str(tmp_path))
     assert elastic._write({"failures": {"0": 1}}) == 1
 
-    monkeypatch.setenv(RANK_ENDS_VARIABLE, "/dev/full")
+    monkeypatch.setenv(RANK_ENDS_VARIABLE, str(full_disk))
     assert elastic._write({"failures": {"0": 1}}) == 138
 
 
 def test_a_rank_that_cannot_write_its_end_still_ends_with_its_own_code(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    full_disk: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv(RANK_ENDS_VARIABLE, "/dev/full")
+    monkeypatch.setenv(RANK_ENDS_VARIABLE, str(full_disk))
 
     record_error(PlatformError("the cause"))
     record_preempted()

@@ -275,11 +275,10 @@ def test_a_download_of_what_is_not_there_leaves_no_file(storage: Storage, tmp_pa
     assert not (tmp_path / "copy").exists()
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
-def test_a_download_to_a_full_disk_is_a_platform_error(storage: Storage) -> None:
+def test_a_download_to_a_full_disk_is_a_platform_error(storage: Storage, full_disk: Path) -> None:
     storage.write_bytes("weights", b"0123456789")
     with pytest.raises(PlatformError, match=r"/dev/full cannot be written .*free some space"):
-        storage.download_file("weights", Path("/dev/full"))
+        storage.download_file("weights", full_disk)
 
 
 def test_a_text_goes_by_the_same_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

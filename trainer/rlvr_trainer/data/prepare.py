@@ -24,13 +24,7 @@ from rlvr_trainer.data.quarantine import Quarantine
 from rlvr_trainer.data.sources import Record, read_source
 from rlvr_trainer.errors import ConfigError, DataError
 from rlvr_trainer.prompt import PromptLayout
-from rlvr_trainer.rewards import (
-    build_judge,
-    build_rewards,
-    correctness_reward,
-    judges_numbers,
-    normalise_answer,
-)
+from rlvr_trainer.rewards import correctness_reward, judges_numbers, normalise_answer
 from rlvr_trainer.suggest import did_you_mean
 from rlvr_trainer.tasks import Row, Split, Task, UnusableRow, load_task
 
@@ -58,7 +52,6 @@ def prepare(
     (a full disk).
     """
     task, read = load_task(recipe.task), Quarantine()
-    build_rewards(recipe), build_judge(recipe)  # what cannot be loaded costs no evaluation
     carved = bool(recipe.data.train) and not recipe.data.test
     train = _unique(_read(task, recipe, "train", read), read)
     test = [] if carved else _unique(_read(task, recipe, "test", read), read)
@@ -145,13 +138,14 @@ def _read(task: Task, recipe: Recipe, split: Split, read: Quarantine) -> list[Ro
     source = getattr(recipe.data, split)
     read.sources[split] = source or f"task {recipe.task}"
     records = read_source(source, split) if source else _own_records(task, recipe, split)
+    numbers_only = judges_numbers(recipe)
     rows = []
     for index, record in enumerate(records):
         id = f"{split}-{index}"
         read.found(id, split, record.location)
         try:
             row = _parse(task, record, id)
-            if judges_numbers(recipe):
+            if numbers_only:
                 _check_number(row)
             rows.append(row)
         except UnusableRow as error:

@@ -11,6 +11,7 @@ import torch
 
 from rlvr_trainer import checkpoint, remote_checkpoint
 from rlvr_trainer.events import emit
+from rlvr_trainer.files import write_text
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.remote_checkpoint import RUN_URI_VARIABLE
 from rlvr_trainer.shared_prefix import SharedPrefixGRPOTrainer
@@ -38,7 +39,7 @@ class RLVRTrainer(SharedPrefixGRPOTrainer):
         super()._save_checkpoint(model, trial)
         staged = Path(self.args.output_dir) / f"checkpoint-{step}"
         if self.accelerator.is_main_process:
-            (staged / DATA_HASH).write_text(self.data_hash, "utf-8")
+            write_text(staged / DATA_HASH, self.data_hash)
         self.accelerator.wait_for_everyone()
         uri = os.environ.get(RUN_URI_VARIABLE)
         where = self._upload(staged, open_storage(uri), step) if uri else None
