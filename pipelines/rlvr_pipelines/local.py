@@ -32,9 +32,8 @@ from rlvr_pipelines.progress import TITLES, Progress, clock
 from rlvr_pipelines.run_dir import Claim, RunDir, claim
 from rlvr_trainer.errors import ConfigError, JobFailed, PlatformError, RLVRError
 from rlvr_trainer.events import EVENTS_VARIABLE
-from rlvr_trainer.files import write_text
+from rlvr_trainer.files import disk_error, write_text
 from rlvr_trainer.recipe import Recipe
-from rlvr_trainer.storage import disk_error
 
 POLL_S = 0.1
 STOP_WAIT_S = 60.0

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from rlvr_trainer.errors import ConfigError
-from rlvr_trainer.files import write_text
+from rlvr_trainer.files import disk_error, write_text
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.recipe_file import parse_recipe
-from rlvr_trainer.storage import disk_error
 
 NUM_SHOWN_DIFFERENCES = 8
 

@@ -24,7 +24,8 @@ from uuid import uuid4
 from rlvr_trainer import checkpoint
 from rlvr_trainer.checkpoint import Checkpoint
 from rlvr_trainer.errors import CheckpointError, PlatformError, RLVRError
-from rlvr_trainer.storage import Storage, disk_error, safe_key
+from rlvr_trainer.files import disk_error
+from rlvr_trainer.storage import Storage, safe_key
 
 logger = logging.getLogger(__name__)
 

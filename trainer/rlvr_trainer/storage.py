@@ -18,8 +18,7 @@ from typing import IO, Any, Protocol
 from uuid import uuid4
 
 from rlvr_trainer.errors import ConfigError, PlatformError
-from rlvr_trainer.files import DISK_ERRNOS as DISK_ERRNOS
-from rlvr_trainer.files import disk_error as disk_error
+from rlvr_trainer.files import disk_error
 
 S3_SCHEME = "s3://"
 ASIDE_PREFIX = ".writing-"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlvr_trainer.errors import DataError
-from rlvr_trainer.storage import disk_error
+from rlvr_trainer.files import disk_error
 from rlvr_trainer.tasks import Row
 
 MANIFEST = "manifest.json"
