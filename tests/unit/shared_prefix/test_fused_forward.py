@@ -1,4 +1,4 @@
-"""The fused forward against the model's own, in float32."""
+"""The fused forward against the model's own."""
 
 from __future__ import annotations
 
@@ -43,6 +43,25 @@ def test_its_logits_are_the_models(architecture: str, num_tokens: int) -> None:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_adapters_are_part_of_it(architecture: str) -> None:
     assert_same_logits(adapted(random_model(architecture), lora_alpha=16, use_rslora=True))
+
+
+@pytest.mark.parametrize("has_amx", [False, True])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_in_bfloat16_it_is_as_close_to_float32_as_the_modules(
+    architecture: str, has_amx: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
+    model = adapted(random_model(architecture, attention_bias=True), lora_alpha=16).bfloat16()
+    model.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    model.base_model.set_adapter(["default", "second"])
+    forward = FusedForward(model.get_base_model())
+    every = torch.arange(len(IDS))
+    with torch.no_grad():
+        fused = forward(IDS, every, HeaderAttention(), every)
+        plain = model(input_ids=IDS[None]).logits[0]
+        exact = model.float()(input_ids=IDS[None]).logits[0]
+    assert fused.dtype == (torch.bfloat16 if has_amx else torch.float32)
+    assert (fused - exact).norm() < 1.5 * (plain - exact).norm() < 0.1 * exact.norm()
 
 
 def test_biases_are_part_of_it() -> None:

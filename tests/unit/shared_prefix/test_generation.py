@@ -87,6 +87,30 @@ def test_greedy_equals_plain_generation(architecture: str, header: int) -> None:
         assert actual == expected
 
 
+@pytest.mark.parametrize("has_amx", [False, True])
+@pytest.mark.parametrize("header", [0, 23])
+def test_greedy_in_bfloat16_takes_what_float32_finds_likeliest_up_to_rounding(
+    header: int, has_amx: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
+    model = get_peft_model(random_model("qwen2"), lora()).bfloat16()
+    completions = generate(
+        model,
+        prompts(header),
+        tokenizer=None,
+        max_new_tokens=20,
+        temperature=0,
+        eos_token_ids={EOS},
+    )
+    model.float()
+    for prompt, completion in zip(prompts(header), completions, strict=True):
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([prompt + completion])).logits[0]
+        logits = logits[len(prompt) - 1 : -1]
+        chosen = logits.gather(-1, torch.tensor(completion)[:, None])
+        assert (logits.amax(-1, keepdim=True) - chosen).max() < 0.05 * logits.std()
+
+
 def test_greedy_of_the_embedded_model_equals_plain_generation(smollm2_dir: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(smollm2_dir, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(smollm2_dir)

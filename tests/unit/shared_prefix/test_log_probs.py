@@ -63,6 +63,27 @@ def test_log_probs_entropies_and_their_gradients_are_those_of_trl(
     assert_equal_to_trl(model, ragged)
 
 
+@pytest.mark.parametrize("has_amx", [False, True])
+def test_in_bfloat16_they_are_as_close_to_float32_as_trls(
+    has_amx: bool, ragged: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
+    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+    model = get_peft_model(random_model("qwen3"), config).bfloat16()
+
+    def results(score: Any) -> list[torch.Tensor]:
+        log_probs, entropies = score(model, ragged)
+        (log_probs.sum() + entropies.sum()).backward()
+        return [x.detach().float() for x in (log_probs, entropies, gradient(model))]
+
+    plain = results(trl_scores)
+    packed = results(packed_scores)
+    model.float()
+    exact = results(trl_scores)
+    for ours, theirs, true in zip(packed, plain, exact, strict=True):
+        assert (ours - true).norm() < 1.5 * (theirs - true).norm() < 0.2 * true.norm()
+
+
 @pytest.mark.parametrize("checkpointing", [None, "reentrant", "non-reentrant"])
 def test_lora(checkpointing: str | None, ragged: Batch) -> None:
     model = get_peft_model(random_model("qwen2"), LoraConfig(r=4, target_modules="all-linear"))

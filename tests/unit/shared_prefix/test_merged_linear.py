@@ -63,10 +63,11 @@ def test_lora_gives_the_same(num_multiplied: Callable[[], int]) -> None:
     assert num_multiplied() == 3 * 7  # layers of the model times linear ones in each
 
 
+@pytest.mark.parametrize("has_amx", [False, True])
 def test_bfloat16_weights_come_closer_to_float32_than_by_the_modules(
-    num_multiplied: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+    has_amx: bool, num_multiplied: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
     model = adapted(torch.bfloat16)
     in_float32 = adapted()
     in_float32.load_state_dict(model.state_dict())
@@ -93,12 +94,21 @@ def test_bfloat16_layers_without_adapters_are_multiplied_in_float32_too(
     assert num_multiplied() == 3 * 7
 
 
-def test_with_amx_bfloat16_is_left_to_the_modules(
-    num_multiplied: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+def test_with_amx_an_adapter_too_small_for_bfloat16_weights_counts(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    assert_merging_changes_nothing(adapted(torch.bfloat16), tolerance=1e-9)
-    assert num_multiplied() == 0
+    model = adapted(torch.bfloat16)
+    merge_linears(model.get_base_model())
+    layer = model.get_base_model().model.layers[0].mlp.up_proj
+    with torch.no_grad():
+        layer.base_layer.weight.fill_(1.0)
+        layer.lora_A["default"].weight.zero_()[:, 0] = 1.0
+        layer.lora_B["default"].weight.fill_(2**-12)  # the four of them are half of a step after 1
+        layer.scaling["default"] = 1.0
+        x = torch.zeros(1, 48, dtype=torch.bfloat16)
+        x[0, :2] = torch.tensor([1.0, -1.0])
+        assert (layer(x) == 2**-10).all()
 
 
 def test_autocast_decides_the_dtype_of_the_result_and_not_that_of_the_multiplication(

@@ -1,4 +1,4 @@
-"""A linear layer's weight with its LoRA adapters added to it."""
+"""The LoRA adapters of a linear layer, and its weight with them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +15,9 @@ class Adapter:
     down: Tensor  # (r, in), PEFT's lora_A
     up: Tensor  # (out, r), PEFT's lora_B
     scaling: float
+
+    def to(self, dtype: torch.dtype) -> "Adapter":
+        return Adapter(self.down.to(dtype), self.up.to(dtype), self.scaling)
 
 
 class CannotMerge(Exception):
@@ -45,9 +48,13 @@ def active_adapters(layer: LoraLayer) -> list[Adapter]:
     return found
 
 
-def with_adapters(weight: Tensor, adapters: Sequence[Adapter]) -> Tensor:
-    """`weight` (out, in) plus the adapters, in its dtype; itself where there are none."""
+def merge(weight: Tensor, adapters: Sequence[Adapter]) -> tuple[Tensor, Sequence[Adapter]]:
+    """`weight` (out, in) with adapters of its dtype added, and the adapters that are not in it.
+
+    bfloat16 would round an adapter away, so there they are returned.
+    """
+    if weight.dtype == torch.bfloat16:
+        return weight, adapters
     for adapter in adapters:
-        up, down = adapter.up.to(weight.dtype), adapter.down.to(weight.dtype)
-        weight = torch.addmm(weight, up, down, alpha=adapter.scaling)
-    return weight
+        weight = torch.addmm(weight, adapter.up, adapter.down, alpha=adapter.scaling)
+    return weight, []

@@ -10,7 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from rlvr_trainer.shared_prefix.flex_attention import FlexAttention, block_mask
-from rlvr_trainer.shared_prefix.kernels import attend, attend_few, compute_dtype, is_cpu, merge_
+from rlvr_trainer.shared_prefix.kernels import (
+    attend,
+    attend_few,
+    attention_dtype,
+    is_cpu,
+    merge_,
+)
 from rlvr_trainer.shared_prefix.layout import Layout, Segment
 
 _GROWTH = 256  # columns that a full buffer gains; most completions end before the longest may
@@ -24,7 +30,7 @@ class HeaderAttention:
         self.values: dict[int, Tensor] = {}
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        dtype = compute_dtype(query)
+        dtype = attention_dtype(query)
         q, k, v = query.to(dtype), key.to(dtype).contiguous(), value.to(dtype).contiguous()
         self.keys[layer], self.values[layer] = k[0], v[0]
         if is_cpu(q.device):
@@ -81,7 +87,7 @@ class DecodeAttention:
         self._questions_and_header: FlexAttention | None = None
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        dtype = compute_dtype(query)
+        dtype = attention_dtype(query)
         q, k, v = (x[0].to(dtype) for x in (query, key, value))
         if self.column is None:
             self._keep_questions(layer, k, v)

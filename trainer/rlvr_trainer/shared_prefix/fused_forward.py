@@ -1,14 +1,16 @@
-"""A model's forward as generation on a CPU wants it: adapters merged, projections fused, float32.
+"""A model's forward as generation on a CPU wants it: adapters merged, projections fused.
 
 A decode step is a few tokens through every weight. Module by module it is hundreds of small
 operations, most of them an adapter's; fused it is four multiplications a layer. They are in float32
-because a merge into bfloat16 would round the adapter away, and because CPUs without AMX multiply it
-as fast or faster. Activations have a token in each column: a weight times 16 to 128 columns takes
-two thirds of the time of as many rows times its transpose, if the columns are whole blocks.
+unless the CPU has AMX: then a bfloat16 model keeps its dtype, and its adapters stay beside their
+weights, for a merge would round them away. Activations have a token in each column: a weight times
+16 to 128 columns takes two thirds of the time of as many rows times its transpose, if the columns
+are whole blocks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +19,13 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rlvr_trainer.shared_prefix.adapters import CannotMerge, active_adapters, with_adapters
+from rlvr_trainer.shared_prefix.adapters import (
+    Adapter,
+    CannotMerge,
+    active_adapters,
+    merge,
+)
+from rlvr_trainer.shared_prefix.kernels import product_dtype
 from rlvr_trainer.shared_prefix.merged_linear import Float32Linear
 from rlvr_trainer.shared_prefix.registration import SharedAttention
 
@@ -26,17 +34,16 @@ _BLOCK = 8  # columns; 63 take half as long again as 64
 
 @dataclass(frozen=True)
 class _Linear:
-    weight: Tensor  # (out, in)
-    bias: Tensor | None
+    weight: Tensor  # (out + R, in): under the layer's own rows `down` of the adapters beside it
+    up: Tensor | None  # (out, R)
+    bias: Tensor | None  # (out,)
 
     def __call__(self, x: Tensor) -> Tensor:
         """(in, N) → (out, N)."""
-        if self.bias is None:
-            return self.weight @ x
-        return torch.addmm(self.bias[:, None], self.weight, x)
-
-    def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
-        out = torch.addmm(residual, self.weight, x)
+        out = self.weight @ x
+        if self.up is not None:
+            rows = len(self.up)
+            out = out[:rows].addmm_(self.up, out[rows:])
         return out if self.bias is None else out.add_(self.bias[:, None])
 
 
@@ -48,16 +55,16 @@ class _Norm:
     def __call__(self, x: Tensor, dim: int = 0) -> Tensor:
         """Of what lies along `dim`, the columns if not told."""
         weight = self.weight if dim == -1 else self.weight[:, None]
-        scale = torch.rsqrt(x.square().mean(dim, keepdim=True).add_(self.epsilon))
-        return (x * scale).mul_(weight)
+        y = x.float()
+        scale = torch.rsqrt(y.square().mean(dim, keepdim=True).add_(self.epsilon))
+        return (y * scale).mul_(weight).to(x.dtype)
 
 
 @dataclass(frozen=True)
 class _Layer:
     before_attention: _Norm
     query_key_value: _Linear
-    query_norm: _Norm | None
-    key_norm: _Norm | None
+    query_key_norm: _Norm | None  # of each head
     attention_out: _Linear
     before_mlp: _Norm
     gate_up: _Linear
@@ -84,24 +91,26 @@ class FusedForward:
         Raises CannotFuse for a module whose weights cannot be copied or merged exactly.
         """
         inner = model.model
+        self.dtype = product_dtype(model.dtype)
         if type(inner.embed_tokens) is not nn.Embedding:
             raise CannotFuse(f"the embedding is {type(inner.embed_tokens).__name__}")
         self.embedding: Tensor = inner.embed_tokens.weight
         self.rotary = inner.rotary_emb
-        self.layers = [_layer(layer) for layer in inner.layers]
+        self.layers = [_layer(layer, self.dtype) for layer in inner.layers]
         self.norm = _norm(inner.norm)
-        self.head = _fused(model.lm_head)
+        self.head = _fused(self.dtype, model.lm_head)
 
     def __call__(
         self, ids: Tensor, positions: Tensor, attention: SharedAttention, keep: Tensor
     ) -> Tensor:
         """Logits (K, V) at the indices `keep` (K,) of a row of tokens (N,) at positions (N,)."""
-        x = functional.embedding(_whole_blocks(ids), self.embedding).float().t().contiguous()
+        x = functional.embedding(_whole_blocks(ids), self.embedding)
+        x = x.to(self.dtype).t().contiguous()
         cos, sin = self.rotary(x, positions[None])  # (1, N, D)
         cos, sin = cos[0, :, None], _signed(sin[0, :, None])
         for index, layer in enumerate(self.layers):
             x = _forward(layer, index, x, cos, sin, attention)
-        return self.head(self.norm(x[:, _whole_blocks(keep)])).t()[: len(keep)]
+        return self.head(self.norm(x[:, _whole_blocks(keep)])).t()[: len(keep)].contiguous()
 
 
 def _whole_blocks(x: Tensor) -> Tensor:
@@ -118,17 +127,16 @@ def _forward(
     heads, kv_heads = layer.num_heads, layer.num_kv_heads
     # From here to the end of the attention a token in each row.
     qkv = layer.query_key_value(layer.before_attention(x))[:, :n].t().contiguous()
-    q, k, v = qkv.view(n, heads + 2 * kv_heads, d).split((heads, kv_heads, kv_heads), 1)
-    if layer.query_norm and layer.key_norm:
-        q, k = layer.query_norm(q, -1), layer.key_norm(k, -1)
-    q, k, v = (
-        part.transpose(0, 1)[None] for part in (_rotate(q, cos, sin), _rotate(k, cos, sin), v)
-    )
+    qk, v = qkv.view(n, heads + 2 * kv_heads, d).split((heads + kv_heads, kv_heads), 1)
+    if layer.query_key_norm:
+        qk = layer.query_key_norm(qk, -1)
+    q, k = _rotate(qk, cos, sin).split((heads, kv_heads), 1)
+    q, k, v = (part.transpose(0, 1)[None] for part in (q, k, v))
     mixed = attention.attend(index, q, k, v, layer.scale)  # (1, H, N, D)
     mixed = _whole_blocks(mixed[0].transpose(0, 1).reshape(n, heads * d))
-    x = layer.attention_out.add_to(x, mixed.t())
+    x = layer.attention_out(mixed.t()).add_(x)
     gate, up = layer.gate_up(layer.before_mlp(x)).chunk(2)
-    return layer.down.add_to(x, layer.activation(gate) * up)
+    return layer.down(layer.activation(gate) * up).add_(x)
 
 
 def _rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
@@ -142,25 +150,32 @@ def _signed(sin: Tensor) -> Tensor:
     return torch.cat((-first, second), -1)
 
 
-def _layer(layer: Any) -> _Layer:
+def _layer(layer: Any, dtype: torch.dtype) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
     config = attention.config
-    norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
-    query_norm, key_norm = (_norm(norm) if norm is not None else None for norm in norms)
     return _Layer(
         before_attention=_norm(layer.input_layernorm),
-        query_key_value=_fused(attention.q_proj, attention.k_proj, attention.v_proj),
-        query_norm=query_norm,
-        key_norm=key_norm,
-        attention_out=_fused(attention.o_proj),
+        query_key_value=_fused(dtype, attention.q_proj, attention.k_proj, attention.v_proj),
+        query_key_norm=_query_key_norm(attention),
+        attention_out=_fused(dtype, attention.o_proj),
         before_mlp=_norm(layer.post_attention_layernorm),
-        gate_up=_fused(mlp.gate_proj, mlp.up_proj),
+        gate_up=_fused(dtype, mlp.gate_proj, mlp.up_proj),
         activation=mlp.act_fn,
-        down=_fused(mlp.down_proj),
+        down=_fused(dtype, mlp.down_proj),
         num_heads=config.num_attention_heads,
         num_kv_heads=config.num_key_value_heads,
         scale=attention.scaling,
     )
+
+
+def _query_key_norm(attention: Any) -> _Norm | None:
+    """The norms of queries and keys as one, with weights (H + KV, D)."""
+    if getattr(attention, "q_norm", None) is None:
+        return None
+    config, q, k = attention.config, _norm(attention.q_norm), _norm(attention.k_norm)
+    counts = (config.num_attention_heads, config.num_key_value_heads)
+    weights = [n.weight.expand(count, -1) for n, count in zip((q, k), counts, strict=True)]
+    return _Norm(torch.cat(weights), q.epsilon)
 
 
 def _norm(module: Any) -> _Norm:
@@ -169,33 +184,52 @@ def _norm(module: Any) -> _Norm:
     return _Norm(module.weight.float(), module.variance_epsilon)
 
 
-def _fused(*modules: nn.Module) -> _Linear:
+def _fused(dtype: torch.dtype, *modules: nn.Module) -> _Linear:
     """The layers side by side: one input, their outputs one after the other."""
-    parts = [_merged(module) for module in modules]
-    if len(parts) == 1:
-        return parts[0]
-    biases = [
-        part.weight.new_zeros(len(part.weight)) if part.bias is None else part.bias
-        for part in parts
-    ]
-    has_bias = any(part.bias is not None for part in parts)
+    parts = [_part(module, dtype) for module in modules]
+    bias = None
+    if any(part.bias is not None for part in parts):
+        bias = torch.cat(
+            [p.weight.new_zeros(len(p.weight)) if p.bias is None else p.bias for p in parts]
+        )
+    rows = [part.weight for part in parts]
+    downs = [adapter.down for part in parts for adapter in part.adapters]
     return _Linear(
-        torch.cat([part.weight for part in parts]), torch.cat(biases) if has_bias else None
+        torch.cat((*rows, *downs)) if len(rows) + len(downs) > 1 else rows[0],
+        torch.block_diag(*(_up(part) for part in parts)) if downs else None,
+        bias,
     )
 
 
-def _merged(module: Any) -> _Linear:
-    """A linear layer's weights, dequantised, with its active adapters added."""
+def _up(part: _Part) -> Tensor:
+    """`up` of all the part's adapters, (out, sum of their r)."""
+    none = part.weight.new_zeros(len(part.weight), 0)
+    return torch.cat([none, *(adapter.up * adapter.scaling for adapter in part.adapters)], 1)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A linear layer's weight (out, in) and bias, and the adapters that stay beside them."""
+
+    weight: Tensor
+    bias: Tensor | None
+    adapters: Sequence[Adapter]
+
+
+def _part(module: Any, dtype: torch.dtype) -> _Part:
     if not isinstance(module, LoraLayer):
-        return _plain(module)
-    linear = _plain(module.base_layer)
+        return _plain(module, dtype)
+    plain = _plain(module.base_layer, dtype)
     try:
-        return _Linear(with_adapters(linear.weight, active_adapters(module)), linear.bias)
+        adapters = active_adapters(module)
     except CannotMerge as error:
         raise CannotFuse(str(error)) from error
+    weight, beside = merge(plain.weight, [adapter.to(dtype) for adapter in adapters])
+    return _Part(weight, plain.bias, beside)
 
 
-def _plain(module: Any) -> _Linear:
+def _plain(module: Any, dtype: torch.dtype) -> _Part:
+    """A linear layer without adapters, dequantised."""
     weight = module.weight
     if type(module).__name__ == "Linear4bit":
         from bitsandbytes.functional import dequantize_4bit
@@ -205,4 +239,4 @@ def _plain(module: Any) -> _Linear:
         raise CannotFuse(f"a linear layer is {type(module).__name__}")
     if weight.shape != (module.out_features, module.in_features) or weight.device.type != "cpu":
         raise CannotFuse("a weight is sharded or lies elsewhere")
-    return _Linear(weight.float(), None if module.bias is None else module.bias.float())
+    return _Part(weight.to(dtype), None if module.bias is None else module.bias.to(dtype), [])

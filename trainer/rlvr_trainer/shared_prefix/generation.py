@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlvr_trainer.shared_prefix.decode_attention import DecodeAttention, HeaderAttention
 from rlvr_trainer.shared_prefix.fused_forward import CannotFuse, FusedForward
-from rlvr_trainer.shared_prefix.kernels import is_cpu, multiplies_in_float32
+from rlvr_trainer.shared_prefix.kernels import is_cpu
 from rlvr_trainer.shared_prefix.layout import common_prefix_length
 from rlvr_trainer.shared_prefix.registration import (
     SharedAttention,
@@ -172,7 +172,7 @@ def _forward_of(model: Any, device: torch.device) -> _Forward:
     """The fastest forward that this device has for the model."""
     bare = base_model(model)
     is_lora = getattr(model, "peft_type", PeftType.LORA) == PeftType.LORA
-    if is_cpu(device) and is_lora and multiplies_in_float32(bare.dtype):
+    if is_cpu(device) and is_lora and bare.dtype in (torch.float32, torch.bfloat16):
         try:
             return FusedForward(bare)
         except CannotFuse as error:

@@ -1,11 +1,14 @@
 """Linear layers of a training on a CPU: one multiplication for a weight and its adapters.
 
 PEFT multiplies by a weight and then twice by thin matrices, scales and adds. On a CPU these passes
-over activations take as long as half of the weight's multiplication. Here the adapter is added to
-the weight, which is small beside the activations, and multiplied with it. All is done in float32,
-for a bfloat16 model too: CPUs without AMX multiply that two to eight times as fast.
+over activations take as long as half of the weight's multiplication, and longer than all of it with
+AMX. Here the adapter is added to the weight, which is small beside the activations, and multiplied
+with it, in float32, for a bfloat16 model too: CPUs without AMX multiply that two to eight times as
+fast. With AMX a bfloat16 model keeps its dtype, in which the sum would round the adapter away; the
+thin products are then added to the weight's in place.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,9 +20,9 @@ from rlvr_trainer.shared_prefix.adapters import (
     Adapter,
     CannotMerge,
     active_adapters,
-    with_adapters,
+    merge,
 )
-from rlvr_trainer.shared_prefix.kernels import is_cpu, multiplies_in_float32, result_dtype
+from rlvr_trainer.shared_prefix.kernels import is_cpu, product_dtype, result_dtype
 
 
 def merge_linears(model: Any) -> None:
@@ -35,7 +38,7 @@ def merge_linears(model: Any) -> None:
             continue
         if type(module) is LoraLinear:
             module.__class__ = MergedLoraLinear
-        elif type(module) is nn.Linear and module.weight.dtype == torch.bfloat16:
+        elif type(module) is nn.Linear and _is_widened(module.weight.dtype):
             module.__class__ = Float32Linear
 
 
@@ -69,11 +72,15 @@ class Float32Linear(nn.Linear):
         return _multiply(x, self, []) if _is_served(x, self) else super().forward(x)
 
 
+def _is_widened(dtype: torch.dtype) -> bool:
+    return product_dtype(dtype) != dtype
+
+
 def _is_served(x: Tensor, base: nn.Linear) -> bool:
     dtypes = (x.dtype, base.weight.dtype, result_dtype(x))
     return (
         is_cpu(x.device)
-        and all(map(multiplies_in_float32, dtypes))
+        and all(product_dtype(dtype) in (torch.float32, torch.bfloat16) for dtype in dtypes)
         and not any(p.requires_grad or hasattr(p, "ds_id") for p in base.parameters())
     )
 
@@ -101,36 +108,43 @@ class _MergedMultiplication(torch.autograd.Function):
         *factors: Tensor,
     ) -> Tensor:
         ctx.save_for_backward(x, weight, *factors)
-        ctx.scalings = scalings
         dtype = result_dtype(x)
+        ctx.scalings, ctx.dtype = scalings, product_dtype(dtype)
         with torch.autocast("cpu", enabled=False):
-            merged = with_adapters(weight.float(), _adapters(scalings, factors))
-            out = functional.linear(x.float(), merged, None if bias is None else bias.float())
-        return out.to(dtype)
+            merged, beside = merge(weight.to(ctx.dtype), _adapters(ctx, factors))
+            rows = x.reshape(-1, x.shape[-1]).to(ctx.dtype)
+            out = functional.linear(rows, merged, None if bias is None else bias.to(ctx.dtype))
+            for adapter in beside:
+                out.addmm_(rows @ adapter.down.t(), adapter.up.t(), alpha=adapter.scaling)
+        return out.view(*x.shape[:-1], -1).to(dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, *factors = ctx.saved_tensors
-        adapters = _adapters(ctx.scalings, factors)
         of_x = None
         of_factors: list[Tensor] = []
         with torch.autocast("cpu", enabled=False):
-            g = grad.reshape(-1, grad.shape[-1]).float()
+            g = grad.reshape(-1, grad.shape[-1]).to(ctx.dtype)
+            rows = x.reshape(-1, x.shape[-1]).to(ctx.dtype)
+            adapters = _adapters(ctx, factors)
             if ctx.needs_input_grad[0]:
                 # Again: kept from the forward, all of them are a second model.
-                merged = with_adapters(weight.float(), adapters)
-                of_x = (g @ merged).view(x.shape).to(x.dtype)
-            rows = x.reshape(-1, x.shape[-1]).float()
+                merged, beside = merge(weight.to(ctx.dtype), adapters)
+                of_x = g @ merged
+                for adapter in beside:
+                    of_x.addmm_(g @ adapter.up, adapter.down, alpha=adapter.scaling)
+                of_x = of_x.view(x.shape).to(x.dtype)
             for adapter in adapters:
-                down, up = adapter.down.float(), adapter.up.float()
-                of_down, of_up = (g @ up).t() @ rows, g.t() @ (rows @ down.t())
-                of_factors += [
-                    of_down.mul_(adapter.scaling).to(adapter.down.dtype),
-                    of_up.mul_(adapter.scaling).to(adapter.up.dtype),
-                ]
+                of_down = (g @ adapter.up).t() @ rows
+                of_up = g.t() @ (rows @ adapter.down.t())
+                of_factors += [of_down.mul_(adapter.scaling), of_up.mul_(adapter.scaling)]
+        of_factors = [g.to(factor.dtype) for g, factor in zip(of_factors, factors, strict=True)]
         return of_x, None, None, None, *of_factors
 
 
-def _adapters(scalings: tuple[float, ...], factors: Any) -> list[Adapter]:
+def _adapters(ctx: Any, factors: Sequence[Tensor]) -> list[Adapter]:
     pairs = zip(factors[::2], factors[1::2], strict=True)
-    return [Adapter(down, up, s) for (down, up), s in zip(pairs, scalings, strict=True)]
+    return [
+        Adapter(down, up, scaling).to(ctx.dtype)
+        for (down, up), scaling in zip(pairs, ctx.scalings, strict=True)
+    ]

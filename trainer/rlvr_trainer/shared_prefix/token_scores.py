@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rlvr_trainer.shared_prefix.kernels import is_cpu, multiplies_in_float32, result_dtype
+from rlvr_trainer.shared_prefix.kernels import is_cpu, product_dtype, result_dtype
 
 # Logits in memory at a time. Fewer, and a CPU reads the head's weight too often; more, and its
 # allocator returns them to the system each time.
@@ -60,8 +60,8 @@ class _HeadScores(torch.autograd.Function):
         entropy_gradient: bool,
     ) -> Tensor:
         dtype = result_dtype(hidden)
-        if is_cpu(hidden.device) and multiplies_in_float32(dtype):
-            dtype = torch.float32
+        if is_cpu(hidden.device):
+            dtype = product_dtype(dtype)
         num_slopes = (2 if entropy_gradient else 1) if ctx.needs_input_grad[0] else 0
         states, head = hidden.to(dtype), weight.to(dtype)
         offset = None if bias is None else bias.to(dtype)

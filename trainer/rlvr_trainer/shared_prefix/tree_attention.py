@@ -9,7 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlvr_trainer.shared_prefix.kernels import attend, attend_backward, compute_dtype, merge_
+from rlvr_trainer.shared_prefix.kernels import (
+    attend,
+    attend_backward,
+    attention_backward_dtype,
+    attention_dtype,
+    merge_,
+)
 from rlvr_trainer.shared_prefix.layout import Layout, runs
 
 
@@ -66,11 +72,11 @@ class _TreeAttention(torch.autograd.Function):
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float
     ) -> Tensor:
         heads, n, d = query.shape[1:]
-        dtype = compute_dtype(query)
+        dtype, sum_dtype = attention_dtype(query), attention_backward_dtype(query)
         q, k, v = (x[0].to(dtype) for x in (query, key, value))
         kx, vx = _per_query_head(k, heads), _per_query_head(v, heads)
         # (H, N, D) and (H, N), token-major.
-        out = torch.empty(n, heads, d, dtype=dtype, device=q.device).transpose(0, 1)
+        out = torch.empty(n, heads, d, dtype=sum_dtype, device=q.device).transpose(0, 1)
         lse = torch.empty(n, heads, dtype=torch.float32, device=q.device).transpose(0, 1)
         for part in _parts(layout):
             o, s = attend(
@@ -95,7 +101,7 @@ class _TreeAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, result, lse = ctx.saved_tensors
-        heads, dtype = query.shape[1], compute_dtype(query)
+        heads, dtype = query.shape[1], attention_backward_dtype(query)
         q, k, v, g = (x[0].to(dtype) for x in (query, key, value, grad))
         out = result.to(dtype)
         kx, vx = _per_query_head(k, heads), _per_query_head(v, heads)
