@@ -55,12 +55,12 @@ def test_in_bfloat16_it_is_as_close_to_float32_as_the_modules(
     model.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
     model.base_model.set_adapter(["default", "second"])
     forward = FusedForward(model.get_base_model())
+    assert forward.dtype == (torch.bfloat16 if has_amx else torch.float32)
     every = torch.arange(len(IDS))
     with torch.no_grad():
         fused = forward(IDS, every, HeaderAttention(), every)
         plain = model(input_ids=IDS[None]).logits[0]
         exact = model.float()(input_ids=IDS[None]).logits[0]
-    assert fused.dtype == (torch.bfloat16 if has_amx else torch.float32)
     assert (fused - exact).norm() < 1.5 * (plain - exact).norm() < 0.1 * exact.norm()
 
 

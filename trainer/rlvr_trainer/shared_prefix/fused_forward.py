@@ -1,11 +1,11 @@
 """A model's forward as generation on a CPU wants it: adapters merged, projections fused.
 
 A decode step is a few tokens through every weight. Module by module it is hundreds of small
-operations, most of them an adapter's; fused it is four multiplications a layer. They are in float32
-unless the CPU has AMX: then a bfloat16 model keeps its dtype, and its adapters stay beside their
-weights, for a merge would round them away. Activations have a token in each column: a weight times
-16 to 128 columns takes two thirds of the time of as many rows times its transpose, if the columns
-are whole blocks.
+operations, most of them an adapter's; fused it is four multiplications a layer. All is in float32;
+but where the CPU has AMX, a bfloat16 model multiplies and attends in bfloat16, with its adapters
+beside their weights, for a merge would round them away. Activations have a token in each column: a
+weight times 16 to 128 columns takes two thirds of the time of as many rows times its transpose, if
+the columns are whole blocks.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _BLOCK = 8  # columns; 63 take half as long again as 64
 @dataclass(frozen=True)
 class _Linear:
     weight: Tensor  # (out + R, in): under the layer's own rows `down` of the adapters beside it
-    up: Tensor | None  # (out, R)
-    bias: Tensor | None  # (out,)
+    up: Tensor | None  # (out, R) float32, in which thin products are fastest
+    bias: Tensor | None  # (out,) float32
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(in, N) → (out, N)."""
-        out = self.weight @ x
+        """(in, N) → (out, N) float32."""
+        out = (self.weight @ x.to(self.weight.dtype)).float()
         if self.up is not None:
             rows = len(self.up)
             out = out[:rows].addmm_(self.up, out[rows:])
@@ -55,9 +55,8 @@ class _Norm:
     def __call__(self, x: Tensor, dim: int = 0) -> Tensor:
         """Of what lies along `dim`, the columns if not told."""
         weight = self.weight if dim == -1 else self.weight[:, None]
-        y = x.float()
-        scale = torch.rsqrt(y.square().mean(dim, keepdim=True).add_(self.epsilon))
-        return (y * scale).mul_(weight).to(x.dtype)
+        scale = torch.rsqrt(x.square().mean(dim, keepdim=True).add_(self.epsilon))
+        return (x * scale).mul_(weight)
 
 
 @dataclass(frozen=True)
@@ -104,12 +103,11 @@ class FusedForward:
         self, ids: Tensor, positions: Tensor, attention: SharedAttention, keep: Tensor
     ) -> Tensor:
         """Logits (K, V) at the indices `keep` (K,) of a row of tokens (N,) at positions (N,)."""
-        x = functional.embedding(_whole_blocks(ids), self.embedding)
-        x = x.to(self.dtype).t().contiguous()
+        x = functional.embedding(_whole_blocks(ids), self.embedding).float().t().contiguous()
         cos, sin = self.rotary(x, positions[None])  # (1, N, D)
         cos, sin = cos[0, :, None], _signed(sin[0, :, None])
         for index, layer in enumerate(self.layers):
-            x = _forward(layer, index, x, cos, sin, attention)
+            x = _forward(layer, self.dtype, index, x, cos, sin, attention)
         return self.head(self.norm(x[:, _whole_blocks(keep)])).t()[: len(keep)].contiguous()
 
 
@@ -120,7 +118,13 @@ def _whole_blocks(x: Tensor) -> Tensor:
 
 
 def _forward(
-    layer: _Layer, index: int, x: Tensor, cos: Tensor, sin: Tensor, attention: SharedAttention
+    layer: _Layer,
+    dtype: torch.dtype,
+    index: int,
+    x: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    attention: SharedAttention,
 ) -> Tensor:
     """A layer over x (E, N and the rest of a block), with cos and sin (N, 1, D)."""
     n, _, d = cos.shape
@@ -131,7 +135,7 @@ def _forward(
     if layer.query_key_norm:
         qk = layer.query_key_norm(qk, -1)
     q, k = _rotate(qk, cos, sin).split((heads, kv_heads), 1)
-    q, k, v = (part.transpose(0, 1)[None] for part in (q, k, v))
+    q, k, v = (part.to(dtype).transpose(0, 1)[None] for part in (q, k, v))
     mixed = attention.attend(index, q, k, v, layer.scale)  # (1, H, N, D)
     mixed = _whole_blocks(mixed[0].transpose(0, 1).reshape(n, heads * d))
     x = layer.attention_out(mixed.t()).add_(x)
@@ -190,7 +194,7 @@ def _fused(dtype: torch.dtype, *modules: nn.Module) -> _Linear:
     bias = None
     if any(part.bias is not None for part in parts):
         bias = torch.cat(
-            [p.weight.new_zeros(len(p.weight)) if p.bias is None else p.bias for p in parts]
+            [p.bias if p.bias is not None else torch.zeros(len(p.weight)) for p in parts]
         )
     rows = [part.weight for part in parts]
     downs = [adapter.down for part in parts for adapter in part.adapters]
@@ -203,8 +207,10 @@ def _fused(dtype: torch.dtype, *modules: nn.Module) -> _Linear:
 
 def _up(part: _Part) -> Tensor:
     """`up` of all the part's adapters, (out, sum of their r)."""
-    none = part.weight.new_zeros(len(part.weight), 0)
-    return torch.cat([none, *(adapter.up * adapter.scaling for adapter in part.adapters)], 1)
+    none = torch.zeros(len(part.weight), 0)
+    return torch.cat(
+        [none, *(adapter.up.float() * adapter.scaling for adapter in part.adapters)], 1
+    )
 
 
 @dataclass(frozen=True)
@@ -239,4 +245,4 @@ def _plain(module: Any, dtype: torch.dtype) -> _Part:
         raise CannotFuse(f"a linear layer is {type(module).__name__}")
     if weight.shape != (module.out_features, module.in_features) or weight.device.type != "cpu":
         raise CannotFuse("a weight is sharded or lies elsewhere")
-    return _Part(weight.to(dtype), None if module.bias is None else module.bias.to(dtype), [])
+    return _Part(weight.to(dtype), None if module.bias is None else module.bias.float(), [])
