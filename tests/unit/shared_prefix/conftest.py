@@ -63,6 +63,11 @@ def random_model(architecture: str, **overrides: Any) -> PreTrainedModel:
         "initializer_range": 0.15,
     }
     model = model_class(config_class(**{**shape, **overrides}))
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):  # zero by itself
+            torch.nn.init.normal_(parameter, std=0.2)
+        elif "norm" in name:  # one by itself
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
     add_fused_lm_head(model, temperature=TEMPERATURE, outputs=("log_probs", "entropy"))
     return model
 

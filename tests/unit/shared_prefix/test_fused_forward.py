@@ -66,9 +66,6 @@ def test_in_bfloat16_it_is_as_close_to_float32_as_the_modules(
 
 def test_biases_are_part_of_it() -> None:
     model = random_model("llama", attention_bias=True, mlp_bias=True)
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias"):
-            torch.nn.init.normal_(parameter)
     assert_same_logits(adapted(model))
 
 

@@ -63,9 +63,12 @@ def test_lora_gives_the_same(num_multiplied: Callable[[], int]) -> None:
     assert num_multiplied() == 3 * 7  # layers of the model times linear ones in each
 
 
-@pytest.mark.parametrize("has_amx", [False, True])
-def test_bfloat16_weights_come_closer_to_float32_than_by_the_modules(
-    has_amx: bool, num_multiplied: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("has_amx", "than_modules"), [(False, 1.0), (True, 1.5)])
+def test_bfloat16_weights_come_closer_to_float32_than_by_the_modules_and_with_amx_about_as_close(
+    has_amx: bool,
+    than_modules: float,
+    num_multiplied: Callable[[], int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
     model = adapted(torch.bfloat16)
@@ -77,7 +80,7 @@ def test_bfloat16_weights_come_closer_to_float32_than_by_the_modules(
     merged = forward_and_gradient(model)
     for x, y, z in zip(merged, plain, exact, strict=True):
         assert x.dtype == torch.bfloat16
-        assert (x - z).norm() < (y - z).norm() < 0.1 * z.norm()
+        assert (x - z).norm() < than_modules * (y - z).norm() < 0.15 * z.norm()
     assert num_multiplied() == 3 * 7
 
 
@@ -94,6 +97,26 @@ def test_bfloat16_layers_without_adapters_are_multiplied_in_float32_too(
     assert num_multiplied() == 3 * 7
 
 
+def test_with_amx_plain_bfloat16_layers_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    model = random_model("llama").to(torch.bfloat16)
+    merge_linears(model)
+    assert type(model.model.layers[0].mlp.up_proj) is torch.nn.Linear
+
+
+def test_results_may_be_written_to_and_may_be_empty() -> None:
+    model = adapted()
+    merge_linears(model.get_base_model())
+    layer = model.get_base_model().model.layers[0].mlp.up_proj
+    x = torch.randn(2, 5, 48)
+    out = layer(x)
+    expected = out + 1
+    out += 1
+    assert torch.equal(out, expected)
+    assert layer(x[:0]).shape == (0, 5, 96)
+    assert layer(x[:, :0]).shape == (2, 0, 96)
+
+
 def test_with_amx_an_adapter_too_small_for_bfloat16_weights_counts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -104,14 +127,31 @@ def test_with_amx_an_adapter_too_small_for_bfloat16_weights_counts(
     with torch.no_grad():
         layer.base_layer.weight.fill_(1.0)
         layer.lora_A["default"].weight.zero_()[:, 0] = 1.0
-        layer.lora_B["default"].weight.fill_(2**-12)  # the four of them are half of a step after 1
+        layer.lora_B["default"].weight.fill_(2**-12)  # four of them are lost in a bfloat16 1
         layer.scaling["default"] = 1.0
         x = torch.zeros(1, 48, dtype=torch.bfloat16)
         x[0, :2] = torch.tensor([1.0, -1.0])
         assert (layer(x) == 2**-10).all()
 
 
-def test_autocast_decides_the_dtype_of_the_result_and_not_that_of_the_multiplication(
+def test_with_amx_autocast_decides_the_dtype_of_the_multiplication(
+    num_multiplied: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    model = adapted()
+    layer = model.get_base_model().model.layers[0].mlp.up_proj
+    x = torch.randn(5, 48)
+    exact = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = layer(x)
+        merge_linears(model.get_base_model())
+        ours = layer(x)
+    assert num_multiplied() == 1
+    assert ours.dtype == torch.bfloat16
+    assert (ours - exact).norm() < 1.5 * (plain - exact).norm()
+
+
+def test_without_amx_autocast_decides_the_dtype_of_the_result_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)

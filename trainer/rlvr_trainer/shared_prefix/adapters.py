@@ -16,9 +16,6 @@ class Adapter:
     up: Tensor  # (out, r), PEFT's lora_B
     scaling: float
 
-    def to(self, dtype: torch.dtype) -> "Adapter":
-        return Adapter(self.down.to(dtype), self.up.to(dtype), self.scaling)
-
 
 class CannotMerge(Exception):
     """The adapters of a layer cannot be added to its weight."""
@@ -48,13 +45,14 @@ def active_adapters(layer: LoraLayer) -> list[Adapter]:
     return found
 
 
-def merge(weight: Tensor, adapters: Sequence[Adapter]) -> tuple[Tensor, Sequence[Adapter]]:
-    """`weight` (out, in) with adapters of its dtype added, and the adapters that are not in it.
+def merge_adapters(weight: Tensor, adapters: Sequence[Adapter]) -> tuple[Tensor, Sequence[Adapter]]:
+    """Add the adapters to `weight` (out, in), unless bfloat16 would round them away.
 
-    bfloat16 would round an adapter away, so there they are returned.
+    Returns the weight, and the adapters that are not in it.
     """
     if weight.dtype == torch.bfloat16:
         return weight, adapters
     for adapter in adapters:
-        weight = torch.addmm(weight, adapter.up, adapter.down, alpha=adapter.scaling)
+        up, down = adapter.up.to(weight.dtype), adapter.down.to(weight.dtype)
+        weight = torch.addmm(weight, up, down, alpha=adapter.scaling)
     return weight, []

@@ -23,7 +23,7 @@ from rlvr_trainer.shared_prefix.adapters import (
     Adapter,
     CannotMerge,
     active_adapters,
-    merge,
+    merge_adapters,
 )
 from rlvr_trainer.shared_prefix.kernels import product_dtype
 from rlvr_trainer.shared_prefix.merged_linear import Float32Linear
@@ -45,6 +45,15 @@ class _Linear:
             rows = len(self.up)
             out = out[:rows].addmm_(self.up, out[rows:])
         return out if self.bias is None else out.add_(self.bias[:, None])
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A linear layer's weight (out, in) and bias, and the adapters that stay beside them."""
+
+    weight: Tensor
+    bias: Tensor | None
+    adapters: Sequence[Adapter]
 
 
 @dataclass(frozen=True)
@@ -197,7 +206,7 @@ def _fused(dtype: torch.dtype, *modules: nn.Module) -> _Linear:
             [p.bias if p.bias is not None else torch.zeros(len(p.weight)) for p in parts]
         )
     rows = [part.weight for part in parts]
-    downs = [adapter.down for part in parts for adapter in part.adapters]
+    downs = [adapter.down.to(dtype) for part in parts for adapter in part.adapters]
     return _Linear(
         torch.cat((*rows, *downs)) if len(rows) + len(downs) > 1 else rows[0],
         torch.block_diag(*(_up(part) for part in parts)) if downs else None,
@@ -213,15 +222,6 @@ def _up(part: _Part) -> Tensor:
     )
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A linear layer's weight (out, in) and bias, and the adapters that stay beside them."""
-
-    weight: Tensor
-    bias: Tensor | None
-    adapters: Sequence[Adapter]
-
-
 def _part(module: Any, dtype: torch.dtype) -> _Part:
     if not isinstance(module, LoraLayer):
         return _plain(module, dtype)
@@ -230,7 +230,7 @@ def _part(module: Any, dtype: torch.dtype) -> _Part:
         adapters = active_adapters(module)
     except CannotMerge as error:
         raise CannotFuse(str(error)) from error
-    weight, beside = merge(plain.weight, [adapter.to(dtype) for adapter in adapters])
+    weight, beside = merge_adapters(plain.weight, adapters)
     return _Part(weight, plain.bias, beside)
 
 

@@ -25,7 +25,7 @@ def is_cpu(device: torch.device) -> bool:
 def product_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which a CPU multiplies matrices of `dtype`: float32 in place of bfloat16.
 
-    It loses nothing, and without AMX it is two to eight times as fast; with AMX bfloat16 is.
+    It loses nothing, and is two to eight times as fast. With AMX bfloat16 is the faster.
     """
     if dtype == torch.bfloat16 and not torch.cpu._is_amx_tile_supported():
         return torch.float32
@@ -39,9 +39,10 @@ def result_dtype(x: Tensor) -> torch.dtype:
 
 
 def attention_dtype(x: Tensor) -> torch.dtype:
-    """The dtype a part of the attention is computed in.
+    """The dtype a part of the attention to `x` is computed in.
 
-    A float32 copy of queries, keys and values is small beside the activations (the scores are never
+    Without AMX a CPU's kernel is many times slower in half precision than in float32, and a float32
+    copy of queries, keys and values is small beside the activations (the scores are never
     materialised).
     """
     if is_cpu(x.device) and x.dtype == torch.bfloat16:
@@ -50,9 +51,9 @@ def attention_dtype(x: Tensor) -> torch.dtype:
 
 
 def attention_backward_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of its backward and of sums over parts.
+    """The dtype a part's backward is computed in, and the parts of a packed row are merged in.
 
-    A CPU's kernel for short rows is slower in bfloat16 than in float32 even with AMX.
+    Even with AMX a CPU's backward over few rows is slower in bfloat16 than in float32.
     """
     return torch.float32 if is_cpu(x.device) and x.dtype != torch.float64 else x.dtype
 

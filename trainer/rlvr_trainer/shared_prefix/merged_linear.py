@@ -20,7 +20,7 @@ from rlvr_trainer.shared_prefix.adapters import (
     Adapter,
     CannotMerge,
     active_adapters,
-    merge,
+    merge_adapters,
 )
 from rlvr_trainer.shared_prefix.kernels import is_cpu, product_dtype, result_dtype
 
@@ -43,7 +43,7 @@ def merge_linears(model: Any) -> None:
 
 
 class MergedLoraLinear(LoraLinear):
-    """PEFT's LoRA layer with one multiplication."""
+    """PEFT's LoRA layer with one multiplication, and with AMX the adapters' thin ones."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(…, in) → (…, out)."""
@@ -111,12 +111,13 @@ class _MergedMultiplication(torch.autograd.Function):
         dtype = result_dtype(x)
         ctx.scalings, ctx.dtype = scalings, product_dtype(dtype)
         with torch.autocast("cpu", enabled=False):
-            merged, beside = merge(weight.to(ctx.dtype), _adapters(ctx, factors))
-            rows = x.reshape(-1, x.shape[-1]).to(ctx.dtype)
-            out = functional.linear(rows, merged, None if bias is None else bias.to(ctx.dtype))
+            merged, beside = merge_adapters(weight.to(ctx.dtype), _adapters(ctx, factors))
+            x = x.to(ctx.dtype)
+            out = functional.linear(x, merged, None if bias is None else bias.to(ctx.dtype))
+            rows, sums = x.reshape(-1, x.shape[-1]), out.view(-1, out.shape[-1])
             for adapter in beside:
-                out.addmm_(rows @ adapter.down.t(), adapter.up.t(), alpha=adapter.scaling)
-        return out.view(*x.shape[:-1], -1).to(dtype)
+                sums.addmm_(rows @ adapter.down.t(), adapter.up.t(), alpha=adapter.scaling)
+        return out.to(dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -129,7 +130,7 @@ class _MergedMultiplication(torch.autograd.Function):
             adapters = _adapters(ctx, factors)
             if ctx.needs_input_grad[0]:
                 # Again: kept from the forward, all of them are a second model.
-                merged, beside = merge(weight.to(ctx.dtype), adapters)
+                merged, beside = merge_adapters(weight.to(ctx.dtype), adapters)
                 of_x = g @ merged
                 for adapter in beside:
                     of_x.addmm_(g @ adapter.up, adapter.down, alpha=adapter.scaling)
@@ -138,13 +139,13 @@ class _MergedMultiplication(torch.autograd.Function):
                 of_down = (g @ adapter.up).t() @ rows
                 of_up = g.t() @ (rows @ adapter.down.t())
                 of_factors += [of_down.mul_(adapter.scaling), of_up.mul_(adapter.scaling)]
-        of_factors = [g.to(factor.dtype) for g, factor in zip(of_factors, factors, strict=True)]
-        return of_x, None, None, None, *of_factors
+        dtypes = [factor.dtype for factor in factors]
+        return of_x, None, None, None, *map(Tensor.to, of_factors, dtypes)
 
 
 def _adapters(ctx: Any, factors: Sequence[Tensor]) -> list[Adapter]:
     pairs = zip(factors[::2], factors[1::2], strict=True)
     return [
-        Adapter(down, up, scaling).to(ctx.dtype)
+        Adapter(down.to(ctx.dtype), up.to(ctx.dtype), scaling)
         for (down, up), scaling in zip(pairs, ctx.scalings, strict=True)
     ]
