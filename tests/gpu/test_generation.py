@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import get_peft_model
 from unit.shared_prefix.conftest import ARCHITECTURES, random_model
-from unit.shared_prefix.test_generation import EOS, lora, prompts
+from unit.shared_prefix.test_generation import EOS, greedy, lora, prompts
 
 from rlvr_trainer.shared_prefix import generate
 
@@ -21,16 +21,7 @@ def test_greedy_equals_plain_generation(
     model = get_peft_model(random_model(architecture), lora()).to(device)
     expected = [plain_greedy(model, prompt) for prompt in prompts(header)]
     for max_batch_size in (None, 2):
-        actual = generate(
-            model,
-            prompts(header),
-            tokenizer=None,
-            max_new_tokens=20,
-            temperature=0,
-            eos_token_ids={EOS},
-            max_batch_size=max_batch_size,
-        )
-        assert actual == expected
+        assert greedy(model, prompts(header), max_batch_size=max_batch_size) == expected
 
 
 def plain_greedy(model: Any, prompt: list[int]) -> list[int]:

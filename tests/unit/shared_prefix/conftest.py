@@ -142,4 +142,12 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_flex, "_validate_device", lambda *_: None)
 
 
+@pytest.fixture(params=[False, True], ids=["without AMX", "AMX"])
+def has_amx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the code takes the CPU for one with AMX."""
+    value: bool = request.param
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: value)
+    return value
+
+
 LossOf = Callable[[Tensor, Tensor], Tensor]

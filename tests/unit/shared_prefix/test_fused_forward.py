@@ -45,12 +45,10 @@ def test_adapters_are_part_of_it(architecture: str) -> None:
     assert_same_logits(adapted(random_model(architecture), lora_alpha=16, use_rslora=True))
 
 
-@pytest.mark.parametrize("has_amx", [False, True])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_in_bfloat16_it_is_as_close_to_float32_as_the_modules(
-    architecture: str, has_amx: bool, monkeypatch: pytest.MonkeyPatch
+    architecture: str, has_amx: bool
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
     model = adapted(random_model(architecture, attention_bias=True), lora_alpha=16).bfloat16()
     model.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
     model.base_model.set_adapter(["default", "second"])

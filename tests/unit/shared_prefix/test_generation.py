@@ -39,6 +39,20 @@ def lora(**options: Any) -> LoraConfig:
     return LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, **options)
 
 
+def greedy(
+    model: Any, prompt_ids: list[list[int]], max_new_tokens: int = 20, **options: Any
+) -> list[list[int]]:
+    return generate(
+        model,
+        prompt_ids,
+        tokenizer=None,
+        max_new_tokens=max_new_tokens,
+        temperature=0,
+        eos_token_ids={EOS},
+        **options,
+    )
+
+
 def plain_greedy(model: Any, prompt_ids: list[list[int]], max_new_tokens: int) -> list[list[int]]:
     completions = []
     for prompt in prompt_ids:
@@ -57,14 +71,7 @@ def plain_greedy(model: Any, prompt_ids: list[list[int]], max_new_tokens: int) -
 def test_buffers_that_grow_keep_what_is_in_them(monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_model("llama")
     monkeypatch.setattr(decode_attention, "_GROWTH", 3)
-    actual = generate(
-        model,
-        prompts(23),
-        tokenizer=None,
-        max_new_tokens=20,
-        temperature=0,
-        eos_token_ids={EOS},
-    )
+    actual = greedy(model, prompts(23))
     assert max(map(len, actual)) == 20
     assert actual == plain_greedy(model, prompts(23), 20)
 
@@ -75,33 +82,15 @@ def test_greedy_equals_plain_generation(architecture: str, header: int) -> None:
     model = get_peft_model(random_model(architecture), lora())
     expected = plain_greedy(model, prompts(header), 20)
     for max_batch_size in (None, 2):
-        actual = generate(
-            model,
-            prompts(header),
-            tokenizer=None,
-            max_new_tokens=20,
-            temperature=0,
-            eos_token_ids={EOS},
-            max_batch_size=max_batch_size,
-        )
-        assert actual == expected
+        assert greedy(model, prompts(header), max_batch_size=max_batch_size) == expected
 
 
-@pytest.mark.parametrize("has_amx", [False, True])
 @pytest.mark.parametrize("header", [0, 23])
 def test_greedy_in_bfloat16_takes_what_float32_finds_likeliest_up_to_rounding(
-    header: int, has_amx: bool, monkeypatch: pytest.MonkeyPatch
+    header: int, has_amx: bool
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
     model = get_peft_model(random_model("qwen2"), lora()).bfloat16()
-    completions = generate(
-        model,
-        prompts(header),
-        tokenizer=None,
-        max_new_tokens=20,
-        temperature=0,
-        eos_token_ids={EOS},
-    )
+    completions = greedy(model, prompts(header))
     model.float()
     for prompt, completion in zip(prompts(header), completions, strict=True):
         with torch.no_grad():
@@ -117,10 +106,7 @@ def test_greedy_of_the_embedded_model_equals_plain_generation(smollm2_dir: Path)
     header = "Question: What is 1 + 1?\nSolution: 2\n\nQuestion: "
     asked = [header + q for q in ("What is 2 + 2?\nSolution:", "Name a colour.\nSolution:")]
     prompt_ids = tokenizer(text=asked)["input_ids"]
-    actual = generate(
-        model, prompt_ids, tokenizer=None, max_new_tokens=16, temperature=0, eos_token_ids={EOS}
-    )
-    assert actual == plain_greedy(model, prompt_ids, 16)
+    assert greedy(model, prompt_ids, 16) == plain_greedy(model, prompt_ids, 16)
 
 
 @pytest.mark.parametrize("header", [0, 23])

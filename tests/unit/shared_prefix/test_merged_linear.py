@@ -63,14 +63,9 @@ def test_lora_gives_the_same(num_multiplied: Callable[[], int]) -> None:
     assert num_multiplied() == 3 * 7  # layers of the model times linear ones in each
 
 
-@pytest.mark.parametrize(("has_amx", "than_modules"), [(False, 1.0), (True, 1.5)])
 def test_bfloat16_weights_come_closer_to_float32_than_by_the_modules_and_with_amx_about_as_close(
-    has_amx: bool,
-    than_modules: float,
-    num_multiplied: Callable[[], int],
-    monkeypatch: pytest.MonkeyPatch,
+    has_amx: bool, num_multiplied: Callable[[], int]
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
     model = adapted(torch.bfloat16)
     in_float32 = adapted()
     in_float32.load_state_dict(model.state_dict())
@@ -80,7 +75,8 @@ def test_bfloat16_weights_come_closer_to_float32_than_by_the_modules_and_with_am
     merged = forward_and_gradient(model)
     for x, y, z in zip(merged, plain, exact, strict=True):
         assert x.dtype == torch.bfloat16
-        assert (x - z).norm() < than_modules * (y - z).norm() < 0.15 * z.norm()
+        assert (x - z).norm() < (1.5 if has_amx else 1.0) * (y - z).norm()
+        assert (y - z).norm() < 0.1 * z.norm()
     assert num_multiplied() == 3 * 7
 
 

@@ -203,7 +203,7 @@ def _fused(dtype: torch.dtype, *modules: nn.Module) -> _Linear:
     bias = None
     if any(part.bias is not None for part in parts):
         bias = torch.cat(
-            [p.bias if p.bias is not None else torch.zeros(len(p.weight)) for p in parts]
+            [p.weight.new_zeros(len(p.weight)).float() if p.bias is None else p.bias for p in parts]
         )
     rows = [part.weight for part in parts]
     downs = [adapter.down.to(dtype) for part in parts for adapter in part.adapters]
@@ -216,7 +216,7 @@ def _fused(dtype: torch.dtype, *modules: nn.Module) -> _Linear:
 
 def _up(part: _Part) -> Tensor:
     """`up` of all the part's adapters, (out, sum of their r)."""
-    none = torch.zeros(len(part.weight), 0)
+    none = part.weight.new_zeros(len(part.weight), 0).float()
     return torch.cat(
         [none, *(adapter.up.float() * adapter.scaling for adapter in part.adapters)], 1
     )

@@ -38,8 +38,10 @@ def merge_linears(model: Any) -> None:
             continue
         if type(module) is LoraLinear:
             module.__class__ = MergedLoraLinear
-        elif type(module) is nn.Linear and _is_widened(module.weight.dtype):
-            module.__class__ = Float32Linear
+        elif type(module) is nn.Linear:
+            dtype = module.weight.dtype
+            if product_dtype(dtype) != dtype:
+                module.__class__ = Float32Linear
 
 
 class MergedLoraLinear(LoraLinear):
@@ -72,15 +74,11 @@ class Float32Linear(nn.Linear):
         return _multiply(x, self, []) if _is_served(x, self) else super().forward(x)
 
 
-def _is_widened(dtype: torch.dtype) -> bool:
-    return product_dtype(dtype) != dtype
-
-
 def _is_served(x: Tensor, base: nn.Linear) -> bool:
     dtypes = (x.dtype, base.weight.dtype, result_dtype(x))
     return (
         is_cpu(x.device)
-        and all(product_dtype(dtype) in (torch.float32, torch.bfloat16) for dtype in dtypes)
+        and all(dtype in (torch.float32, torch.bfloat16) for dtype in dtypes)
         and not any(p.requires_grad or hasattr(p, "ds_id") for p in base.parameters())
     )
 
@@ -128,15 +126,16 @@ class _MergedMultiplication(torch.autograd.Function):
             g = grad.reshape(-1, grad.shape[-1]).to(ctx.dtype)
             rows = x.reshape(-1, x.shape[-1]).to(ctx.dtype)
             adapters = _adapters(ctx, factors)
+            of_rank = [g @ adapter.up for adapter in adapters]  # each (N, r)
             if ctx.needs_input_grad[0]:
                 # Again: kept from the forward, all of them are a second model.
                 merged, beside = merge_adapters(weight.to(ctx.dtype), adapters)
                 of_x = g @ merged
-                for adapter in beside:
-                    of_x.addmm_(g @ adapter.up, adapter.down, alpha=adapter.scaling)
+                for adapter, of_r in zip(beside, of_rank, strict=False):  # all of them or none
+                    of_x.addmm_(of_r, adapter.down, alpha=adapter.scaling)
                 of_x = of_x.view(x.shape).to(x.dtype)
-            for adapter in adapters:
-                of_down = (g @ adapter.up).t() @ rows
+            for adapter, of_r in zip(adapters, of_rank, strict=True):
+                of_down = of_r.t() @ rows
                 of_up = g.t() @ (rows @ adapter.down.t())
                 of_factors += [of_down.mul_(adapter.scaling), of_up.mul_(adapter.scaling)]
         dtypes = [factor.dtype for factor in factors]
