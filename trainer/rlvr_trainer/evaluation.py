@@ -137,28 +137,10 @@ def is_significant(p: float) -> bool:
     return round(p, 3) < SIGNIFICANCE
 
 
-def table(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The evaluation as text, one row for each number of shots; the keys are the columns."""
-    rows = []
-    for shots, entry in evaluation["shots"].items():
-        before, after = entry["before"], entry["after"]
-        row = {
-            "shots": shots,
-            "rows": str(entry["num_samples"]),
-            "before": f"{percent(before['accuracy'])} ({interval(before)})",
-            "after": f"{percent(after['accuracy'])} ({interval(after)})",
-            "McNemar p": p_value(entry["mcnemar_p"]).removeprefix("= "),
-            "gained": str(entry["gained"]),
-            "lost": str(entry["lost"]),
-            "format": f"{percent(before['format'])} → {percent(after['format'])}",
-            "tokens": f"{before['mean_length']:.0f} → {after['mean_length']:.0f}",
-        }
-        for k in before.get("pass_at_k", {}).keys() & after.get("pass_at_k", {}).keys():
-            row[f"pass@{k}"] = (
-                f"{percent(before['pass_at_k'][k])} → {percent(after['pass_at_k'][k])}"
-            )
-        rows.append(row)
-    return rows
+def headline_entry(evaluation: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the entry of the shots that the verdict is about."""
+    entry: Mapping[str, Any] = evaluation["shots"][str(evaluation["headline_shots"])]
+    return entry
 
 
 def percent(share: float, digits: int = 1) -> str:

@@ -1,48 +1,21 @@
-"""HTML and SVG as nested calls, in which text is escaped unless it is markup already."""
+"""SVG as nested calls, in which text is escaped unless it is markup already."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from html import escape
-from typing import TypeAlias
 
-Attribute = str | int | float | bool | None
-Child: TypeAlias = "str | Iterable[Child] | None"
+from markupsafe import Markup, escape
 
-_VOID = frozenset({"meta", "br", "hr"})
+__all__ = ["Markup", "element"]
 
 
-class Markup(str):
-    """Text that is HTML, and so is not escaped again."""
-
-
-def element(tag: str, *children: Child, **attributes: Attribute) -> Markup:
-    """One element. `class_` means `class`, `aria_label` means `aria-label`; None leaves one out."""
-    start = f"<{tag}{''.join(_attribute(*item) for item in attributes.items())}>"
-    if tag in _VOID:
-        return Markup(start)
-    return Markup(f"{start}{join(children)}</{tag}>")
-
-
-def join(children: Child) -> Markup:
-    """The children one after the other."""
-    if children is None:
-        return Markup()
-    if isinstance(children, Markup):
-        return children
-    if isinstance(children, str):
-        return Markup(escape(_clean(children)))
-    return Markup("".join(join(child) for child in children))
-
-
-def _attribute(name: str, value: Attribute) -> str:
-    name = name.rstrip("_").replace("_", "-")
-    if value is None or value is False:
-        return ""
-    return f" {name}" if value is True else f' {name}="{escape(_clean(str(value)))}"'
-
-
-def _clean(text: str) -> str:
-    """A model may write what no file can hold (lone surrogates) or no page may (control codes)."""
-    text = text.encode("utf-8", "replace").decode("utf-8")
-    return "".join(c if c >= " " or c in "\t\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+def element(tag: str, *children: str | Iterable[Markup], **attributes: str | float) -> Markup:
+    """Render one element. `class_` means `class`, `aria_label` means `aria-label`."""
+    names = (name.rstrip("_").replace("_", "-") for name in attributes)
+    start = "".join(
+        f' {name}="{escape(value)}"' for name, value in zip(names, attributes.values(), strict=True)
+    )
+    content = "".join(
+        escape(child) if isinstance(child, str) else "".join(child) for child in children
+    )
+    return Markup(f"<{tag}{start}>{content}</{tag}>")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 from rlvr_trainer.evaluation import percent
 from rlvr_trainer.report.charts import Series, drawn, has_mean, mean_width, number, over_steps
-from rlvr_trainer.report.markup import Markup, element
-from rlvr_trainer.report.page import section, table
+from rlvr_trainer.report.markup import Markup
+from rlvr_trainer.tables import Table
 
 Event = Mapping[str, Any]
 
@@ -23,32 +24,28 @@ PHASES = {
 }
 
 
-def render_training(events: Sequence[Event]) -> Markup | None:
-    """Small charts of what training logged; None when it logged nothing."""
-    series = list(training_series(events))
-    if not series:
-        return None
-    widths = [mean_width(len(each.points)) for each in series if has_mean(each)]
-    note = (
-        f"Thin: each step. Bold: the mean of {max(widths)} steps, whose last value stands above."
-        if widths
-        else ""
-    )
-    figures = [
-        element(
-            "figure",
-            element(
-                "figcaption",
-                element("h3", each.title),
-                element("span", _last(each), class_="last"),
-                element("span", each.unit, class_="note"),
-                element("span", _when(each), class_="note"),
-            ),
-            element("div", over_steps(each), class_="gutter"),
-        )
-        for each in series
+@dataclass(frozen=True)
+class TrainingChart:
+    """A series with its chart and the value that stands above it."""
+
+    series: Series
+    last: str
+    when: str
+    svg: Markup
+
+
+def training_charts(events: Sequence[Event]) -> list[TrainingChart]:
+    """Draw what training logged, one small chart for each series."""
+    return [
+        TrainingChart(series, _last(series), _when(series), over_steps(series))
+        for series in training_series(events)
     ]
-    return section("Training", element("div", figures, class_="multiples"), note=note)
+
+
+def longest_mean(charts: Sequence[TrainingChart]) -> int:
+    """Return the steps that the bold lines are means over; 0 when none is."""
+    widths = [mean_width(len(chart.series.points)) for chart in charts if has_mean(chart.series)]
+    return max(widths, default=0)
 
 
 def training_series(events: Sequence[Event]) -> Iterator[Series]:
@@ -86,40 +83,29 @@ def training_series(events: Sequence[Event]) -> Iterator[Series]:
         )
 
 
-def render_timings(events: Sequence[Event]) -> Markup | None:
-    """A table of the phases; None when no phase is known."""
+def time_table(events: Sequence[Event]) -> Table:
+    """Tabulate the seconds of each phase and its share of the whole."""
     phases = phase_seconds(events)
-    if not phases:
-        return None
-    total = sum(seconds for seconds, _ in phases.values()) or 1.0
+    total = total_seconds(events) or 1.0
     rows = [
         (
             PHASES.get(name, name) + (f" ({attempts} attempts)" if attempts > 1 else ""),
             duration(seconds),
-            _meter(seconds / total),
+            seconds / total,
         )
         for name, (seconds, attempts) in phases.items()
     ]
-    step_times = [
+    return Table(("Phase", "Time", "Share"), rows)
+
+
+def median_step_time(events: Sequence[Event]) -> str:
+    """Return the median seconds of a step as text; empty when no step has a time."""
+    times = [
         event["step_time"]
         for event in events
         if event["event"] == "step" and _is_finite(event.get("step_time"))
     ]
-    note = f"A training step took {number(median(step_times))} s (median)." if step_times else ""
-    return section(
-        "Time",
-        table("Time by phase", ["Phase", "Time", "Share"], rows, classes={2: "meters"}),
-        note=note,
-    )
-
-
-def _meter(share: float) -> Markup:
-    return element(
-        "div",
-        element("div", element("span", style=f"width:{100 * share:.1f}%"), class_="track"),
-        element("span", f"{100 * share:.0f} %"),
-        class_="meter",
-    )
+    return number(median(times)) if times else ""
 
 
 def phase_seconds(events: Sequence[Event]) -> dict[str, tuple[float, int]]:

@@ -1,0 +1,114 @@
+"""Tables: one model, written as lines for a terminal or as Markdown; the report has its template."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from rlvr_trainer.evaluation import headline_entry, interval, p_value, percent
+
+
+class Cell(NamedTuple):
+    """A value and what qualifies it: an interval, a remark."""
+
+    text: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.text} ({self.detail})" if self.detail else self.text
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under their heads; the first cell of a row names it."""
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[object]]
+
+
+def results_table(
+    name: str,
+    entries: Iterable[tuple[object, Mapping[str, Any] | None]],
+    heads: Sequence[str] = (),
+) -> Table:
+    """Compare the models before and after training, one row for each named entry.
+
+    An entry is one of `evaluation["shots"]`; without one, the row has dashes. `heads` chooses
+    columns; the default is all that every entry has.
+    """
+    rows = [(label, entry and _results(entry)) for label, entry in entries]
+    whole = [results for _, results in rows if results]
+    heads = heads or [
+        head for head in (whole[0] if whole else ()) if all(head in results for results in whole)
+    ]
+    return Table(
+        [name, *heads],
+        [
+            [label, *((results[head] if results else "–") for head in heads)]
+            for label, results in rows
+        ],
+    )
+
+
+def shots_table(evaluation: Mapping[str, Any], heads: Sequence[str] = ()) -> Table:
+    """Compare the models at each number of shots of an evaluation, fewest first."""
+    entries = sorted(evaluation["shots"].items(), key=lambda item: int(item[0]))
+    return results_table("Shots", entries, heads)
+
+
+def sweep_table(runs: Sequence[Mapping[str, Any]], heads: Sequence[str] = ()) -> Table:
+    """Compare the runs of a sweep, each at the shots that its verdict is about."""
+    entries = [
+        (str(run["value"]), headline_entry(run["evaluation"]))
+        if run["evaluation"]
+        else (Cell(str(run["value"]), "no evaluation"), None)
+        for run in runs
+    ]
+    return results_table(str(runs[0]["field"]), entries, heads)
+
+
+def _results(entry: Mapping[str, Any]) -> dict[str, Cell]:
+    before, after = entry["before"], entry["after"]
+    drawn = before.get("pass_at_k", {}), after.get("pass_at_k", {})
+
+    def change(key: str, one: Mapping[str, Any] = before, two: Mapping[str, Any] = after) -> Cell:
+        return Cell(f"{percent(one[key])} → {percent(two[key])}")
+
+    return {
+        "Rows": Cell(f"{entry['num_samples']:,}"),
+        "Before": Cell(percent(before["accuracy"]), interval(before)),
+        "After": Cell(percent(after["accuracy"]), interval(after)),
+        "McNemar p": Cell(p_value(entry["mcnemar_p"]).removeprefix("= ")),
+        "Gained": Cell(f"{entry['gained']:,}"),
+        "Lost": Cell(f"{entry['lost']:,}"),
+        "Format": change("format"),
+        "Flexible": change("flexible"),
+        "Tokens": Cell(f"{before['mean_length']:.0f} → {after['mean_length']:.0f}"),
+    } | {f"pass@{k}": change(k, *drawn) for k in sorted(drawn[0].keys() & drawn[1].keys(), key=int)}
+
+
+def columns(rows: Iterable[Sequence[object]]) -> list[str]:
+    """Rows as lines with aligned columns, as kubectl writes them."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "   ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
+
+
+def text(table: Table) -> str:
+    """The table for a terminal."""
+    return "\n".join(columns([table.heads, *table.rows]))
+
+
+def markdown(table: Table) -> str:
+    """The table as Markdown, its cells to the right of a first column."""
+    rules = ["---", *["---:"] * (len(table.heads) - 1)]
+    rows = [table.heads, rules, *([_escaped(str(cell)) for cell in row] for row in table.rows)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _escaped(cell: str) -> str:
+    return " ".join(cell.replace("|", r"\|").split())
