@@ -26,6 +26,7 @@ from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.evaluation import count
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.storage import S3_SCHEME, open_storage
+from rlvr_trainer.tables import Table, markdown
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,6 @@ def _describe(
             ("Image", f"`{platform.image}`"),
             ("Run directory", f"`{run_folder(storage)}`"),
         ]
-    lines = [f"# {recipe.name}", "", recipe.description, "", "| | |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in facts]
-    lines += ["", *(f"**Note.** {remark}" for remark in remarks)]
-    return "\n".join(lines) + "\n"
+    table = markdown(Table(("", ""), facts))
+    notes = "".join(f"**Note.** {remark}\n" for remark in remarks)
+    return f"# {recipe.name}\n\n{recipe.description}\n\n{table}\n\n{notes}"

@@ -8,13 +8,14 @@ from typing import Any
 import yaml
 
 from rlvr_trainer import __version__
-from rlvr_trainer.evaluation import is_significant, table
+from rlvr_trainer.evaluation import headline_entry, is_significant
 from rlvr_trainer.recipe import Recipe
+from rlvr_trainer.tables import markdown, shots_table
 
 
 def is_better(evaluation: Mapping[str, Any]) -> bool:
     """Whether accuracy rose, and by more than chance would explain."""
-    entry = evaluation["shots"][str(evaluation["headline_shots"])]
+    entry = headline_entry(evaluation)
     rose: bool = entry["after"]["accuracy"] > entry["before"]["accuracy"]
     return rose and is_significant(entry["mcnemar_p"])
 
@@ -25,17 +26,10 @@ def summarise(recipe: Recipe, evaluation: Mapping[str, Any]) -> str:
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=88)
     return (
         f"# {evaluation['verdict']}\n\n{recipe.description}\n\n"
-        f"{_table(evaluation)}\n\n"
+        f"{markdown(shots_table(evaluation))}\n\n"
         "In brackets: 95 % intervals. They say how far the choice of test rows can move a number; "
         "another seed can move it further.\n\n"
         "## To repeat it\n\n"
         f"Save as `{recipe.name}.yaml` and run `rlvr run {recipe.name}.yaml` "
         f"(rlvr {__version__}, recipe {recipe.hash}):\n\n```yaml\n{text}```\n"
     )
-
-
-def _table(evaluation: Mapping[str, Any]) -> str:
-    rows = table(evaluation)
-    heads = list(rows[0])
-    lines = [heads, ["---:"] * len(heads), *(list(row.values()) for row in rows)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

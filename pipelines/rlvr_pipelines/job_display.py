@@ -9,6 +9,7 @@ from typing import Any
 from rlvr_components.jobs import JobSummary, Replica
 from rlvr_pipelines.local_run import LocalRun
 from rlvr_pipelines.progress import clock
+from rlvr_trainer.tables import columns
 
 
 def job_facts(job: JobSummary) -> dict[str, Any]:
@@ -45,15 +46,6 @@ def list_lines(local: Sequence[LocalRun], jobs: Sequence[JobSummary]) -> list[st
     return columns([("RUN", "STEP", "PHASE", "PROGRESS", "REWARD", "WHERE"), *rows])
 
 
-def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of text, as kubectl aligns them."""
-    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
-    return [
-        "   ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-
-
 def _replica_lines(replicas: Sequence[Replica]) -> list[str]:
     rows = [
         (
@@ -65,7 +57,7 @@ def _replica_lines(replicas: Sequence[Replica]) -> list[str]:
         )
         for each in replicas
     ]
-    return columns(rows) if rows else []
+    return columns(rows)
 
 
 def _local_row(run: LocalRun) -> tuple[str, ...]:

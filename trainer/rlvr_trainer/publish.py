@@ -15,6 +15,7 @@ from rlvr_trainer.errors import ConfigError, PlatformError
 from rlvr_trainer.models import load_adapter, load_model, load_tokenizer, load_trained
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.recipe_file import parse_recipe
+from rlvr_trainer.tables import markdown, shots_table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -93,11 +94,4 @@ def _results(run_dir: Path) -> str:
         evaluation: dict[str, Any] = json.loads((run_dir / "evaluation.json").read_text("utf-8"))
     except (OSError, ValueError):
         return "It has not been evaluated.\n"
-    lines = ["| shots | before | after | 95 % interval | McNemar p |", "|---|---|---|---|---|"]
-    for shots, found in evaluation["shots"].items():
-        before, after = found["before"], found["after"]
-        lines.append(
-            f"| {shots} | {before['accuracy']:.1%} | {after['accuracy']:.1%} "
-            f"| {after['low']:.1%} to {after['high']:.1%} | {found['mcnemar_p']:.2g} |"
-        )
-    return f"{evaluation['verdict']}\n\n" + "\n".join(lines) + "\n"
+    return f"{evaluation['verdict']}\n\n{markdown(shots_table(evaluation))}\n"

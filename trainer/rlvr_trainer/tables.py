@@ -1,4 +1,4 @@
-"""Tables: one model, written as lines for a terminal or as Markdown; the report has its template."""
+"""Tables: one model, written as lines for a terminal, as Markdown, or by the report's template."""
 
 from __future__ import annotations
 

@@ -218,6 +218,5 @@ def _print_sweep(runs: Sequence[dict[str, Any]], root: Path, output: str) -> Non
     if output == "json":
         print_json({"run_dir": str(root), "report": str(root / "report.html"), "runs": runs})
         return
-    results = [(run["value"], run["evaluation"]) for run in runs]
-    print_sweep(runs[0]["field"], results, sys.stdout)
+    print_sweep(runs, sys.stdout)
     click.echo(f"Report: {root / 'report.html'}")

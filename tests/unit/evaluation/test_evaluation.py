@@ -10,12 +10,12 @@ from rlvr_trainer.evaluation import (
     compare,
     read_samples,
     summarise,
-    table,
     verdict,
     write_json,
     write_samples,
 )
 from rlvr_trainer.statistics import mcnemar_exact, wilson_interval
+from rlvr_trainer.tables import Cell, Table, markdown, shots_table, text
 
 
 def sample(
@@ -171,19 +171,35 @@ def test_the_verdict_is_about_the_trained_shots() -> None:
 
 
 def test_the_table_has_a_row_for_each_number_of_shots() -> None:
-    rows = table(compare(samples(17, 200), samples(122, 200)))
-    assert rows == [
+    table = shots_table(compare(samples(17, 200), samples(122, 200)))
+    assert [dict(zip(table.heads, map(str, row), strict=True)) for row in table.rows] == [
         {
-            "shots": "8",
-            "rows": "200",
-            "before": "8.5 % (5.4–13.2)",
-            "after": "61.0 % (54.1–67.5)",
+            "Shots": "8",
+            "Rows": "200",
+            "Before": "8.5 % (5.4–13.2)",
+            "After": "61.0 % (54.1–67.5)",
             "McNemar p": "< 0.001",
-            "gained": "105",
-            "lost": "0",
-            "format": "8.5 % → 61.0 %",
-            "tokens": "110 → 110",
+            "Gained": "105",
+            "Lost": "0",
+            "Format": "8.5 % → 61.0 %",
+            "Flexible": "100.0 % → 100.0 %",
+            "Tokens": "110 → 110",
         }
+    ]
+
+
+def test_a_table_is_written_as_aligned_columns_and_as_markdown() -> None:
+    table = Table(("Run", "Before"), [("a|b", Cell("8.5 %", "5.4–13.2")), ("long name", "–")])
+    assert text(table).splitlines() == [
+        "Run         Before",
+        "a|b         8.5 % (5.4–13.2)",
+        "long name   –",
+    ]
+    assert markdown(table).splitlines() == [
+        "| Run | Before |",
+        "| --- | ---: |",
+        r"| a\|b | 8.5 % (5.4–13.2) |",
+        "| long name | – |",
     ]
 
 

@@ -40,19 +40,26 @@ def test_the_evaluation_is_a_row_for_each_number_of_shots_and_a_verdict() -> Non
     assert stream.getvalue().endswith(f"{EVALUATION['verdict']}\n")
 
 
+def sweep(*evaluations: dict[str, object] | None) -> list[dict[str, object]]:
+    return [
+        {"field": "prompt.num_shots", "value": value, "evaluation": evaluation}
+        for value, evaluation in zip("02", evaluations, strict=True)
+    ]
+
+
 def test_a_sweep_is_a_row_for_each_value() -> None:
     stream = io.StringIO()
-    print_sweep("prompt.num_shots", [("0", EVALUATION), ("2", EVALUATION)], stream)
+    print_sweep(sweep(EVALUATION, EVALUATION), stream)
 
     assert "prompt.num_shots" in stream.getvalue()
-    assert "failed" not in stream.getvalue()
+    assert "no evaluation" not in stream.getvalue()
     assert stream.getvalue().count("60.0 % (50.2–69.1)") == 2
 
 
 def test_a_value_whose_run_failed_is_a_row_too() -> None:
     stream = io.StringIO()
-    print_sweep("prompt.num_shots", [("0", None), ("2", EVALUATION)], stream)
+    print_sweep(sweep(None, EVALUATION), stream)
 
     rows = [line.split() for line in stream.getvalue().splitlines()]
-    assert ["0", "failed"] in rows
+    assert ["0", "(no", "evaluation)", *"–––––"] in rows
     assert stream.getvalue().count("60.0 % (50.2–69.1)") == 1

@@ -275,7 +275,7 @@ def test_samples_are_those_of_the_shots_that_the_verdict_is_about(
 
 def test_what_a_model_writes_stays_text(nasty_report: dict[str, Any]) -> None:
     html = render_report(**nasty_report)
-    assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;" in html
+    assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in html
     assert "&lt;/pre&gt;&lt;/style&gt;" in html
     assert "&amp;lt;b&amp;gt;" in html
     assert not re.search(r"[\x00-\x08\x0b-\x1f]", html)
@@ -296,7 +296,7 @@ def test_a_page_of_a_whole_benchmark_stays_small(demo_report: dict[str, Any]) ->
 
 
 def test_text_has_contrast_in_light_and_dark() -> None:
-    style = files("rlvr_trainer.report").joinpath("style.css").read_text("utf-8")
+    style = files("rlvr_trainer.report").joinpath("templates/style.css").read_text("utf-8")
     schemes = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
     assert len(schemes) == 2
     for scheme in schemes:
