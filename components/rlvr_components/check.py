@@ -67,7 +67,7 @@ def resolve_recipe(form: Form) -> Recipe:
     source = form.recipe.strip()
     if not source:
         raise ConfigError("recipe is empty; name a shipped one, or write it as JSON or YAML")
-    shipped = shipped_recipes("rlvr_pipelines")
+    shipped = shipped_recipes()
     if "\n" not in source and ":" not in source:
         if source not in shipped:
             raise ConfigError(
@@ -75,7 +75,7 @@ def resolve_recipe(form: Form) -> Recipe:
                 f"{did_you_mean(source, shipped)}; name one of them, or write a recipe as JSON or "
                 "YAML"
             )
-        return load_recipe(source, overrides, shipped=shipped)
+        return load_recipe(source, overrides)
     return _inline(source, overrides)
 
 
@@ -194,7 +194,7 @@ def _inline(source: str, overrides: Sequence[str]) -> Recipe:
         path = Path(folder, "recipe.yaml")
         path.write_text(source, "utf-8")
         try:
-            return load_recipe(path, overrides, shipped=shipped_recipes("rlvr_pipelines"))
+            return load_recipe(path, overrides)
         except ConfigError as error:
             raise ConfigError(str(error).replace(str(path), "recipe")) from None
 

@@ -21,7 +21,7 @@ from rlvr_components.pipeline_run import LaunchSettings, write_settings
 from rlvr_components.platform import Platform
 from rlvr_pipelines.compile import compile_package
 from rlvr_trainer.data import prepare
-from rlvr_trainer.recipe_file import load_recipe, shipped_recipes
+from rlvr_trainer.recipe_file import load_recipe
 from rlvr_trainer.storage import open_storage
 
 from .conftest import S3, Kubectl
@@ -51,7 +51,7 @@ def compiled() -> dict[str, Any]:
 
 @cache
 def recipe() -> Any:
-    return load_recipe("arithmetic", SMALL, shipped=shipped_recipes("rlvr_pipelines"))
+    return load_recipe("arithmetic", SMALL)
 
 
 @dataclass

@@ -14,7 +14,7 @@ from rlvr_trainer import steps
 from rlvr_trainer.data import load_rows
 from rlvr_trainer.evaluation import read_samples
 from rlvr_trainer.recipe import Recipe
-from rlvr_trainer.recipe_file import load_recipe, shipped_recipes
+from rlvr_trainer.recipe_file import load_recipe
 from rlvr_trainer.shards import Shard, batches, join
 
 
@@ -31,7 +31,6 @@ def recipe(tiny_model_dir: Path) -> Recipe:
             "evaluation.max_completion_tokens=8",
             "evaluation.pass_at_k={num_samples: 2, k: [1]}",
         ],
-        shipped=shipped_recipes("rlvr_pipelines"),
     )
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rlvr_trainer.recipe_file import load_recipe, shipped_recipes
+from rlvr_trainer.recipe_file import load_recipe
 
 ROOT = Path(__file__).parents[2]
 FAKE_TRAINER = ROOT / "tests" / "unit" / "pipelines" / "fake_trainer"
@@ -77,7 +77,7 @@ def test_by_name_and_in_full_and_another_learning_rate_trains_only(tmp_path: Pat
     assert json.loads((published / "recipe.json").read_text())["training"]["max_steps"] == 2
 
     overrides = ["training.max_steps=2", "training.learning_rate=1e-4"]
-    whole = load_recipe("arithmetic", overrides, shipped=shipped_recipes("rlvr_pipelines"))
+    whole = load_recipe("arithmetic", overrides)
     log = run(tmp_path, "in-full", recipe=whole.model_dump_json(), **shared)
 
     assert reused(log) == {"prepare-data", "evaluate-base"}

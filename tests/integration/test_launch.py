@@ -25,7 +25,7 @@ from moto.server import ThreadedMotoServer
 
 from rlvr_trainer import checkpoint, remote_checkpoint
 from rlvr_trainer.recipe import Recipe
-from rlvr_trainer.recipe_file import load_recipe, shipped_recipes
+from rlvr_trainer.recipe_file import load_recipe
 from rlvr_trainer.steps import prepare
 from rlvr_trainer.storage import Storage, open_storage
 
@@ -80,7 +80,6 @@ def run_of(tiny_model_dir: Path, tmp_path: Path) -> Callable[..., Path]:
                 "gradient_checkpointing: false, num_validation_rows: 0, save_steps: 1}",
                 *overrides,
             ],
-            shipped=shipped_recipes("rlvr_pipelines"),
         )
         run_dir = tmp_path / "prepared"
         run_dir.mkdir()

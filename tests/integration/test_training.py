@@ -20,7 +20,7 @@ from rlvr_trainer.events import read_events
 from rlvr_trainer.models import load_adapter, load_model, load_tokenizer
 from rlvr_trainer.publish import merged_model, publish
 from rlvr_trainer.recipe import Recipe
-from rlvr_trainer.recipe_file import load_recipe, parse_recipe, shipped_recipes
+from rlvr_trainer.recipe_file import load_recipe, parse_recipe
 from rlvr_trainer.steps import prepare
 from rlvr_trainer.steps import train as train_here
 
@@ -47,7 +47,6 @@ def recipe_for(model_dir: Path, folder: Path, *overrides: str) -> Recipe:
             "gradient_checkpointing: false, num_validation_rows: 4, save_steps: 1}",
             *overrides,
         ],
-        shipped=shipped_recipes("rlvr_pipelines"),
     )
 
 

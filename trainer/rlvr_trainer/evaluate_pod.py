@@ -66,7 +66,7 @@ def _evaluate_shard(
         return
     if shard.index == 0:  # one speaks for all
         os.environ.setdefault(EVENTS_VARIABLE, str(run_dir / "metrics.jsonl"))
-    from rlvr_trainer.evaluate import evaluate_shard
+    from rlvr_trainer.evaluate_model import evaluate_shard
 
     with tempfile.TemporaryDirectory(prefix="rlvr-adapter-") as folder:
         if adapter:

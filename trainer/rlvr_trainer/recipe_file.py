@@ -58,15 +58,13 @@ _Loader.add_implicit_resolver(
 _Loader.add_constructor(_INT, lambda _, node: int(node.value))
 
 
-def load_recipe(
-    source: str | Path, overrides: Iterable[str] = (), *, shipped: Mapping[str, Path] | None = None
-) -> Recipe:
-    """The recipe in a YAML or JSON file, or of that name among `shipped`.
+def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Load the recipe in a YAML or JSON file, or the shipped one of that name.
 
     `overrides` are `a.b=c` with YAML values. Raises ConfigError.
     """
-    path = _find(str(source), shipped or {})
-    tree = _read(path, shipped or {}, extended_by=())
+    shipped = shipped_recipes()
+    tree = _read(_find(str(source), shipped), shipped, extended_by=())
     for override in overrides:
         _override(tree, override)
     return parse_recipe(tree, origin=str(source))
@@ -204,7 +202,7 @@ def _fields_at(model: type[BaseModel], path: Iterable[Any]) -> Iterable[str]:
     return model.model_fields
 
 
-def shipped_recipes(package: str) -> dict[str, Path]:
-    """Name to file of the recipes that a package ships in its folder `recipes`."""
-    folder = Path(str(files(package))) / "recipes"
+def shipped_recipes() -> dict[str, Path]:
+    """Map the names of the shipped recipes to their files."""
+    folder = Path(str(files("rlvr_trainer"))) / "recipes"
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}

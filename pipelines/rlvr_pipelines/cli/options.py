@@ -104,10 +104,10 @@ def command_again() -> str:
 
 def load(source: str, overrides: Iterable[str], seed: int | None) -> Recipe:
     """The recipe with its overrides. Raises ConfigError."""
-    from rlvr_trainer.recipe_file import load_recipe, shipped_recipes
+    from rlvr_trainer.recipe_file import load_recipe
 
     seeds = [] if seed is None else [f"seed={seed}"]
-    return load_recipe(source, [*overrides, *seeds], shipped=shipped_recipes("rlvr_pipelines"))
+    return load_recipe(source, [*overrides, *seeds])
 
 
 def default_run_dir(recipe: Recipe, suffix: str = "") -> Path:

@@ -14,7 +14,7 @@ def recipes(output: str) -> None:
     """List the recipes that are shipped."""
     from rlvr_trainer.recipe_file import shipped_recipes
 
-    paths = shipped_recipes("rlvr_pipelines")
+    paths = shipped_recipes()
     loaded = {name: load(name, (), None) for name in paths}
     if output == "json":
         print_json(

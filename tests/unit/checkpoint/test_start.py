@@ -10,13 +10,11 @@ from rlvr_trainer.checkpoint import MARKER, Checkpoint
 from rlvr_trainer.errors import CheckpointError, PlatformError
 from rlvr_trainer.grpo import run
 from rlvr_trainer.recipe import Recipe
-from rlvr_trainer.recipe_file import load_recipe, shipped_recipes
+from rlvr_trainer.recipe_file import load_recipe
 
 
 def recipe(stage: int) -> Recipe:
-    return load_recipe(
-        "arithmetic", [f"training.zero_stage={stage}"], shipped=shipped_recipes("rlvr_pipelines")
-    )
+    return load_recipe("arithmetic", [f"training.zero_stage={stage}"])
 
 
 def test_shards_fit_the_number_of_processes_that_wrote_them(

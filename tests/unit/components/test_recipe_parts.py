@@ -7,11 +7,11 @@ from rlvr_trainer.errors import DataError
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.recipe_file import load_recipe, shipped_recipes
 
-SHIPPED = shipped_recipes("rlvr_pipelines")
+SHIPPED = shipped_recipes()
 
 
 def recipe(*overrides: str, name: str = "gsm8k") -> Recipe:
-    return load_recipe(name, overrides, shipped=SHIPPED)
+    return load_recipe(name, overrides)
 
 
 @pytest.mark.parametrize(

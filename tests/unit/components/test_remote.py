@@ -18,14 +18,12 @@ from rlvr_trainer import data
 from rlvr_trainer.errors import ConfigError, DataError, JobFailed, PlatformError
 from rlvr_trainer.evaluation import sample_lines
 from rlvr_trainer.launch.run_dir import ADAPTER_URI_VARIABLE
-from rlvr_trainer.recipe_file import load_recipe, shipped_recipes
+from rlvr_trainer.recipe_file import load_recipe
 from rlvr_trainer.shards import Shard, batches
 from rlvr_trainer.storage import open_storage
 
 RECIPE = load_recipe(
-    "arithmetic",
-    ["data.num_train_rows=40", "data.num_test_rows=6", "evaluation.batch_size=2"],
-    shipped=shipped_recipes("rlvr_pipelines"),
+    "arithmetic", ["data.num_train_rows=40", "data.num_test_rows=6", "evaluation.batch_size=2"]
 )
 PLATFORM = Platform(image="r.example/t@sha256:0", num_nodes=2, max_attempts=3)
 

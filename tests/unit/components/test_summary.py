@@ -6,9 +6,9 @@ import yaml
 from rlvr_components.summary import is_better, summarise
 from rlvr_trainer import __version__
 from rlvr_trainer.evaluation import compare
-from rlvr_trainer.recipe_file import load_recipe, parse_recipe, shipped_recipes
+from rlvr_trainer.recipe_file import load_recipe, parse_recipe
 
-RECIPE = load_recipe("arithmetic", ["seed=5"], shipped=shipped_recipes("rlvr_pipelines"))
+RECIPE = load_recipe("arithmetic", ["seed=5"])
 
 
 def samples(num_correct: int, label: str) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from rlvr_trainer.prompt import PromptLayout
 from rlvr_trainer.recipe_file import load_recipe, shipped_recipes
 from rlvr_trainer.rewards import build_rewards, score
 
-SHIPPED = shipped_recipes("rlvr_pipelines")
+SHIPPED = shipped_recipes()
 
 
 def num_tokens(text: str) -> int:
@@ -21,7 +21,7 @@ def num_tokens(text: str) -> int:
 def test_every_shipped_recipe_prepares_rows_that_its_own_verifier_rewards(
     name: str, tmp_path: Path
 ) -> None:
-    recipe = load_recipe(name, shipped=SHIPPED)
+    recipe = load_recipe(name)
     prepare(recipe, tmp_path / "data", count_tokens=num_tokens)
     layout = PromptLayout(recipe.prompt, load_exemplars(tmp_path / "data"))
     verifiers = build_rewards(recipe)
@@ -34,7 +34,7 @@ def test_every_shipped_recipe_prepares_rows_that_its_own_verifier_rewards(
 
 
 def test_the_one_shot_recipe_trains_on_one_row_that_fills_the_batch(tmp_path: Path) -> None:
-    recipe = load_recipe("gsm8k-one-shot", shipped=SHIPPED)
+    recipe = load_recipe("gsm8k-one-shot")
     prepare(recipe, tmp_path / "data", count_tokens=num_tokens)
     rows = load_rows(tmp_path / "data", "train")
     assert {row.id for row in rows} == set(recipe.data.select)

@@ -10,11 +10,11 @@ from rlvr_trainer.grpo.arguments import grpo_config, lora_config
 from rlvr_trainer.grpo.zero import zero_config
 from rlvr_trainer.recipe_file import load_recipe, shipped_recipes
 
-SHIPPED = shipped_recipes("rlvr_pipelines")
+SHIPPED = shipped_recipes()
 
 
 def test_the_published_recipe_reaches_trl_unchanged(tmp_path: Path) -> None:
-    recipe = load_recipe("gsm8k", ["model.dtype=fp32"], shipped=SHIPPED)
+    recipe = load_recipe("gsm8k", ["model.dtype=fp32"])
     config = grpo_config(recipe, tmp_path)
     assert (config.beta, config.loss_type, config.temperature) == (0.04, "bnpo", 1.0)
     assert (config.learning_rate, config.num_train_epochs) == (1.84e-4, 2)
@@ -28,9 +28,7 @@ def test_the_published_recipe_reaches_trl_unchanged(tmp_path: Path) -> None:
 
 def test_any_other_option_of_trl_passes_through(tmp_path: Path) -> None:
     recipe = load_recipe(
-        "arithmetic",
-        ["grpo.entropy_coef=0.01", "grpo.importance_sampling_level=sequence"],
-        shipped=SHIPPED,
+        "arithmetic", ["grpo.entropy_coef=0.01", "grpo.importance_sampling_level=sequence"]
     )
     config = grpo_config(recipe, tmp_path)
     assert config.entropy_coef == 0.01
@@ -39,7 +37,7 @@ def test_any_other_option_of_trl_passes_through(tmp_path: Path) -> None:
 
 def test_vllm_stops_where_we_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arguments, "is_vllm_available", lambda: True)
-    recipe = load_recipe("arithmetic", ["grpo.use_vllm=true"], shipped=SHIPPED)
+    recipe = load_recipe("arithmetic", ["grpo.use_vllm=true"])
     config = grpo_config(recipe, tmp_path)
     assert config.use_vllm
     assert config.generation_kwargs == {"stop": ["\nQuestion:"]}
@@ -60,13 +58,13 @@ def test_vllm_that_cannot_work_is_refused_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(arguments, "is_vllm_available", lambda: installed)
-    recipe = load_recipe("arithmetic", ["grpo.use_vllm=true", override], shipped=SHIPPED)
+    recipe = load_recipe("arithmetic", ["grpo.use_vllm=true", override])
     with pytest.raises(ConfigError, match=message):
         grpo_config(recipe, tmp_path)
 
 
 def test_what_trl_refuses_is_a_configuration_error(tmp_path: Path) -> None:
-    recipe = load_recipe("arithmetic", ["grpo.generation_batch_size=9"], shipped=SHIPPED)
+    recipe = load_recipe("arithmetic", ["grpo.generation_batch_size=9"])
     with pytest.raises(ConfigError, match="TRL refuses the recipe"):
         grpo_config(recipe, tmp_path)
 

@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from rlvr_trainer.errors import ConfigError, RewardError
-from rlvr_trainer.evaluate import Evaluator, _check_judged, evaluate_shard
+from rlvr_trainer.evaluate_model import Evaluator, _check_judged, evaluate_shard
 from rlvr_trainer.generation import Completion
 from rlvr_trainer.grpo.rewards import BatchScorer
 from rlvr_trainer.grpo.run import _dataset

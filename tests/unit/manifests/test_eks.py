@@ -22,7 +22,7 @@ from .conftest import MANIFESTS
 
 EKS = MANIFESTS / "eks"
 IDENTITIES = sorted((EKS / "iam").glob("*.json"))
-SHIPPED = shipped_recipes("rlvr_pipelines")
+SHIPPED = shipped_recipes()
 
 
 def statements(path: Path) -> dict[str, dict[str, Any]]:
@@ -168,7 +168,7 @@ def test_jobs_have_all_gpus_of_their_nodes_and_the_published_recipe_fits(overlay
     assert 1 < settings.num_nodes <= group["maxSize"]
     (quota, _) = yaml.safe_load_all((MANIFESTS / "base" / "quota.yaml").read_text())
     assert settings.world_size <= int(quota["spec"]["hard"]["requests.nvidia.com/gpu"])
-    batch_of(load_recipe("gsm8k", [], shipped=SHIPPED), settings.world_size)
+    batch_of(load_recipe("gsm8k", []), settings.world_size)
 
 
 def test_commands_of_the_walk_through_have_arguments_that_there_are() -> None:

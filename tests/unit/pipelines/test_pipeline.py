@@ -17,16 +17,15 @@ from rlvr_pipelines.progress import TITLES
 from rlvr_trainer import __version__
 from rlvr_trainer.recipe_file import load_recipe, shipped_recipes
 
-SHIPPED = shipped_recipes("rlvr_pipelines")
+SHIPPED = shipped_recipes()
 GOLDEN = Path(__file__).with_name("golden") / "rlvr-gsm8k.yaml"
 """Written anew by `UPDATE_GOLDEN=1 pytest` on this file; read the difference before you commit."""
 
 COMPILE = (
     "import sys; from pathlib import Path; "
-    "from rlvr_trainer.recipe_file import load_recipe, shipped_recipes; "
+    "from rlvr_trainer.recipe_file import load_recipe; "
     "from rlvr_pipelines.compile import compile_pipeline; "
-    "shipped = shipped_recipes('rlvr_pipelines'); "
-    "compile_pipeline(load_recipe('gsm8k', shipped=shipped), Path(sys.argv[1]))"
+    "compile_pipeline(load_recipe('gsm8k'), Path(sys.argv[1]))"
 )
 LAUNCHERS = ("evaluate-base", "train", "evaluate-trained")
 
@@ -95,7 +94,7 @@ def test_every_shipped_recipe_compiles_to_the_golden_pipeline_with_itself_as_the
 ) -> None:
     from rlvr_pipelines.compile import compile_pipeline
 
-    recipe = load_recipe(name, shipped=SHIPPED)
+    recipe = load_recipe(name)
     compile_pipeline(recipe, tmp_path / "pipeline.yaml")
 
     text = (tmp_path / "pipeline.yaml").read_text("utf-8")

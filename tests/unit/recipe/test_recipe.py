@@ -9,11 +9,11 @@ from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.recipe import OWNED_GRPO_FIELDS, grpo_fields
 from rlvr_trainer.recipe_file import load_recipe, parse_recipe, shipped_recipes
 
-SHIPPED = shipped_recipes("rlvr_pipelines")
+SHIPPED = shipped_recipes()
 
 
 def load(source: str, *overrides: str):
-    return load_recipe(source, overrides, shipped=SHIPPED)
+    return load_recipe(source, overrides)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -211,7 +211,7 @@ def test_reading_a_recipe_does_not_import_torch() -> None:
 
     code = (
         "import sys; from rlvr_trainer.recipe_file import *;"
-        "load_recipe('gsm8k', shipped=shipped_recipes('rlvr_pipelines'));"
+        "load_recipe('gsm8k');"
         "assert not {'torch', 'transformers', 'trl'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -25,7 +25,7 @@ from rlvr_trainer import checkpoint
 from rlvr_trainer.allocator import keep_freed_memory
 from rlvr_trainer.data import at_most, data_hash, load_exemplars, load_rows, repeat_rows
 from rlvr_trainer.errors import CheckpointError, PlatformError, RLVRError
-from rlvr_trainer.evaluate import Evaluator
+from rlvr_trainer.evaluate_model import Evaluator
 from rlvr_trainer.events import emit
 from rlvr_trainer.grpo.arguments import grpo_config, lora_config, world_size
 from rlvr_trainer.grpo.callbacks import StepEvents, StopOnDivergence, StopOnSignal, Validation
