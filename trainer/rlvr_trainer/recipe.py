@@ -221,7 +221,7 @@ class TrainingSection(Section):
     keep_checkpoints: PositiveInt = 2
     """Committed checkpoints that stay."""
     validation_steps: PositiveInt | None = None
-    """Steps between two greedy evaluations of the validation rows; none: only after the last."""
+    """Steps between two greedy evaluations of the validation rows; null: only after the last."""
     num_validation_rows: Annotated[int, Field(ge=0)] = 64
     """Validation rows that are evaluated, chosen by the seed; 0: none."""
     max_verifier_failures: Fraction = 0.05
@@ -256,9 +256,9 @@ class EvaluationSection(Section):
     correct_by: str = "correctness"
     """The reward by which a completion is correct: where it gives more than 0."""
     num_rows: PositiveInt | None = None
-    """Test rows to evaluate, chosen by the seed; none: all of them."""
+    """Test rows to evaluate, chosen by the seed; null: all of them."""
     max_completion_tokens: PositiveInt | None = None
-    """A completion is cut here; none: as in training."""
+    """A completion is cut here; null: as in training."""
     batch_size: PositiveInt = 64
     """Prompts in one batch."""
     pass_at_k: PassAtKSection | None = None
@@ -286,13 +286,13 @@ class Recipe(Section):
     data: DataSection = DataSection()
     prompt: PromptSection = PromptSection()
     rewards: dict[str, RewardSection] = {"format": RewardSection(), "correctness": RewardSection()}
-    """By name; their weighted sum is the reward. A file's replace those of the one that it
-    extends; `--set rewards.NAME.weight=…` changes one."""
+    """Their weighted sum is the reward; by default `format` and `correctness`. A file's replace
+    those of the one that it extends; `--set rewards.NAME.weight=…` changes one."""
     model: ModelSection
     lora: LoraSection | None = LoraSection()
-    """None: all weights are trained."""
+    """null: all weights are trained."""
     quantization: QuantizationSection | None = None
-    """None: the model stays in its own type."""
+    """null: the model stays in its own type."""
     sampling: SamplingSection = SamplingSection()
     training: TrainingSection = TrainingSection()
     grpo: dict[str, Any] = {}

@@ -103,9 +103,9 @@ def text(table: Table) -> str:
     return "\n".join(columns([table.heads, *table.rows]))
 
 
-def markdown(table: Table) -> str:
-    """The table as Markdown, its cells to the right of a first column."""
-    rules = ["---", *["---:"] * (len(table.heads) - 1)]
+def markdown(table: Table, align: str = "---:") -> str:
+    """The table as Markdown; `align` is the rule below all heads but the first."""
+    rules = ["---", *[align] * (len(table.heads) - 1)]
     rows = [table.heads, rules, *([_escaped(str(cell)) for cell in row] for row in table.rows)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

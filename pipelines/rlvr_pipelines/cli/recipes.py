@@ -8,12 +8,22 @@ from rlvr_pipelines.cli.options import debug_option, load, output_option, print_
 
 
 @click.command()
+@click.option("--schema", is_flag=True, help="Print the JSON schema of a recipe.")
+@click.option("--fields", is_flag=True, help="Print all fields of a recipe, as Markdown.")
 @output_option
 @debug_option
-def recipes(output: str) -> None:
+def recipes(schema: bool, fields: bool, output: str) -> None:
     """List the recipes that are shipped."""
     from rlvr_trainer.recipe_file import shipped_recipes
+    from rlvr_trainer.recipe_schema import fields_page, recipe_schema
+    from rlvr_trainer.tables import columns
 
+    if schema:
+        print_json(recipe_schema())
+        return
+    if fields:
+        click.echo(fields_page(), nl=False)
+        return
     paths = shipped_recipes()
     loaded = {name: load(name, (), None) for name in paths}
     if output == "json":
@@ -31,6 +41,4 @@ def recipes(output: str) -> None:
             ]
         )
         return
-    width = max(map(len, loaded))
-    for name, recipe in loaded.items():
-        click.echo(f"{name:<{width}}  {recipe.description}")
+    click.echo("\n".join(columns((name, one.description) for name, one in loaded.items())))
