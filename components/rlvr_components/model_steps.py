@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from rlvr_components.remote import EvaluateStep, open_site
 from rlvr_components.step import record_outputs
 from rlvr_components.training import last_numbers, run_training
 from rlvr_trainer import steps
-from rlvr_trainer.evaluation import headline, write_samples
+from rlvr_trainer.evaluation import Shares, headline, write_samples
 from rlvr_trainer.launch.run_dir import ADAPTER, METRICS
 from rlvr_trainer.recipe import Recipe
 
@@ -28,7 +29,7 @@ def evaluate(
     storage: str,
     task_config: Any = None,
     adapter: Any = None,
-) -> dict[str, float]:
+) -> Shares:
     """Write `samples_dir`/samples.jsonl and return its headline shares.
 
     `adapter` is KFP's artifact. Raises what evaluating, or the job, raises.
@@ -95,7 +96,7 @@ def describe_model(recipe: Recipe) -> dict[str, str]:
     }
 
 
-def data_facts(manifest: dict[str, Any]) -> dict[str, str]:
+def data_facts(manifest: Mapping[str, Any]) -> dict[str, str]:
     """The metadata of prepared data: what it is told apart by."""
     hashes = {name: file["sha256"] for name, file in manifest.get("files", {}).items()}
     return {"sha256": json.dumps(hashes, sort_keys=True)}

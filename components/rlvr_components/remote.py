@@ -200,9 +200,9 @@ def _launch(site: Site, spec: JobSpec) -> None:
 
 
 @contextmanager
-def phase(name: str) -> Iterator[dict[str, float]]:
+def phase(name: str) -> Iterator[dict[str, Any]]:
     """Events at the start and the end of a step that runs elsewhere, with what it found."""
-    found: dict[str, float] = {}
+    found: dict[str, Any] = {}
     emit("phase", phase=name, state="started")
     try:
         yield found

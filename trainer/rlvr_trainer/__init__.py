@@ -1,3 +1,45 @@
-"""What runs where the model is, and all that is pure: recipes, tasks, rewards, evaluation."""
+"""What runs where the model is, and all that is pure: recipes, tasks, rewards, evaluation.
+
+Names load on first use: importing this package imports neither torch nor pydantic.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rlvr_trainer.recipe import Recipe
+    from rlvr_trainer.recipe_file import load_recipe
+    from rlvr_trainer.shared_prefix import SharedPrefixGRPOTrainer
+    from rlvr_trainer.steps import compare, evaluate, prepare, train
+    from rlvr_trainer.tasks import Task
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Recipe",
+    "SharedPrefixGRPOTrainer",
+    "Task",
+    "compare",
+    "evaluate",
+    "load_recipe",
+    "prepare",
+    "train",
+]
+
+_MODULES = {
+    "Recipe": "recipe",
+    "SharedPrefixGRPOTrainer": "shared_prefix",
+    "Task": "tasks",
+    "compare": "steps",
+    "evaluate": "steps",
+    "load_recipe": "recipe_file",
+    "prepare": "steps",
+    "train": "steps",
+}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -18,7 +18,7 @@ import torch
 
 from rlvr_trainer.data import load_exemplars
 from rlvr_trainer.errors import RewardError
-from rlvr_trainer.evaluation import headline, write_samples
+from rlvr_trainer.evaluation import Shares, headline, write_samples
 from rlvr_trainer.events import emit
 from rlvr_trainer.generation import Completion, Sampling, complete
 from rlvr_trainer.models import load_model, load_tokenizer, load_trained
@@ -138,7 +138,7 @@ def evaluate(
     *,
     label: str,
     adapter_dir: Path | None = None,
-) -> dict[str, float]:
+) -> Shares:
     """Evaluate the base model, or it with an adapter, on the test rows of `data_dir`.
 
     Writes `samples.jsonl` to `output_dir`, whole or not at all, and returns accuracy, format and

@@ -11,7 +11,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from rlvr_trainer.errors import DataError
 from rlvr_trainer.files import write_text
@@ -25,6 +25,52 @@ Sample = Mapping[str, Any]
 
 SIGNIFICANCE = 0.05
 """A change with a larger McNemar p is called no change."""
+
+
+class Summary(TypedDict):
+    """One model at one number of shots; shares are between 0 and 1."""
+
+    accuracy: float
+    low: float
+    high: float
+    """`low` and `high`: the 95 % interval of the accuracy."""
+    format: float
+    flexible: float
+    mean_length: float
+    """In tokens."""
+    num_samples: int
+    pass_at_k: NotRequired[dict[str, float]]
+
+
+class Comparison(TypedDict):
+    """Both models at one number of shots, and what changed from row to row."""
+
+    before: Summary
+    after: Summary
+    mcnemar_p: float
+    num_samples: int
+    gained: int
+    lost: int
+
+
+class Evaluation(TypedDict):
+    """The content of `evaluation.json`."""
+
+    num_samples: int
+    headline_shots: int
+    shots: dict[str, Comparison]
+    """By number of shots: `"8"`."""
+    verdict: str
+
+
+class Shares(TypedDict):
+    """One model at the shots that stand for its whole evaluation."""
+
+    accuracy: float
+    format: float
+    flexible: float
+    num_samples: float
+
 
 DEFAULT_K = (1, 4, 16, 64)
 
@@ -42,7 +88,7 @@ def compare(
     *,
     trained_shots: int | None = None,
     k: Sequence[int] = DEFAULT_K,
-) -> dict[str, Any]:
+) -> Evaluation:
     """`evaluation.json`: both models by number of shots, and what changed from row to row.
 
     The verdict is about `trained_shots` (default: the most shots that there are), chosen before
@@ -52,7 +98,7 @@ def compare(
     greedy_before, greedy_after = _greedy(before), _greedy(after)
     _check_same(greedy_before.keys(), greedy_after.keys())
     summary_before, summary_after = summarise(before, k=k), summarise(after, k=k)
-    shots: dict[str, Any] = {}
+    shots: dict[str, Comparison] = {}
     for key in summary_before:
         pairs = [
             (bool(greedy_before[pair]["correct"]), bool(greedy_after[pair]["correct"]))
@@ -77,14 +123,20 @@ def compare(
     }
 
 
-def headline(samples: Iterable[Sample], recipe: Recipe) -> dict[str, float]:
+def headline(samples: Iterable[Sample], recipe: Recipe) -> Shares:
     """The shares that stand for the whole evaluation: at the trained shots where evaluated."""
     shots = _headline_shots(recipe.evaluated_shots, recipe.prompt.num_shots)
     chosen = [sample for sample in samples if sample["greedy"] and sample["shots"] == shots]
-    return {
-        name: sum(sample[key] for sample in chosen) / len(chosen)
-        for name, key in (("accuracy", "correct"), ("format", "format"), ("flexible", "flexible"))
-    } | {"num_samples": float(len(chosen))}
+
+    def share(key: str) -> float:
+        return float(sum(sample[key] for sample in chosen) / len(chosen))
+
+    return Shares(
+        accuracy=share("correct"),
+        format=share("format"),
+        flexible=share("flexible"),
+        num_samples=float(len(chosen)),
+    )
 
 
 def _headline_shots(evaluated: Sequence[int], trained: int | None) -> int:
@@ -92,7 +144,7 @@ def _headline_shots(evaluated: Sequence[int], trained: int | None) -> int:
     return max(evaluated) if trained is None or trained not in evaluated else trained
 
 
-def summarise(samples: Iterable[Sample], *, k: Sequence[int] = DEFAULT_K) -> dict[str, Any]:
+def summarise(samples: Iterable[Sample], *, k: Sequence[int] = DEFAULT_K) -> dict[str, Summary]:
     """One model's numbers by number of shots (`"8"`), fewest first.
 
     Each holds accuracy with its 95 % interval, format and flexible rates, the mean length in
@@ -107,7 +159,7 @@ def summarise(samples: Iterable[Sample], *, k: Sequence[int] = DEFAULT_K) -> dic
     for (shots, _), sample in _greedy(samples).items():
         by_shots[shots].append(sample)
     return {
-        str(shots): _summary(by_shots[shots]) | _pass_at_k(drawn[shots].values(), k)
+        str(shots): _summary(by_shots[shots], _pass_at_k(drawn[shots].values(), k))
         for shots in sorted(by_shots)
     }
 
@@ -243,31 +295,33 @@ def _name_some(keys: set[tuple[int, str]], most: int = 5) -> str:
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
-def _summary(samples: Sequence[Sample]) -> dict[str, Any]:
+def _summary(samples: Sequence[Sample], pass_at_k: dict[str, float]) -> Summary:
     n = len(samples)
     num_correct = sum(bool(sample["correct"]) for sample in samples)
     low, high = wilson_interval(num_correct, n)
-    return {
-        "accuracy": num_correct / n,
-        "low": low,
-        "high": high,
-        "format": sum(bool(sample["format"]) for sample in samples) / n,
-        "flexible": sum(bool(sample["flexible"]) for sample in samples) / n,
-        "mean_length": sum(sample["num_tokens"] for sample in samples) / n,
-        "num_samples": n,
-    }
+    summary = Summary(
+        accuracy=num_correct / n,
+        low=low,
+        high=high,
+        format=sum(bool(sample["format"]) for sample in samples) / n,
+        flexible=sum(bool(sample["flexible"]) for sample in samples) / n,
+        mean_length=sum(sample["num_tokens"] for sample in samples) / n,
+        num_samples=n,
+    )
+    if pass_at_k:
+        summary["pass_at_k"] = pass_at_k
+    return summary
 
 
-def _pass_at_k(rows: Iterable[Sequence[bool]], k: Sequence[int]) -> dict[str, Any]:
+def _pass_at_k(rows: Iterable[Sequence[bool]], k: Sequence[int]) -> dict[str, float]:
     """The mean over rows, for each k that every row has enough completions for."""
     rows = list(rows)
     fewest = min(map(len, rows), default=0)
-    means = {
+    return {
         str(each): sum(pass_at_k(len(row), sum(row), each) for row in rows) / len(rows)
         for each in k
         if each <= fewest
     }
-    return {"pass_at_k": means} if means else {}
 
 
 def _parse(origin: str, number: int, line: str) -> dict[str, Any]:

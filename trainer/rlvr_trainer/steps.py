@@ -6,16 +6,20 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rlvr_trainer.errors import RLVRError
 from rlvr_trainer.events import emit, read_events
 from rlvr_trainer.recipe import Recipe
 
+if TYPE_CHECKING:
+    from rlvr_trainer.data import Manifest
+    from rlvr_trainer.evaluation import Evaluation, Shares
+
 # torch takes seconds to import; each step imports what it needs once it is called.
 
 
-def prepare(recipe: Recipe, data_dir: Path) -> dict[str, Any]:
+def prepare(recipe: Recipe, data_dir: Path) -> Manifest:
     """Write the splits and their manifest to `data_dir`, and return the manifest."""
     from rlvr_trainer.data import prepare as prepare_data
     from rlvr_trainer.models.load import load_tokenizer
@@ -36,7 +40,7 @@ def evaluate(
     *,
     label: Literal["before", "after"],
     adapter_dir: Path | None = None,
-) -> dict[str, float]:
+) -> Shares:
     """Write `output_dir`/samples.jsonl and return its headline shares."""
     from rlvr_trainer.evaluate_model import evaluate as evaluate_model
 
@@ -63,7 +67,7 @@ def compare(
     after_dir: Path,
     events_file: Path | None,
     output_dir: Path,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Write `output_dir`/evaluation.json, samples.jsonl and report.html; return the evaluation."""
     from rlvr_trainer.data import load_manifest
     from rlvr_trainer.evaluation import compare as compare_samples

@@ -2,6 +2,7 @@
 
 from rlvr_trainer.data.files import (
     MANIFEST,
+    Manifest,
     data_hash,
     load_exemplars,
     load_manifest,
@@ -11,6 +12,7 @@ from rlvr_trainer.data.prepare import at_most, prepare, repeat_rows
 
 __all__ = [
     "MANIFEST",
+    "Manifest",
     "at_most",
     "data_hash",
     "load_exemplars",

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from rlvr_trainer.errors import DataError
 from rlvr_trainer.files import disk_error
@@ -22,6 +22,26 @@ from rlvr_trainer.tasks import Row
 MANIFEST = "manifest.json"
 QUARANTINED = "quarantined.jsonl"
 VERSION = 1
+
+
+class Manifest(TypedDict):
+    """The content of `manifest.json`: what was read, and what became of it."""
+
+    version: int
+    task: str
+    seed: int
+    source: dict[str, str]
+    read: dict[str, int]
+    counts: dict[str, int]
+    """Rows of each split, and those quarantined."""
+    quarantined: dict[str, int]
+    """Rows by the reason that they cannot be used for."""
+    exemplar_ids: list[str]
+    header_tokens: dict[str, int]
+    """By number of shots."""
+    max_prompt_tokens: int
+    files: dict[str, dict[str, Any]]
+    """`sha256` and `bytes` of each file."""
 
 
 def load_rows(data_dir: Path, split: Literal["train", "validation", "test"]) -> list[Row]:
@@ -34,11 +54,11 @@ def load_exemplars(data_dir: Path) -> list[Row]:
     return _load(data_dir, "exemplars.jsonl")
 
 
-def load_manifest(data_dir: Path) -> dict[str, Any]:
+def load_manifest(data_dir: Path) -> Manifest:
     """What `prepare` wrote. Raises DataError when there is none."""
     path = data_dir / MANIFEST
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest: Manifest = json.loads(path.read_bytes())
         version = manifest["version"]
     except FileNotFoundError:
         raise DataError(f"{data_dir} holds no prepared data (no {MANIFEST}); prepare it") from None
@@ -46,7 +66,7 @@ def load_manifest(data_dir: Path) -> dict[str, Any]:
         raise DataError(f"{path} cannot be read ({error}); prepare the data again") from error
     if version != VERSION:
         raise DataError(f"{path} is of version {version}, not {VERSION}; prepare the data again")
-    return dict(manifest)
+    return manifest
 
 
 def data_hash(data_dir: Path) -> str:

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlvr_trainer.data.files import (
     QUARANTINED,
     VERSION,
+    Manifest,
     json_lines,
     row_lines,
     sha256,
@@ -35,9 +36,7 @@ TOKEN_MARGIN = 16
 """Header and question, counted apart, differ from their sum by less: tokens meet at one seam."""
 
 
-def prepare(
-    recipe: Recipe, data_dir: Path, *, count_tokens: Callable[[str], int]
-) -> dict[str, Any]:
+def prepare(recipe: Recipe, data_dir: Path, *, count_tokens: Callable[[str], int]) -> Manifest:
     """Write the splits, the exemplars and the quarantined rows to `data_dir`; give the manifest.
 
     - `train.jsonl`, `validation.jsonl`, `test.jsonl`, `exemplars.jsonl`: rows, for `load_rows`
@@ -93,7 +92,7 @@ def prepare(
     splits = {"train": train, "validation": validation, "test": test, "exemplars": exemplars}
     files = {f"{name}.jsonl": row_lines(rows) for name, rows in splits.items()}
     files[QUARANTINED] = json_lines(read.quarantined)
-    manifest = {
+    manifest: Manifest = {
         "version": VERSION,
         "task": recipe.task,
         "seed": recipe.seed,
