@@ -25,7 +25,7 @@ _OURS = ("data", "checkpoints", "adapter", "before", "after", "metrics.jsonl", "
 
 @dataclass(frozen=True)
 class RunDir:
-    """A run's files, by DESIGN's names."""
+    """The files of a run directory."""
 
     path: Path
 

@@ -121,7 +121,7 @@ class JobStatus:
 
     phase: Literal["pending", "running", "succeeded", "failed"]
     exit_code: int | None = None
-    """DESIGN's exit code, once it has ended."""
+    """One of `rlvr_trainer.errors`, once it has ended."""
     cause: str = ""
     """Why it failed, or what it waits for: the first real cause, for people."""
     replicas: tuple[Replica, ...] = ()

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from rlvr_components.platform import Platform
-from rlvr_components.platform_file import load_platform, parse_platform
+from rlvr_components.platform_file import override_settings, parse_platform
+from rlvr_pipelines.platform_settings import read_settings
 from rlvr_trainer.errors import ConfigError
 
 MANIFESTS = Path(__file__).parents[3] / "manifests"
@@ -15,7 +16,8 @@ MANIFESTS = Path(__file__).parents[3] / "manifests"
     ids=lambda path: path.relative_to(MANIFESTS).as_posix(),
 )
 def test_every_overlays_settings_are_valid(path: Path) -> None:
-    assert load_platform(path).service_account == "rlvr-trainer"
+    settings = read_settings(path, ())
+    assert parse_platform(settings, origin=str(path)).service_account == "rlvr-trainer"
 
 
 def test_the_manifests_name_every_setting() -> None:
@@ -26,22 +28,13 @@ def test_the_manifests_name_every_setting() -> None:
     assert set(Platform.model_fields) <= words
 
 
-def test_settings_are_yaml_or_json_or_a_tree() -> None:
-    expected = Platform(image="trainer:1", num_nodes=2)
-
-    for source in (
-        "image: trainer:1\nnum_nodes: 2\n",
-        '{"image": "trainer:1", "num_nodes": 2}',
-        {"image": "trainer:1", "num_nodes": 2},
-    ):
-        assert parse_platform(source, origin="here") == expected
-
-
 def test_overrides_go_before_the_file_and_leave_the_rest(tmp_path: Path) -> None:
     path = tmp_path / "platform.yaml"
     path.write_text("image: trainer:1\nnum_nodes: 2\nenv: {A: '1'}\n")
 
-    platform = load_platform(path, ["num_nodes=3", "env.B=2", "secrets=[one]"])
+    platform = parse_platform(
+        read_settings(path, ["num_nodes=3", "env.B=2", "secrets=[one]"]), origin="here"
+    )
 
     assert platform == Platform(
         image="trainer:1", num_nodes=3, env={"A": "1", "B": "2"}, secrets=("one",)
@@ -52,7 +45,9 @@ def test_an_override_keeps_the_dots_of_a_label_and_leaves_its_source_as_it_was()
     source = {"image": "trainer:1", "node_selector": {"pool": "p5"}}
     label = "node.kubernetes.io/instance-type"
 
-    platform = parse_platform(source, [f"node_selector.{label}=p5.48xlarge"], origin="here")
+    platform = parse_platform(
+        override_settings(source, [f"node_selector.{label}=p5.48xlarge"]), origin="here"
+    )
 
     assert platform.node_selector == {"pool": "p5", label: "p5.48xlarge"}
     assert source == {"image": "trainer:1", "node_selector": {"pool": "p5"}}
@@ -69,7 +64,7 @@ def test_an_override_keeps_the_dots_of_a_label_and_leaves_its_source_as_it_was()
 )
 def test_a_wrong_override_is_told(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        parse_platform({"image": "trainer:1"}, [override], origin="here")
+        parse_platform(override_settings({"image": "trainer:1"}, [override]), origin="here")
 
 
 @pytest.mark.parametrize(
@@ -79,16 +74,20 @@ def test_a_wrong_override_is_told(override: str, message: str) -> None:
         ("num_nodes: 2\n", r"image: missing"),
         ("image: trainer:1\nnum_nodes: two\n", r"num_nodes: got 'two'"),
         ("image: trainer:1\nvolumes: [{claim: a, pth: /b}]\n", r"volumes\.0\.pth: unknown field"),
-        ("- image\n", r"here holds list"),
-        ("", r"here holds nothing"),
-        ("image: [", r"here is neither YAML nor JSON"),
+        ("", r"image: missing"),
+        ("- image\n", r"platform\.yaml holds list"),
+        ("image: [", r"platform\.yaml is not YAML"),
     ],
 )
-def test_what_is_wrong_is_said_with_where_it_stands(source: str, message: str) -> None:
+def test_what_is_wrong_is_said_with_where_it_stands(
+    source: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "platform.yaml"
+    path.write_text(source)
     with pytest.raises(ConfigError, match=message):
-        parse_platform(source, origin="here")
+        parse_platform(read_settings(path, ()), origin="here")
 
 
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none\.yaml cannot be read.*name a file"):
-        load_platform(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match=r"none\.yaml cannot be read.*check the path"):
+        read_settings(tmp_path / "none.yaml", ())
