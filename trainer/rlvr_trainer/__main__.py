@@ -4,8 +4,8 @@
     evaluate --run-dir DIR   evaluate a folder's recipe on its data; one part of it, or a node's
     launch --run URI         what a pod runs: fetch, train on all nodes, commit, say why it ended
 
-All end with the exit codes of `errors.py`: 0 only when the last step is committed, 143 when a signal stopped
-it after a commit, otherwise the error's own.
+All end with an exit code of `errors.py`: 0 only when the last step is committed, 143 when a signal
+stopped it after a commit, otherwise the error's own.
 """
 
 from __future__ import annotations

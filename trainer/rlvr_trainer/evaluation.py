@@ -72,8 +72,6 @@ class Shares(TypedDict):
     num_samples: float
 
 
-DEFAULT_K = (1, 4, 16, 64)
-
 _FIELDS = frozenset(
     (
         *("model", "shots", "id", "question", "answer", "completion", "extracted"),
@@ -87,7 +85,7 @@ def compare(
     after: Iterable[Sample],
     *,
     trained_shots: int | None = None,
-    k: Sequence[int] = DEFAULT_K,
+    k: Sequence[int] = (),
 ) -> Evaluation:
     """`evaluation.json`: both models by number of shots, and what changed from row to row.
 
@@ -144,7 +142,7 @@ def _headline_shots(evaluated: Sequence[int], trained: int | None) -> int:
     return max(evaluated) if trained is None or trained not in evaluated else trained
 
 
-def summarise(samples: Iterable[Sample], *, k: Sequence[int] = DEFAULT_K) -> dict[str, Summary]:
+def summarise(samples: Iterable[Sample], *, k: Sequence[int] = ()) -> dict[str, Summary]:
     """One model's numbers by number of shots (`"8"`), fewest first.
 
     Each holds accuracy with its 95 % interval, format and flexible rates, the mean length in

@@ -103,7 +103,7 @@ def test_drawn_samples_count_for_pass_at_k_alone() -> None:
         for row, right in ((0, 4), (1, 1))
         for index in range(4)
     ]
-    summary = summarise([*samples(0, 2), *drawn])["8"]
+    summary = summarise([*samples(0, 2), *drawn], k=(1, 4, 16))["8"]
     assert summary["accuracy"] == 0
     assert summary["pass_at_k"] == {"1": 0.625, "4": 1.0}
     assert summarise([*samples(0, 2), *drawn], k=(2,))["8"]["pass_at_k"] == {"2": 0.75}
@@ -111,8 +111,8 @@ def test_drawn_samples_count_for_pass_at_k_alone() -> None:
 
 def test_pass_at_k_is_left_out_where_a_row_has_fewer_samples() -> None:
     drawn = [sample(0, True, greedy=False, sample=index) for index in range(3)]
-    assert list(summarise([*samples(1, 1), *drawn])["8"]["pass_at_k"]) == ["1"]
-    assert "pass_at_k" not in summarise(samples(1, 1))["8"]
+    assert list(summarise([*samples(1, 1), *drawn], k=(1, 4))["8"]["pass_at_k"]) == ["1"]
+    assert "pass_at_k" not in summarise(samples(1, 1), k=(1,))["8"]
 
 
 def test_the_verdict_says_how_far_accuracy_rose() -> None:
