@@ -1,4 +1,4 @@
-"""What a run found, as Markdown for the UI: the verdict, the numbers, how to repeat it."""
+"""The result of a run as Markdown for the UI: the verdict, the numbers, how to repeat it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from rlvr_trainer.tables import markdown, shots_table
 
 
 def is_better(evaluation: Mapping[str, Any]) -> bool:
-    """Whether accuracy rose, and by more than chance would explain."""
+    """Return true if accuracy rose by more than chance would explain."""
     entry = headline_entry(evaluation)
     rose: bool = entry["after"]["accuracy"] > entry["before"]["accuracy"]
     return rose and is_significant(entry["mcnemar_p"])
 
 
 def summarise(recipe: Recipe, evaluation: Mapping[str, Any]) -> str:
-    """The Markdown."""
+    """Write the Markdown."""
     tree = recipe.model_dump(mode="json", exclude_defaults=True)
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=88)
     return (

@@ -76,7 +76,7 @@ def _section(name: str, section: Json, schema: Json) -> str:
 
 
 def _reference(value: Json) -> tuple[str, bool]:
-    """The section that a field holds, and whether it holds any number of them by name."""
+    """Return the section that a field holds, and true where it holds several by name."""
     for option in (value, *value.get("anyOf", ())):
         if "$ref" in option:
             return option["$ref"], False

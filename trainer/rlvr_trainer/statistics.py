@@ -6,10 +6,10 @@ from math import prod, sqrt
 
 
 def wilson_interval(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """The score interval of a share (Wilson, 1927); 95 % at the default `z`.
+    """Return the score interval of a share (Wilson, 1927); 95 % at the default `z`.
 
-    Unlike share ± z·s.e. it stays within 0 and 1 and is not empty at 0 or `n` successes. Of
-    nothing (`n` = 0) nothing is known: (0, 1).
+    Unlike share ± z·s.e. it stays within 0 and 1 and is not empty at 0 or `n` successes. Without
+    trials (`n` = 0) it is (0, 1).
     """
     _check_count(successes, n)
     if n == 0:
@@ -23,7 +23,7 @@ def wilson_interval(successes: int, n: int, z: float = 1.959964) -> tuple[float,
 
 
 def mcnemar_exact(only_before: int, only_after: int) -> float:
-    """The two-sided p-value of McNemar's exact test on paired right and wrong answers.
+    """Return the two-sided p-value of McNemar's exact test on paired right and wrong answers.
 
     Only the rows that changed say anything: were the two models equally good, each of them would
     be a fair coin (McNemar, 1947, with the binomial distribution in place of χ²).
@@ -38,7 +38,7 @@ def mcnemar_exact(only_before: int, only_after: int) -> float:
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """The chance that one of `k` completions is right, from `n` of which `c` are right.
+    """Estimate the chance that one of `k` completions is right, from `n` of which `c` are.
 
     The unbiased estimator 1 - C(n-c, k) / C(n, k), as a product that does not overflow
     (Chen et al., 2021, arXiv 2107.03374, figure 3).

@@ -89,7 +89,7 @@ def _results(entry: Mapping[str, Any]) -> dict[str, Cell]:
 
 
 def columns(rows: Iterable[Sequence[object]]) -> list[str]:
-    """Rows as lines with aligned columns, as kubectl writes them."""
+    """Write rows as lines with aligned columns, as kubectl does."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
@@ -99,12 +99,12 @@ def columns(rows: Iterable[Sequence[object]]) -> list[str]:
 
 
 def text(table: Table) -> str:
-    """The table for a terminal."""
+    """Write the table for a terminal."""
     return "\n".join(columns([table.heads, *table.rows]))
 
 
 def markdown(table: Table, align: str = "---:") -> str:
-    """The table as Markdown; `align` is the rule below all heads but the first."""
+    """Write the table as Markdown; `align` is the rule below all heads but the first."""
     rules = ["---", *[align] * (len(table.heads) - 1)]
     rows = [table.heads, rules, *([_escaped(str(cell)) for cell in row] for row in table.rows)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

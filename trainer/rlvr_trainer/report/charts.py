@@ -49,7 +49,7 @@ class Category:
 
 
 def interval_bars(before: Summary, after: Summary) -> Markup:
-    """Accuracy before and after as two bars on a scale of 0 to 100 %, with their intervals."""
+    """Draw accuracy before and after as two bars on a scale of 0 to 100 %, with their intervals."""
     height, row, bar = 164, 66, 22
     parts = [_line(f"{tick}%", 0, f"{tick}%", height - 24, "grid") for tick in (0, 25, 50, 75, 100)]
     for index, (label, summary, name) in enumerate(
@@ -78,7 +78,7 @@ def interval_bars(before: Summary, after: Summary) -> Markup:
 def comparison(
     name: str, title: str, x_label: str, categories: Sequence[Category], *, connect: bool
 ) -> Markup:
-    """Accuracy before and after, with intervals, by category; a line joins ordered ones."""
+    """Draw accuracy before and after, with intervals, by category; a line joins ordered ones."""
     height, top, bottom = 300, 22, 52
     highest: float = max(max(c.before["high"], c.after["high"]) for c in categories)
     ticks = nice_ticks(0, min(1.0, highest))
@@ -117,7 +117,7 @@ def comparison(
 
 
 def over_steps(series: Series) -> Markup:
-    """A number over the steps: every step thin, the running mean bold, the last value marked."""
+    """Draw a number over the steps: steps thin, running mean bold, last value marked."""
     height, top, bottom = 156, 10, 26
     steps, values = zip(*series.points, strict=True)
     first, last = (0 if series.markers else steps[0]), steps[-1]
@@ -166,17 +166,17 @@ def over_steps(series: Series) -> Markup:
 
 
 def drawn(series: Series) -> Sequence[tuple[int, float]]:
-    """The points of the bold line."""
+    """Return the points of the bold line."""
     return running_mean(series.points) if has_mean(series) else series.points
 
 
 def has_mean(series: Series) -> bool:
-    """Whether there are steps enough for a running mean to say more than they do."""
+    """Return true where there are enough steps for a running mean."""
     return len(series.points) >= MIN_POINTS_FOR_MEAN and not series.markers
 
 
 def running_mean(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """Each point as the mean of it and those before it, over a tenth of the run."""
+    """Replace each value by the mean of it and those before it, over a tenth of the run."""
     width = mean_width(len(points))
     sums = [0.0, *accumulate(value for _, value in points)]
     starts = [max(0, end - width) for end in range(1, len(sums))]
@@ -187,12 +187,12 @@ def running_mean(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]
 
 
 def mean_width(num_points: int) -> int:
-    """The steps that a running mean is taken over."""
+    """Return the number of steps that a running mean is taken over."""
     return max(2, num_points // 10)
 
 
 def nice_ticks(low: float, high: float, intervals: int = 4) -> list[float]:
-    """Evenly spaced round numbers that enclose `low` and `high`, about `intervals` apart."""
+    """Return evenly spaced round numbers around `low` and `high`, about `intervals` + 1."""
     if high <= low:
         high = low + 1.0
     raw = (high - low) / intervals
@@ -205,7 +205,7 @@ def nice_ticks(low: float, high: float, intervals: int = 4) -> list[float]:
 
 
 def number(value: float) -> str:
-    """Three significant digits, never in exponents where people read."""
+    """Format a number with three significant digits; only extremes get an exponent."""
     if value == 0 or 1e-4 <= abs(value) < 1e6:
         digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
         if 0 < abs(value) < 0.095:
@@ -215,14 +215,14 @@ def number(value: float) -> str:
 
 
 def tick_format(ticks: Sequence[float]) -> Callable[[float], str]:
-    """All ticks of an axis with the decimals that its step needs."""
+    """Return the format of all ticks of an axis, with the decimals that its step needs."""
     step = ticks[1] - ticks[0]
     digits = next((d for d in range(8) if math.isclose(round(step, d), step)), 8)
     return lambda tick: f"{tick:,.{digits}f}"
 
 
 def percent_tick(share: float) -> str:
-    """`25 %`."""
+    """Format a share as `25 %`."""
     return f"{100 * share:g} %"
 
 
@@ -237,7 +237,7 @@ def _curve(
 
 
 def _thinned(points: Sequence[tuple[int, float]]) -> Sequence[tuple[int, float]]:
-    """At most about MAX_POINTS of the points, the last one among them."""
+    """Keep about MAX_POINTS of the points, including the last."""
     stride = -(-len(points) // MAX_POINTS)
     return points[::-1][::stride][::-1]
 

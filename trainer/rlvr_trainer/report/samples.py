@@ -10,7 +10,7 @@ Sample = Mapping[str, Any]
 Pair = tuple[Sample, Sample]
 
 NUM_SHOWN = {"gained": 5, "lost": 3, "kept": 2, "missed": 2}
-"""Pairs of each outcome that stand open; places left over go to the first outcomes."""
+"""Pairs of each outcome to show; places left over go to the first outcomes."""
 
 OUTCOMES = {
     "gained": "Wrong before, right after",
@@ -33,12 +33,12 @@ class Outcome:
 
     @property
     def num_left(self) -> int:
-        """The pairs that only samples.jsonl has."""
+        """Return the number of pairs that only samples.jsonl has."""
         return self.total - len(self.shown) - len(self.folded)
 
 
 def choose_samples(samples: Iterable[Sample]) -> list[Outcome]:
-    """Choose a dozen pairs to stand open and more to be folded; nothing without pairs."""
+    """Choose a dozen pairs to show and more to fold away; return nothing without pairs."""
     outcomes = by_outcome(samples)
     shown = choose(outcomes)
     if not any(outcomes.values()):
@@ -56,7 +56,7 @@ def choose_samples(samples: Iterable[Sample]) -> list[Outcome]:
 
 
 def by_outcome(samples: Iterable[Sample]) -> dict[str, list[Pair]]:
-    """The greedy samples that both models have, by what became of them, in the file's order."""
+    """Pair the greedy samples of both models, by outcome and in the file's order."""
     models: dict[str, dict[str, Sample]] = {"before": {}, "after": {}}
     for sample in samples:
         if sample["greedy"] and sample["model"] in models:
@@ -72,7 +72,7 @@ def by_outcome(samples: Iterable[Sample]) -> dict[str, list[Pair]]:
 
 
 def choose(outcomes: Mapping[str, Sequence[Pair]]) -> dict[str, int]:
-    """How many pairs of each outcome stand open, a dozen in all where there are as many."""
+    """Return how many pairs of each outcome to show, a dozen in all where there are as many."""
     shown = {name: min(most, len(outcomes[name])) for name, most in NUM_SHOWN.items()}
     left = sum(NUM_SHOWN.values()) - sum(shown.values())
     for name in shown:

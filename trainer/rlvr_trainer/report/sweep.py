@@ -48,7 +48,7 @@ def render_sweep_report(runs: Sequence[Json]) -> str:
 
 
 def sweep_verdict(field: str, found: Sequence[tuple[str, Json]]) -> str:
-    """One sentence: which value came first, and whether its interval stands apart."""
+    """Return one sentence: the best value, and whether its interval stands apart."""
     if not found:
         return f"No run over {field} has an evaluation yet."
     value, best = max(found, key=lambda item: item[1]["after"]["accuracy"])

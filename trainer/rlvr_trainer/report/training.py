@@ -1,4 +1,4 @@
-"""What happened over the steps, and how long each phase took."""
+"""The charts of a training, and the table of its phases."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def longest_mean(charts: Sequence[TrainingChart]) -> int:
 
 
 def training_series(events: Sequence[Event]) -> Iterator[Series]:
-    """The series that have at least one finite value, in the order of the page."""
+    """Yield the series that have at least one finite value, in the order of the page."""
     steps = [event for event in events if event["event"] == "step"]
     names = dict.fromkeys(key for event in steps for key in event)
     rewards = [
@@ -109,7 +109,7 @@ def median_step_time(events: Sequence[Event]) -> str:
 
 
 def phase_seconds(events: Sequence[Event]) -> dict[str, tuple[float, int]]:
-    """(seconds, attempts) of each phase; one that was cut off ends with its last event."""
+    """Return (seconds, attempts) by phase; one that was cut off ends with its last event."""
     phases: dict[str, tuple[float, int]] = {}
     running: tuple[str, float] | None = None
     last = 0.0
@@ -135,7 +135,7 @@ def phase_seconds(events: Sequence[Event]) -> dict[str, tuple[float, int]]:
 
 
 def total_seconds(events: Sequence[Event]) -> float:
-    """What all phases took together, without the time between them."""
+    """Return the sum of all phases, without the time between them."""
     return sum(seconds for seconds, _ in phase_seconds(events).values())
 
 
@@ -160,7 +160,7 @@ def _is_finite(value: object) -> bool:
 
 
 def _last(series: Series) -> str:
-    """Where the line that is drawn ends: a single step of a noisy series would say little."""
+    """Format the end of the drawn line: a single step of a noisy series would say little."""
     value = drawn(series)[-1][1]
     return percent(value) if series.share else number(value)
 
