@@ -10,10 +10,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from rlvr_components.jobs import JobSpec
+from rlvr_components.jobs import JobSpec, Owner, Resources, Step, allowed_environment
 from rlvr_components.platform import Platform
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.launch.pod import DEFAULT_WORK_DIR
+from rlvr_trainer.recipe import Recipe
 
 PART_OF = "rlvr"
 RUN_LABEL = "rlvr.dev/run"
@@ -25,12 +26,52 @@ PIPELINE_RUN_LABEL = "pipeline/runid"
 RUN_DIR_ANNOTATION = "rlvr.dev/run-dir"
 RECIPE_ANNOTATION = "rlvr.dev/recipe-hash"
 
+SPEC_HASH_ANNOTATION = "rlvr.dev/spec-hash"
+CAUSE_ANNOTATION = "rlvr.dev/cause"
+EXIT_CODE_ANNOTATION = "rlvr.dev/exit-code"
+RUNNING_SINCE_ANNOTATION = "rlvr.dev/running-since"
+"""Seconds since 1970 when all replicas ran for the first time."""
+OUT_OF_MEMORY_ANNOTATION = "rlvr.dev/out-of-memory"
+"""Pods that ran out of memory: `worker-1/UID`, separated by spaces."""
+PROGRESS_STEP_ANNOTATION = "rlvr.dev/step"
+REWARD_ANNOTATION = "rlvr.dev/reward"
+PHASE_ANNOTATION = "rlvr.dev/phase"
+
 NONROOT_ID = 65532
 """The user of our images."""
 GPU, EFA = "nvidia.com/gpu", "vpc.amazonaws.com/efa"
 
 CREDENTIAL = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|ACCESS_KEY|API_KEY)", re.I)
 NOT_A_CREDENTIAL = re.compile(r"(_FILE|_PATH|^TOKENIZERS_.*)$", re.I)
+
+
+def cluster_job(
+    recipe: Recipe,
+    platform: Platform,
+    environment: Mapping[str, str],
+    *,
+    run_name: str,
+    run_dir: str,
+    run_id: str,
+    step: Step = "train",
+    command: tuple[str, ...] = (),
+    env: Mapping[str, str] | None = None,
+    is_automatic: bool = False,
+    owner: Owner | None = None,
+) -> JobSpec:
+    """Return the job of a step in a cluster, launched from `environment`: `command` or training."""
+    return JobSpec(
+        run_name=run_name,
+        recipe_hash=recipe.hash,
+        command=launch_command(run_dir, platform, command),
+        run_dir=run_dir,
+        step=step,
+        run_id=run_id,
+        is_automatic=is_automatic,
+        env={**allowed_environment(environment), **(env or {})},
+        resources=Resources(platform.num_nodes, platform.gpus_per_node),
+        owner=owner,
+    )
 
 
 def launch_command(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from rlvr_components.jobs.kube.causes import first_failure, job_failure, pod_end
-from rlvr_components.jobs.kube.ends import PERMANENT_S, Ends
-from rlvr_components.jobs.kube.kinds import PYTORCHJOB, TRAINJOB, Kind
-from rlvr_components.jobs.kube.status import status_of
+from rlvr_components.jobs.cluster.causes import first_failure, job_failure, pod_failure
+from rlvr_components.jobs.cluster.limits import PERMANENT_S, PodFailures
+from rlvr_components.jobs.cluster.status import status_of
+from rlvr_components.jobs.kinds import PYTORCHJOB, TRAINJOB, Kind
 
 from .objects import FAILED, Object, condition, pod, pytorchjob, said, terminated
 
@@ -106,7 +106,7 @@ PREEMPTED = condition(
     ],
 )
 def test_a_failed_pod_has_a_cause(failed: Object, exit_code: int, cause: str) -> None:
-    end = pod_end(PYTORCHJOB, failed)
+    end = pod_failure(PYTORCHJOB, failed)
 
     assert end is not None
     assert cause in end.cause
@@ -117,7 +117,7 @@ def test_a_failed_pod_has_a_cause(failed: Object, exit_code: int, cause: str) ->
     "healthy", [pod(), pod(phase="Succeeded", state=terminated(0)), pod(phase="Pending")]
 )
 def test_a_pod_that_did_not_fail_has_none(healthy: Object) -> None:
-    assert pod_end(PYTORCHJOB, healthy) is None
+    assert pod_failure(PYTORCHJOB, healthy) is None
 
 
 def test_the_first_to_fail_is_the_cause() -> None:
@@ -224,7 +224,7 @@ def test_who_starts_a_failed_pod_for_ever_is_stopped_and_a_trainjob_left_to_end(
 ) -> None:
     job = pytorchjob()
     job["spec"]["trainer"] = {"numNodes": 2}
-    seen = Ends(kind, job)
+    seen = PodFailures(kind, job)
     failed = pod(phase="Failed", state=terminated(3, message=said("no rows", 3)))
     assert len(list(seen.note([failed, pod("master-0")]))) == 1
 

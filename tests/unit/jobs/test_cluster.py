@@ -20,12 +20,15 @@ from rlvr_components.jobs.cluster import (
     ClusterBackend,
     delete_jobs,
     find_jobs,
+    following,
+    limits,
     open_backend,
+    submission,
 )
-from rlvr_components.jobs.kube import client, ends, following, submission, watching
-from rlvr_components.jobs.kube.access import find_access
-from rlvr_components.jobs.kube.kept_ends import keep_end
+from rlvr_components.jobs.cluster.attempts import record_end
 from rlvr_components.jobs.launch import launch
+from rlvr_components.kubernetes import client, watch
+from rlvr_components.kubernetes.access import find_access
 from rlvr_components.platform import Platform
 from rlvr_trainer.errors import ConfigError, JobFailed, PlatformError
 
@@ -258,7 +261,7 @@ def test_a_pod_that_never_ends_is_left_to_the_operator(
     launcher.submit(launcher.render(SPEC))
 
     assert len(api.jobs()) == 1
-    assert f"there still are {SPEC.name}-master-0" in caplog.text
+    assert f"still terminating after 0 s: {SPEC.name}-master-0" in caplog.text
 
 
 def test_a_signal_while_earlier_pods_end_leaves_no_job(api: FakeApiServer) -> None:
@@ -295,7 +298,7 @@ def test_a_job_whose_name_still_has_ending_pods_is_not_given_up(
 def test_a_watch_goes_on_after_it_was_closed_cut_and_forgotten(
     api: FakeApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watching, "WATCH_S", 0.3)
+    monkeypatch.setattr(watch, "WATCH_S", 0.3)
 
     def on_create(job: Object) -> None:
         run_pods(api, job)
@@ -320,7 +323,7 @@ def test_a_watch_goes_on_after_it_was_closed_cut_and_forgotten(
 def test_what_happened_since_a_version_that_is_too_old_is_seen_by_listing_again(
     api: FakeApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watching, "WATCH_S", 0.3)
+    monkeypatch.setattr(watch, "WATCH_S", 0.3)
 
     def on_create(job: Object) -> None:
         run_pods(api, job)
@@ -342,7 +345,7 @@ def test_what_happened_since_a_version_that_is_too_old_is_seen_by_listing_again(
 def test_a_connection_that_went_silent_is_given_up(
     api: FakeApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watching, "READ_TIMEOUT_S", 0.4)
+    monkeypatch.setattr(watch, "READ_TIMEOUT_S", 0.4)
     api.faults = [Fault("GET", "watch=true", silent_s=60, times=3)]
     trains(api)
 
@@ -376,7 +379,7 @@ def test_an_api_server_in_trouble_is_waited_for_and_the_job_left_alone(api: Fake
 
 
 def test_retry_after_is_respected() -> None:
-    from rlvr_components.jobs.kube.errors import Outage
+    from rlvr_components.kubernetes.errors import Outage
 
     asked = Outage("busy", status=429, retry_after_s=7.0)
 
@@ -651,7 +654,7 @@ def test_a_job_that_is_still_there_says_more_than_what_was_kept(
 ) -> None:
     spec = retried(tmp_path)
     job = live_job(api, spec=spec)
-    keep_end(job, JobStatus("failed", 138, "not all replicas ran within queue_timeout_s"))
+    record_end(job, JobStatus("failed", 138, "not all replicas ran within queue_timeout_s"))
     run_pods(api, job)
     later(lambda: succeed(api, job))
 
@@ -850,7 +853,7 @@ def test_a_second_time_out_of_memory_ends_a_job_that_its_operator_starts_for_eve
 def test_a_container_that_cannot_start_ends_a_job_that_its_operator_starts_for_ever(
     api: FakeApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ends, "PERMANENT_S", 0.3)
+    monkeypatch.setattr(limits, "PERMANENT_S", 0.3)
     never = terminated(128, reason="StartError", message="no such program")
     api.on_create = lambda job: run_pods(api, job, phase="Failed", state=never)
 
@@ -1013,7 +1016,8 @@ def test_a_pod_that_cleans_up_waits_for_an_api_server_that_is_restarted(
 ) -> None:
     monkeypatch.setattr(cluster, "ASK_PATIENCE_S", 0.1)
     live_job(api)
-    of_person = find_access()
+    of_pod = find_access()
+    of_pod.in_pod = True
 
     def restart(method: str) -> None:
         api.faults = [Fault(method, ".", status=503, times=10_000)]
@@ -1023,7 +1027,7 @@ def test_a_pod_that_cleans_up_waits_for_an_api_server_that_is_restarted(
     with pytest.raises(PlatformError, match="503"):
         find_jobs()
 
-    monkeypatch.setattr(cluster, "find_access", lambda _: replace(of_person, is_of_pod=True))
+    monkeypatch.setattr(cluster, "find_access", lambda _: of_pod)
     restart("GET")
     found = find_jobs()
     restart("DELETE")

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from rlvr_components.jobs.kube.access import find_access
-from rlvr_components.jobs.kube.client import Client
-from rlvr_components.jobs.kube.kinds import PYTORCHJOB
-from rlvr_components.jobs.kube.logs import Container, LogFollower
-from rlvr_components.jobs.kube.watching import Collection
+from rlvr_components.jobs.kinds import PYTORCHJOB
+from rlvr_components.kubernetes.access import find_access
+from rlvr_components.kubernetes.client import KubernetesApi
+from rlvr_components.kubernetes.logs import Container, LogFollower
+from rlvr_components.kubernetes.watch import Collection
 from rlvr_trainer.errors import ConfigError
 
 from .fake_api_server import FakeApiServer
@@ -36,8 +36,8 @@ class Plugin:
         return True
 
 
-def client_with_plugin(api: FakeApiServer) -> Client:
-    return Client(replace(find_access(), token=Plugin(api.token)))
+def client_with_plugin(api: FakeApiServer) -> KubernetesApi:
+    return KubernetesApi(replace(find_access(), token=Plugin(api.token)))
 
 
 def wait_until(holds: Callable[[], bool]) -> None:

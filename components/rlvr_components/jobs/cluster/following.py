@@ -5,25 +5,35 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from rlvr_components.jobs import JobStatus
-from rlvr_components.jobs.kube import names
-from rlvr_components.jobs.kube.causes import NOBODY_LEFT
-from rlvr_components.jobs.kube.client import Client
-from rlvr_components.jobs.kube.deadlines import Deadlines, Exceeded
-from rlvr_components.jobs.kube.ends import Ends
-from rlvr_components.jobs.kube.kept_ends import keep_end
-from rlvr_components.jobs.kube.kinds import Kind
-from rlvr_components.jobs.kube.progress import Progress
-from rlvr_components.jobs.kube.replica_logs import ReplicaLogs
-from rlvr_components.jobs.kube.snapshot import WARNINGS, Snapshot, annotate, is_about, workloads_of
-from rlvr_components.jobs.kube.status import belongs, epoch, failed, runs_in_full
-from rlvr_components.jobs.kube.waits import waiting_for
-from rlvr_components.jobs.kube.watching import Collection
-from rlvr_components.jobs.pods import RUN_DIR_ANNOTATION
+from rlvr_components.jobs.cluster.attempts import DELETED, forget_job, record_end
+from rlvr_components.jobs.cluster.causes import NOBODY_LEFT
+from rlvr_components.jobs.cluster.limits import Deadlines, Exceeded, PodFailures
+from rlvr_components.jobs.cluster.pending import pending_reason
+from rlvr_components.jobs.cluster.progress import JobProgress
+from rlvr_components.jobs.cluster.replica_logs import ReplicaLogs
+from rlvr_components.jobs.cluster.snapshot import (
+    WARNINGS,
+    Snapshot,
+    annotate,
+    is_about,
+    workloads_of,
+)
+from rlvr_components.jobs.cluster.status import belongs, epoch, failed, runs_in_full
+from rlvr_components.jobs.kinds import Kind, Object
+from rlvr_components.jobs.pods import (
+    CAUSE_ANNOTATION,
+    EXIT_CODE_ANNOTATION,
+    RUN_DIR_ANNOTATION,
+    RUNNING_SINCE_ANNOTATION,
+)
+from rlvr_components.kubernetes.client import KubernetesApi
+from rlvr_components.kubernetes.watch import Collection
 from rlvr_components.platform import Platform
-from rlvr_trainer.errors import EXIT_PREEMPTED, JobFailed, PlatformError, RLVRError
+from rlvr_trainer.errors import EXIT_PREEMPTED, PlatformError, RLVRError
 
 logger = logging.getLogger(__name__)
 
@@ -47,12 +57,6 @@ STOPPED = JobStatus(
     EXIT_PREEMPTED,
     "it was stopped; its pods commit a checkpoint before they end, and the same command continues",
 )
-DELETED = JobStatus(
-    "failed",
-    JobFailed.exit_code,
-    "the job was deleted by someone else (rlvr stop, kubectl delete, or its owner); start it again "
-    "to continue from the last checkpoint",
-)
 
 
 class Follower:
@@ -65,7 +69,7 @@ class Follower:
 
     def __init__(
         self,
-        client: Client,
+        api: KubernetesApi,
         kind: Kind,
         job: dict[str, Any],
         platform: Platform | None,
@@ -74,7 +78,7 @@ class Follower:
         is_stopped: Callable[[], bool],
         is_automatic: bool = False,
     ) -> None:
-        self._client = client
+        self._api = api
         self._kind = kind
         self._job = job
         self._is_launcher = platform is not None
@@ -82,8 +86,8 @@ class Follower:
         self._is_automatic = is_automatic
         self._has_changed = True
         self._jobs, self._pods, self._events = self._collections()
-        self._logs = ReplicaLogs(client, kind, self._pods.objects)
-        self._ends = Ends(kind, job)
+        self._logs = ReplicaLogs(api, kind, self._pods.objects)
+        self._ends = PodFailures(kind, job)
         self._deadlines = _deadlines(job, platform) if platform else None
         self._progress = self._reader(on_event) if platform else None
         self._workloads: tuple[float, list[dict[str, Any]]] = (0.0, [])
@@ -116,7 +120,9 @@ class Follower:
             yield from self._logs.take(TICK_S)
             now = time.monotonic()
             if self._is_stopped():
-                self.end = self.end or STOPPED
+                if not self.end:
+                    self.end = STOPPED
+                    self._record(forget_job)
                 return
             if self.end:
                 drained_by = min(drained_by, now + DRAIN_S)
@@ -137,7 +143,7 @@ class Follower:
         if not jobs:  # a new one of its name is another one
             if self._is_stopped():  # a signal, just now
                 return
-            self._keep(DELETED)
+            self._record(partial(record_end, end=DELETED))
             self.end = DELETED
             yield "it was deleted by someone else"
             return
@@ -157,7 +163,7 @@ class Follower:
         if exceeded:
             yield f"{exceeded.cause}; the job is deleted"
             verdict = JobStatus("failed", exceeded.exit_code, exceeded.cause, status.replicas)
-            self._keep(verdict)
+            self._record(partial(record_end, end=verdict))
             self._delete()
             self.end = verdict
 
@@ -181,8 +187,11 @@ class Follower:
             elif now - self._failed_at < SETTLE_S:
                 return
         self.end = status
+        self._record(forget_job)
         if status.phase == "failed":
-            self._annotate({names.CAUSE: status.cause, names.EXIT_CODE: str(status.exit_code)})
+            self._annotate(
+                {CAUSE_ANNOTATION: status.cause, EXIT_CODE_ANNOTATION: str(status.exit_code)}
+            )
 
     def _exceeded(self, snapshot: Snapshot) -> Exceeded | None:
         """Whether the job has to be ended, and why."""
@@ -191,11 +200,11 @@ class Follower:
         kind, job, pods = snapshot.kind, snapshot.job, snapshot.pods
         exceeded = self._ends.exceeded(time.monotonic()) or self._deadlines.check(
             is_running=runs_in_full(kind, job, pods),
-            wait=waiting_for(kind, job, pods, snapshot.events, snapshot.workloads),
+            wait=pending_reason(kind, job, pods, snapshot.events, snapshot.workloads),
             now=time.time(),
         )
         if not had_run and self._deadlines.running_since is not None:
-            self._annotate({names.RUNNING_SINCE: f"{self._deadlines.running_since:.0f}"})
+            self._annotate({RUNNING_SINCE_ANNOTATION: f"{self._deadlines.running_since:.0f}"})
         return exceeded
 
     def _news(self, status: JobStatus) -> Iterator[str]:
@@ -212,31 +221,33 @@ class Follower:
         """Kueue's Workloads while it holds the job back, asked for now and then."""
         asked_at, found = self._workloads
         if not asked_at or time.monotonic() - asked_at > KUEUE_INTERVAL_S:
-            found = workloads_of(self._client, self._kind, self._job)
+            found = workloads_of(self._api, self._kind, self._job)
             self._workloads = (time.monotonic(), found)
         return found if self._kind.is_suspended(self._job) else []
 
     def _delete(self) -> None:
         metadata = self._job["metadata"]
         path = self._kind.path(metadata["namespace"], metadata["name"])
-        self._client.delete(path, uid=metadata["uid"])
+        self._api.delete(path, uid=metadata["uid"])
 
-    def _keep(self, end: JobStatus) -> None:
-        """Write down an end that the job does not tell itself, for the next try of this launch."""
+    def _record(self, write: Callable[[Object], None]) -> None:
+        """Write the job's record for the next attempt of an automatic launch."""
         if not self._is_automatic:
             return
         try:
-            keep_end(self._job, end)
+            write(self._job)
         except (RLVRError, OSError) as error:  # GPUs that stay busy would be worse
-            logger.warning("a retry will start this job once more: its end is not kept: %s", error)
+            logger.warning("a retry may start this job again: its record is not kept: %s", error)
 
     def _annotate(self, annotations: dict[str, str]) -> None:
         if self._is_launcher and annotations:
-            annotate(self._client, self._kind, self._job, annotations)
+            annotate(self._api, self._kind, self._job, annotations)
 
-    def _reader(self, on_event: OnEvent | None) -> Progress:
+    def _reader(self, on_event: OnEvent | None) -> JobProgress:
         run_dir = (self._job["metadata"].get("annotations") or {}).get(RUN_DIR_ANNOTATION, "")
-        return Progress(run_dir, annotate=self._annotate, on_event=on_event or (lambda event: None))
+        return JobProgress(
+            run_dir, annotate=self._annotate, on_event=on_event or (lambda event: None)
+        )
 
     def _collections(self) -> tuple[Collection, Collection, Collection]:
         namespace, name = self._job["metadata"]["namespace"], self._job["metadata"]["name"]
@@ -247,19 +258,19 @@ class Follower:
 
         return (
             Collection(
-                self._client,
+                self._api,
                 self._kind.path(namespace),
                 {"fieldSelector": f"metadata.name={name}"},
                 changed=changed,
             ),
             Collection(
-                self._client,
+                self._api,
                 f"{core}/pods",
                 {"labelSelector": f"{self._kind.job_label}={name}"},
                 changed=changed,
             ),
             Collection(
-                self._client,
+                self._api,
                 f"{core}/events",
                 {"fieldSelector": WARNINGS},
                 changed=changed,
@@ -270,7 +281,7 @@ class Follower:
 
 def _deadlines(job: Mapping[str, Any], platform: Platform) -> Deadlines:
     metadata = job["metadata"]
-    since = (metadata.get("annotations") or {}).get(names.RUNNING_SINCE)
+    since = (metadata.get("annotations") or {}).get(RUNNING_SINCE_ANNOTATION)
     return Deadlines(
         platform,
         created_at=epoch(metadata["creationTimestamp"]),

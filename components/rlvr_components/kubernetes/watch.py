@@ -10,8 +10,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from rlvr_components.jobs.kube.client import Client, Query, Stream, delays, pause, wanted_delay
-from rlvr_components.jobs.kube.errors import EXPIRED, Outage, Refusal
+from rlvr_components.kubernetes.client import (
+    KubernetesApi,
+    Query,
+    Stream,
+    delays,
+    pause,
+    wanted_delay,
+)
+from rlvr_components.kubernetes.errors import EXPIRED, Outage, Refusal
 from rlvr_trainer.errors import RLVRError
 
 logger = logging.getLogger(__name__)
@@ -31,14 +38,14 @@ class Collection:
 
     def __init__(
         self,
-        client: Client,
+        api: KubernetesApi,
         path: str,
         query: Query,
         *,
         changed: Callable[[], None],
         is_kept: Callable[[dict[str, Any]], bool] = lambda each: True,
     ) -> None:
-        self._client = client
+        self._api = api
         self._path = path
         self._query = dict(query)
         self._changed = changed
@@ -108,7 +115,7 @@ class Collection:
         return self._is_closed
 
     def _list(self) -> str:
-        found = self._client.list(self._path, self._query, patience_s=0.0)
+        found = self._api.list(self._path, self._query, patience_s=0.0)
         kept = (each for each in found.get("items") or () if self._is_kept(each))
         self._objects = {each["metadata"]["uid"]: _slim(each) for each in kept}
         self.is_synced, self.down_since = True, None
@@ -124,7 +131,7 @@ class Collection:
             "resourceVersion": version,
             "timeoutSeconds": WATCH_S,
         }
-        stream = self._client.stream(self._path, query, read_timeout_s=READ_TIMEOUT_S)
+        stream = self._api.stream(self._path, query, read_timeout_s=READ_TIMEOUT_S)
         self._stream = stream
         self.down_since = None
         for line in stream.lines():

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from rlvr_components.jobs.kube import names
+from rlvr_components.jobs.pods import PHASE_ANNOTATION, PROGRESS_STEP_ANNOTATION, REWARD_ANNOTATION
 from rlvr_trainer.errors import RLVRError
 from rlvr_trainer.storage import Storage, open_storage
 
@@ -22,7 +22,7 @@ INTERVAL_S = 10.0
 Event = Mapping[str, Any]
 
 
-class Progress:
+class JobProgress:
     """A thread that reads the events of a run directory and passes on what is new."""
 
     def __init__(
@@ -100,16 +100,16 @@ def annotations_of(event: Event) -> dict[str, str]:
     """What an event says about progress: step of how many, reward, phase."""
     match event["event"]:
         case "phase" if event.get("state") == "started":
-            return {names.PHASE: str(event.get("phase", ""))}
+            return {PHASE_ANNOTATION: str(event.get("phase", ""))}
         case "step":
-            found = {names.PROGRESS_STEP: _of(event.get("step"), event.get("max_steps"))}
+            found = {PROGRESS_STEP_ANNOTATION: _of(event.get("step"), event.get("max_steps"))}
             if isinstance(event.get("reward"), int | float):
-                found[names.REWARD] = f"{event['reward']:.3f}"
+                found[REWARD_ANNOTATION] = f"{event['reward']:.3f}"
             return found
         case "evaluation" if event.get("phase") != "train" and event.get("total"):
             return {
-                names.PHASE: str(event.get("phase", "")),
-                names.PROGRESS_STEP: _of(event.get("done"), event["total"]),
+                PHASE_ANNOTATION: str(event.get("phase", "")),
+                PROGRESS_STEP_ANNOTATION: _of(event.get("done"), event["total"]),
             }
         case _:
             return {}

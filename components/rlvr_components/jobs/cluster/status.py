@@ -7,13 +7,17 @@ from datetime import datetime
 from typing import Literal
 
 from rlvr_components.jobs import JobStatus, JobSummary, Replica
-from rlvr_components.jobs.kube import names
-from rlvr_components.jobs.kube.causes import job_failure, pod_end
-from rlvr_components.jobs.kube.kinds import Kind, Object, condition
-from rlvr_components.jobs.kube.waits import Wait, waiting_for
+from rlvr_components.jobs.cluster.causes import job_failure, pod_failure
+from rlvr_components.jobs.cluster.pending import PendingReason, pending_reason
+from rlvr_components.jobs.kinds import Kind, Object, condition
 from rlvr_components.jobs.pods import (
     ATTEMPT_LABEL,
+    CAUSE_ANNOTATION,
+    EXIT_CODE_ANNOTATION,
+    PHASE_ANNOTATION,
     PIPELINE_RUN_LABEL,
+    PROGRESS_STEP_ANNOTATION,
+    REWARD_ANNOTATION,
     RUN_DIR_ANNOTATION,
     RUN_LABEL,
     STEP_LABEL,
@@ -38,7 +42,7 @@ def status_of(
     if failure:
         cause, exit_code = failure
         return failed(exit_code, cause, replicas)
-    wait = waiting_for(kind, job, pods, events, workloads)
+    wait = pending_reason(kind, job, pods, events, workloads)
     if runs_in_full(kind, job, pods):
         return JobStatus("running", replicas=replicas)
     return JobStatus("pending", cause=cause_of(kind, pods, wait), replicas=replicas)
@@ -57,11 +61,11 @@ def runs_in_full(kind: Kind, job: Object, pods: Sequence[Object]) -> bool:
     return len(at_work) >= kind.num_replicas(job) and not kind.is_suspended(job)
 
 
-def cause_of(kind: Kind, pods: Sequence[Object], wait: Wait | None) -> str:
+def cause_of(kind: Kind, pods: Sequence[Object], wait: PendingReason | None) -> str:
     """What a job that does not run waits for."""
     if wait and wait.limit != "start":
         return wait.cause
-    ends = [end for end in (pod_end(kind, pod) for pod in pods) if end]
+    ends = [end for end in (pod_failure(kind, pod) for pod in pods) if end]
     if ends:
         return f"{'starts again' if kind.replaces_pods else 'ends'} after {ends[0]}"
     return wait.cause if wait else ""
@@ -70,15 +74,15 @@ def cause_of(kind: Kind, pods: Sequence[Object], wait: Wait | None) -> str:
 def recorded_failure(job: Object) -> tuple[str, int] | None:
     """What a launcher wrote down when it saw the job fail: its pods may be gone since."""
     annotations = job["metadata"].get("annotations") or {}
-    if not condition(job, "Failed") or names.CAUSE not in annotations:
+    if not condition(job, "Failed") or CAUSE_ANNOTATION not in annotations:
         return None
-    return str(annotations[names.CAUSE]), int(annotations.get(names.EXIT_CODE) or 1)
+    return str(annotations[CAUSE_ANNOTATION]), int(annotations.get(EXIT_CODE_ANNOTATION) or 1)
 
 
 def replica_of(kind: Kind, pod: Object) -> Replica:
     """One line about a pod."""
     status = pod.get("status", {})
-    end = pod_end(kind, pod)
+    end = pod_failure(kind, pod)
     statuses = [
         *(status.get("initContainerStatuses") or ()),
         *(status.get("containerStatuses") or ()),
@@ -118,9 +122,9 @@ def summary_of(
         phase=status.phase,
         cause=status.cause,
         exit_code=status.exit_code,
-        progress_step=annotations.get(names.PROGRESS_STEP, ""),
-        reward=annotations.get(names.REWARD, ""),
-        progress_phase=annotations.get(names.PHASE, ""),
+        progress_step=annotations.get(PROGRESS_STEP_ANNOTATION, ""),
+        reward=annotations.get(REWARD_ANNOTATION, ""),
+        progress_phase=annotations.get(PHASE_ANNOTATION, ""),
         run_id=labels.get(PIPELINE_RUN_LABEL, ""),
         run_dir=annotations.get(RUN_DIR_ANNOTATION, ""),
         created=metadata["creationTimestamp"],

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from rlvr_components.jobs.kube.client import Client
-from rlvr_components.jobs.kube.kinds import Kind, Object
-from rlvr_components.jobs.kube.logs import Container, LogFollower, State
+from rlvr_components.jobs.kinds import Kind, Object
+from rlvr_components.kubernetes.client import KubernetesApi
+from rlvr_components.kubernetes.logs import Container, LogFollower, State
 
 MAX_QUEUED_LINES = 1000
 PUT_S = 0.2
@@ -21,8 +21,10 @@ class ReplicaLogs:
     `pods` gives them as they are now.
     """
 
-    def __init__(self, client: Client, kind: Kind, pods: Callable[[], Sequence[Object]]) -> None:
-        self._client = client
+    def __init__(
+        self, api: KubernetesApi, kind: Kind, pods: Callable[[], Sequence[Object]]
+    ) -> None:
+        self._api = api
         self._kind = kind
         self._pods = pods
         self._queue: queue.Queue[str] = queue.Queue(MAX_QUEUED_LINES)
@@ -39,7 +41,7 @@ class ReplicaLogs:
             key = (str(pod["metadata"]["uid"]), int(status.get("restartCount", 0)))
             if key not in self._followers:
                 self._followers[key] = LogFollower(
-                    self._client, container, state=partial(self._state, *key), put=self._put
+                    self._api, container, state=partial(self._state, *key), put=self._put
                 )
                 self._followers[key].start()
 
@@ -64,7 +66,7 @@ class ReplicaLogs:
             each.close()
 
     def _put(self, line: str) -> None:
-        """Wait for room: a reader that is slow holds the logs back, and memory stays small."""
+        """Wait for room in the queue, so that a slow reader does not fill the memory."""
         while not self._is_closed:
             try:
                 self._queue.put(line, timeout=PUT_S)

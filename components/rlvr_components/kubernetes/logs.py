@@ -15,8 +15,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from rlvr_components.jobs.kube.client import Client, Query, Stream, delays, pause, wanted_delay
-from rlvr_components.jobs.kube.errors import Outage, Refusal
+from rlvr_components.kubernetes.client import (
+    KubernetesApi,
+    Query,
+    Stream,
+    delays,
+    pause,
+    wanted_delay,
+)
+from rlvr_components.kubernetes.errors import Outage, Refusal
 from rlvr_trainer.errors import RLVRError
 
 READ_TIMEOUT_S = 120.0
@@ -85,13 +92,13 @@ class LogFollower:
 
     def __init__(
         self,
-        client: Client,
+        api: KubernetesApi,
         container: Container,
         *,
         state: Callable[[], State],
         put: Callable[[str], None],
     ) -> None:
-        self._client = client
+        self._api = api
         self._container = container
         self._state = state
         self._put = put
@@ -154,7 +161,7 @@ class LogFollower:
             query["sinceTime"] = self._window.since
         self._window.reopen()
         path = self._container.path
-        self._stream = self._client.stream(path, query, read_timeout_s=READ_TIMEOUT_S)
+        self._stream = self._api.stream(path, query, read_timeout_s=READ_TIMEOUT_S)
         for line in self._stream.lines(MAX_LINE_BYTES):
             if self._is_closed:
                 return
@@ -168,17 +175,17 @@ class LogFollower:
         return self._is_closed
 
 
-def lines_so_far(client: Client, containers: list[Container]) -> Iterator[str]:
+def lines_so_far(api: KubernetesApi, containers: list[Container]) -> Iterator[str]:
     """All lines that there are by now, of all containers in the order of their time."""
-    streams = [_stamped_lines(client, each) for each in containers]
+    streams = [_stamped_lines(api, each) for each in containers]
     for _, line in heapq.merge(*streams, key=lambda stamped: stamped[0]):
         yield line
 
 
-def _stamped_lines(client: Client, container: Container) -> Iterator[tuple[float, str]]:
+def _stamped_lines(api: KubernetesApi, container: Container) -> Iterator[tuple[float, str]]:
     query: Query = {"container": container.name, "timestamps": True}
     with suppress(Refusal):  # it has not started
-        stream = client.stream(container.path, query, read_timeout_s=READ_TIMEOUT_S)
+        stream = api.stream(container.path, query, read_timeout_s=READ_TIMEOUT_S)
         for line in stream.lines(MAX_LINE_BYTES):
             stamped = split_timestamp(line)
             if stamped:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlvr_components.jobs.kube.kinds import Kind, Object, condition
+from rlvr_components.jobs.kinds import Kind, Object, condition
 from rlvr_trainer.errors import EXIT_PREEMPTED, ConfigError, JobFailed, PlatformError
 from rlvr_trainer.launch.causes import EXIT_OUT_OF_MEMORY, FIRST_SIGNAL_CODE
 
@@ -26,7 +26,7 @@ MAX_CHARACTERS = 2000
 
 
 @dataclass(frozen=True)
-class PodEnd:
+class PodFailure:
     """How a pod failed."""
 
     replica: str
@@ -41,18 +41,18 @@ class PodEnd:
         return f"{self.replica}: {self.cause}"
 
 
-def first_failure(kind: Kind, pods: Sequence[Object]) -> PodEnd | None:
+def first_failure(kind: Kind, pods: Sequence[Object]) -> PodFailure | None:
     """Of all pods that failed, the one that made the others fail."""
-    ends = [end for end in (pod_end(kind, pod) for pod in pods) if end]
+    ends = [end for end in (pod_failure(kind, pod) for pod in pods) if end]
     return min(ends, key=_order) if ends else None
 
 
-def _order(end: PodEnd) -> tuple[bool, str, bool, str]:
+def _order(end: PodFailure) -> tuple[bool, str, bool, str]:
     is_passing = end.exit_code >= FIRST_SIGNAL_CODE
     return (end.is_follower, end.time or "9", is_passing, end.replica)
 
 
-def pod_end(kind: Kind, pod: Object) -> PodEnd | None:
+def pod_failure(kind: Kind, pod: Object) -> PodFailure | None:
     """How this pod failed; None while it runs, and when it succeeded."""
     status = pod.get("status", {})
     replica = kind.replica_name(pod)
@@ -68,36 +68,38 @@ def pod_end(kind: Kind, pod: Object) -> PodEnd | None:
         if failed.get("exitCode"):
             said = one_line(failed.get("message") or failed.get("reason", ""))
             cause = f"its init container {init['name']} ended with {failed['exitCode']}: {said}"
-            return PodEnd(replica, cause, EXIT_INFRASTRUCTURE, str(failed.get("finishedAt", time)))
-    return PodEnd(replica, _lost(pod), EXIT_INFRASTRUCTURE, time)
+            return PodFailure(
+                replica, cause, EXIT_INFRASTRUCTURE, str(failed.get("finishedAt", time))
+            )
+    return PodFailure(replica, _lost(pod), EXIT_INFRASTRUCTURE, time)
 
 
-def _container_end(kind: Kind, replica: str, pod: Object, ended: Object) -> PodEnd:
+def _container_end(kind: Kind, replica: str, pod: Object, ended: Object) -> PodFailure:
     time, code = str(ended.get("finishedAt") or ""), int(ended["exitCode"])
     said = termination_message(ended.get("message", ""))
     if said:
         cause, code = str(said["cause"]), int(said["exit_code"])
         follows = cause.startswith(FOLLOWED) or code == EXIT_PREEMPTED
-        return PodEnd(replica, cause, code, time, follows)
+        return PodFailure(replica, cause, code, time, follows)
     if ended.get("reason") == "OOMKilled":
-        return PodEnd(replica, out_of_memory(kind, pod), EXIT_OUT_OF_MEMORY, time)
+        return PodFailure(replica, out_of_memory(kind, pod), EXIT_OUT_OF_MEMORY, time)
     reason = ended.get("reason", "")
     if reason == "ContainerStatusUnknown" or _disruption(pod):
-        return PodEnd(replica, _lost(pod), EXIT_INFRASTRUCTURE, time)
+        return PodFailure(replica, _lost(pod), EXIT_INFRASTRUCTURE, time)
     if reason in NEVER_STARTED:
         # the operator would make its pod anew for ever
         cause = f"the container cannot start: {one_line(ended.get('message', ''))}"
-        return PodEnd(replica, cause, ConfigError.exit_code, time)
+        return PodFailure(replica, cause, ConfigError.exit_code, time)
     if code < FIRST_SIGNAL_CODE:
         said_by_log = one_line(ended.get("message", ""))
         more = f": {said_by_log}" if said_by_log else " and wrote no cause; its log may say why"
         if reason not in ("", "Error", "Completed"):
             more = f" ({reason}){more}"
-        return PodEnd(replica, f"the container ended with exit code {code}{more}", code, time)
+        return PodFailure(replica, f"the container ended with exit code {code}{more}", code, time)
     if code == EXIT_PREEMPTED:
-        return PodEnd(replica, "it was stopped by SIGTERM", code, time, is_follower=True)
+        return PodFailure(replica, "it was stopped by SIGTERM", code, time, is_follower=True)
     cause = f"the container was killed by {_signal_name(code)}, and not by its memory limit"
-    return PodEnd(replica, cause, EXIT_INFRASTRUCTURE, time)
+    return PodFailure(replica, cause, EXIT_INFRASTRUCTURE, time)
 
 
 def out_of_memory(kind: Kind, pod: Object) -> str:
