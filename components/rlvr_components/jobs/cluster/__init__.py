@@ -14,7 +14,6 @@ limits         when a launcher deletes a job
 
 from __future__ import annotations
 
-import logging
 import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -26,6 +25,7 @@ from rlvr_components.jobs.cluster.attempts import (
     record_submission,
     recorded_attempt,
     spent_by,
+    try_to_record,
 )
 from rlvr_components.jobs.cluster.following import Follower, OnEvent
 from rlvr_components.jobs.cluster.replica_logs import container_of
@@ -48,9 +48,7 @@ from rlvr_components.kubernetes.client import PATIENCE_S, KubernetesApi
 from rlvr_components.kubernetes.errors import ObjectNotFound
 from rlvr_components.kubernetes.logs import lines_so_far
 from rlvr_components.platform import Platform
-from rlvr_trainer.errors import ConfigError, RLVRError
-
-logger = logging.getLogger(__name__)
+from rlvr_trainer.errors import ConfigError
 
 CUSTOM_COLUMNS = (
     "kubectl get pytorchjobs -l app.kubernetes.io/part-of=rlvr -o custom-columns="
@@ -205,14 +203,8 @@ class ClusterBackend:
         finally:
             self._submitting = ""
         if name in self._automatic:
-            self._record_submission(name)
+            try_to_record(record_submission, self._jobs[name])
         return name
-
-    def _record_submission(self, name: str) -> None:
-        try:
-            record_submission(self._jobs[name])
-        except (RLVRError, OSError) as error:
-            logger.warning("a retry may start %s again if it is deleted: %s", name, error)
 
     def status(self, job: str) -> JobStatus:
         """Return where the job stands, or how it ended. Raises ConfigError, PlatformError."""

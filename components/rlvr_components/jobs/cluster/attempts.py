@@ -7,8 +7,9 @@ limit or by a person, is gone: without the record Kubeflow's retry of the step w
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +17,12 @@ from rlvr_components.jobs import JobSpec, JobStatus
 from rlvr_components.jobs.cluster.status import attempt_of
 from rlvr_components.jobs.kinds import Object
 from rlvr_components.jobs.pods import ATTEMPT_LABEL, JOB_LABEL, RUN_DIR_ANNOTATION
-from rlvr_trainer.errors import ConfigError, JobFailed
+from rlvr_trainer.errors import ConfigError, JobFailed, RLVRError
 from rlvr_trainer.launch.attempts import MAX_OUT_OF_MEMORY
 from rlvr_trainer.launch.causes import EXIT_NO_ATTEMPTS_LEFT, EXIT_OUT_OF_MEMORY
 from rlvr_trainer.storage import open_storage
+
+logger = logging.getLogger(__name__)
 
 DELETED = JobStatus(
     "failed",
@@ -95,6 +98,18 @@ def spent_by(attempts: Sequence[JobAttempt], *, max_attempts: int) -> JobStatus 
             f"{len(attempts)} jobs (max_attempts {max_attempts}) failed; the last: {last.cause}",
         )
     return None
+
+
+def try_to_record(write: Callable[[Object], None], job: Object) -> None:
+    """Change the job's record; log a failure, since a job that nobody follows would be worse."""
+    try:
+        write(job)
+    except (RLVRError, OSError) as error:
+        logger.warning(
+            "a retry may start %s again if it is deleted, since its record is not kept: %s",
+            job["metadata"]["name"],
+            error,
+        )
 
 
 def record_submission(job: Object) -> None:

@@ -9,7 +9,12 @@ from functools import partial
 from typing import Any
 
 from rlvr_components.jobs import JobStatus
-from rlvr_components.jobs.cluster.attempts import DELETED, forget_job, record_end
+from rlvr_components.jobs.cluster.attempts import (
+    DELETED,
+    forget_job,
+    record_end,
+    try_to_record,
+)
 from rlvr_components.jobs.cluster.causes import NOBODY_LEFT
 from rlvr_components.jobs.cluster.limits import Deadlines, Exceeded, PodFailures
 from rlvr_components.jobs.cluster.pending import pending_reason
@@ -33,7 +38,7 @@ from rlvr_components.jobs.pods import (
 from rlvr_components.kubernetes.client import KubernetesApi
 from rlvr_components.kubernetes.watch import Collection
 from rlvr_components.platform import Platform
-from rlvr_trainer.errors import EXIT_PREEMPTED, PlatformError, RLVRError
+from rlvr_trainer.errors import EXIT_PREEMPTED, PlatformError
 
 logger = logging.getLogger(__name__)
 
@@ -232,12 +237,8 @@ class Follower:
 
     def _record(self, write: Callable[[Object], None]) -> None:
         """Write the job's record for the next attempt of an automatic launch."""
-        if not self._is_automatic:
-            return
-        try:
-            write(self._job)
-        except (RLVRError, OSError) as error:  # GPUs that stay busy would be worse
-            logger.warning("a retry may start this job again: its record is not kept: %s", error)
+        if self._is_automatic:
+            try_to_record(write, self._job)
 
     def _annotate(self, annotations: dict[str, str]) -> None:
         if self._is_launcher and annotations:
