@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from rlvr_components.jobs import JobStatus
+from rlvr_components.jobs import JobSpec, JobStatus
 from rlvr_components.jobs.cluster import (
     following,
 )

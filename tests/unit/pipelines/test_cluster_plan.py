@@ -189,7 +189,7 @@ def test_the_clusters_trainer_says_how_settings_are_laid_over(cluster: dict[str,
         known_overrides("trainjob")
 
     spec = {"properties": {"podTemplateOverrides": {}}}
-    cluster[cluster_plan.OPENAPI_PATH] = {
+    cluster["/openapi/v3/apis/trainer.kubeflow.org/v1alpha1"] = {
         "components": {"schemas": {"x.TrainJob": {"properties": {"spec": spec}}}}
     }
     assert known_overrides("trainjob") == "podTemplateOverrides"
