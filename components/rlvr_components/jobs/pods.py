@@ -22,7 +22,7 @@ STEP_LABEL = "rlvr.dev/step"
 JOB_LABEL = "rlvr.dev/job"
 ATTEMPT_LABEL = "rlvr.dev/attempt"
 PIPELINE_RUN_LABEL = "pipeline/runid"
-"""KFP's own label of all that belongs to a pipeline run."""
+"""KFP's own label of everything in a pipeline run."""
 RUN_DIR_ANNOTATION = "rlvr.dev/run-dir"
 RECIPE_ANNOTATION = "rlvr.dev/recipe-hash"
 
@@ -77,7 +77,7 @@ def cluster_job(
 def launch_command(
     run_dir: str, platform: Platform, command: tuple[str, ...] = ()
 ) -> tuple[str, ...]:
-    """What a pod runs for `run_dir`: the training, or `command` in its place."""
+    """Return the command of a pod for `run_dir`: the training, or `command` in its place."""
     return (
         *("python", "-m", "rlvr_trainer", "launch", "--run", run_dir),
         *("--max-attempts", str(platform.max_attempts)),
@@ -87,7 +87,7 @@ def launch_command(
 
 
 def metadata(spec: JobSpec, platform: Platform) -> dict[str, Any]:
-    """Of the job itself."""
+    """Render the job's metadata."""
     owner = spec.owner
     found: dict[str, Any] = {
         "name": spec.name,
@@ -112,7 +112,7 @@ def metadata(spec: JobSpec, platform: Platform) -> dict[str, Any]:
 
 
 def job_labels(spec: JobSpec, platform: Platform) -> dict[str, str]:
-    """Of the job and of its pods."""
+    """Return the labels of the job and of its pods."""
     return {
         **platform.labels,
         "app.kubernetes.io/name": "rlvr-trainer",
@@ -126,7 +126,7 @@ def job_labels(spec: JobSpec, platform: Platform) -> dict[str, str]:
 
 
 def job_annotations(spec: JobSpec, platform: Platform) -> dict[str, str]:
-    """Of the job and of its pods."""
+    """Return the annotations of the job and of its pods."""
     return {
         **platform.annotations,
         RUN_DIR_ANNOTATION: spec.run_dir,
@@ -135,7 +135,7 @@ def job_annotations(spec: JobSpec, platform: Platform) -> dict[str, str]:
 
 
 def environment(spec: JobSpec, platform: Platform) -> list[dict[str, str]]:
-    """The platform's and the job's own variables, by name. Raises ConfigError for a credential."""
+    """Render the platform's and the job's variables. Raises ConfigError for a credential."""
     merged = {**platform.env, **spec.env}
     for name in merged:
         if CREDENTIAL.search(name) and not NOT_A_CREDENTIAL.search(name):
@@ -147,7 +147,7 @@ def environment(spec: JobSpec, platform: Platform) -> list[dict[str, str]]:
 
 
 def container(name: str, spec: JobSpec, platform: Platform) -> dict[str, Any]:
-    """The container that trains."""
+    """Render the container that trains."""
     return {
         "name": name,
         "image": platform.image,
@@ -167,7 +167,7 @@ def container(name: str, spec: JobSpec, platform: Platform) -> dict[str, Any]:
 
 
 def pod_spec(container_name: str, spec: JobSpec, platform: Platform) -> dict[str, Any]:
-    """The pod around it; its restart policy is the job's affair."""
+    """Render the pod's spec, without a restart policy, which the kind of job sets."""
     return {
         "serviceAccountName": platform.service_account,
         "automountServiceAccountToken": False,
@@ -188,7 +188,7 @@ def pod_spec(container_name: str, spec: JobSpec, platform: Platform) -> dict[str
 
 
 def placement(platform: Platform) -> dict[str, Any]:
-    """Which nodes, in which order, with which registry."""
+    """Render where pods are scheduled, with which priority and registry secrets."""
     return {
         **_present("nodeSelector", dict(platform.node_selector)),
         **_present("tolerations", [dict(each) for each in platform.tolerations]),
@@ -198,7 +198,7 @@ def placement(platform: Platform) -> dict[str, Any]:
 
 
 def resources(spec: JobSpec, platform: Platform) -> dict[str, Any]:
-    """Requests and limits of one pod; CPUs have no limit, which would only throttle."""
+    """Render requests and limits of one pod; CPUs have no limit, which would only throttle."""
     requests: dict[str, str] = {}
     limits: dict[str, str] = {}
     if platform.cpu_per_node:
@@ -214,7 +214,7 @@ def resources(spec: JobSpec, platform: Platform) -> dict[str, Any]:
 
 
 def volumes(platform: Platform) -> list[dict[str, Any]]:
-    """Scratch space, shared memory and the platform's claims."""
+    """Render scratch space, shared memory and the platform's claims."""
     return [
         {"name": "tmp", "emptyDir": {}},
         {"name": "work", "emptyDir": {}},
@@ -230,7 +230,7 @@ def volumes(platform: Platform) -> list[dict[str, Any]]:
 
 
 def volume_mounts(platform: Platform) -> list[dict[str, Any]]:
-    """Where the volumes are."""
+    """Render the mounts of the volumes."""
     return [
         {"name": "tmp", "mountPath": "/tmp"},
         {"name": "work", "mountPath": str(DEFAULT_WORK_DIR.parent)},
@@ -243,10 +243,10 @@ def volume_mounts(platform: Platform) -> list[dict[str, Any]]:
 
 
 def gib(amount: float) -> str:
-    """A quantity as Kubernetes writes it, in whole MiB."""
+    """Return a quantity as Kubernetes writes it, in whole MiB."""
     return f"{amount:.0f}Gi" if float(amount).is_integer() else f"{amount * 1024:.0f}Mi"
 
 
 def _present(name: str, value: Mapping[str, Any] | list[Any] | str) -> dict[str, Any]:
-    """The field where it says something: an empty one would differ from what the server stores."""
+    """Return the field unless it is empty, which would differ from what the server stores."""
     return {name: value} if value else {}

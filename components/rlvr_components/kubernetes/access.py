@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
-import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.suggest import did_you_mean
 
 if TYPE_CHECKING:
+    import ssl
+
     from urllib3 import PoolManager
 
 KUBECONFIG_VARIABLE = "KUBECONFIG"
@@ -35,7 +34,7 @@ MAX_CONNECTIONS = 8
 
 
 class ApiServerAccess:
-    """An API server's address, and credentials that can be loaded again."""
+    """An API server's address, with credentials that can be loaded again."""
 
     def __init__(
         self, load: Callable[[Any], None], *, namespace: str, origin: str, in_pod: bool = False
@@ -86,6 +85,8 @@ class ApiServerAccess:
         return pool
 
     def _loaded(self) -> Any:
+        from urllib.request import getproxies
+
         from kubernetes.client import Configuration
 
         configuration = Configuration()
@@ -99,6 +100,8 @@ class ApiServerAccess:
 
     def _ssl_context(self, options: dict[str, Any]) -> ssl.SSLContext:
         """Return one context for all connections, with the certificates moved out of `options`."""
+        import ssl
+
         from urllib3.util import create_urllib3_context
 
         context = create_urllib3_context(cert_reqs=options["cert_reqs"])
@@ -282,6 +285,8 @@ def _explained(subject: str, hint: str = "correct it, or set KUBECONFIG") -> Ite
 
 def _socket_options() -> list[tuple[int, int, int]]:
     """Return options by which the kernel notices a lost peer within half a minute."""
+    import socket
+
     options = [
         (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
         (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),

@@ -18,7 +18,7 @@ PASSING = {408, 429, 500, 502, 503, 504}
 """Statuses that may change a moment later."""
 EXPIRED = 410
 ABOUT_CERTIFICATES = re.compile("CERTIFICATE|UNKNOWN_CA")
-"""In the reason of a TLS error: the other side's alerts about our certificate."""
+"""In the reason of a TLS error: the peer's alerts about our certificate."""
 ROLE = "manifests/base/launcher-role"
 
 

@@ -130,7 +130,7 @@ def test_an_api_server_that_stays_away_is_an_error_and_the_job_goes_on(
 
     api.on_create = on_create
 
-    with pytest.raises(PlatformError, match="runs on, start the same again") as caught:
+    with pytest.raises(PlatformError, match="continues, start the same again") as caught:
         launch(backend(), SPEC)
 
     assert caught.value.exit_code == 138

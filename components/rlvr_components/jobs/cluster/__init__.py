@@ -59,7 +59,7 @@ CUSTOM_COLUMNS = (
 
 STOP_PATIENCE_S = 20.0
 ASK_PATIENCE_S = 5.0
-"""For a person who waits at a terminal."""
+"""Patience with the API server when a person waits at a terminal."""
 
 
 def open_backend(

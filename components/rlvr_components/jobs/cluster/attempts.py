@@ -34,7 +34,7 @@ DELETED = JobStatus(
 
 @dataclass(frozen=True)
 class JobAttempt:
-    """One attempt: its job and where it stands."""
+    """One attempt of a job, with its status."""
 
     job: Object
     status: JobStatus

@@ -1,4 +1,4 @@
-"""Why a job has failed: the first real cause, from the job and its pods. Pure.
+"""Find why a job failed: the first real cause, from the job and its pods. Pure.
 
 What the container itself wrote (cause and exit code, by `rlvr_trainer.launch`) goes before what
 Kubernetes says of it. Of several pods that failed the first one is the cause; those that only lost
@@ -19,7 +19,7 @@ from rlvr_trainer.launch.causes import EXIT_OUT_OF_MEMORY, FIRST_SIGNAL_CODE
 
 EXIT_INFRASTRUCTURE = PlatformError.exit_code
 FOLLOWED = ("another node failed: ", "the nodes did not meet: ")
-"""How the cause of a pod begins that lost its peers."""
+"""Beginnings of causes of pods that lost their peers."""
 NOBODY_LEFT = "none of its pods is left to say why"
 NEVER_STARTED = {"StartError", "ContainerCannotRun"}
 MAX_CHARACTERS = 2000
@@ -33,16 +33,16 @@ class PodFailure:
     cause: str
     exit_code: int
     time: str = ""
-    """When, as Kubernetes writes it."""
+    """Time of the termination, as Kubernetes writes it."""
     is_follower: bool = False
-    """It only lost its peers, or was told to stop."""
+    """The pod only lost its peers, or was told to stop."""
 
     def __str__(self) -> str:
         return f"{self.replica}: {self.cause}"
 
 
 def first_failure(kind: Kind, pods: Sequence[Object]) -> PodFailure | None:
-    """Of all pods that failed, the one that made the others fail."""
+    """Return, of all pods that failed, the one that made the others fail."""
     ends = [end for end in (pod_failure(kind, pod) for pod in pods) if end]
     return min(ends, key=_order) if ends else None
 
@@ -53,7 +53,7 @@ def _order(end: PodFailure) -> tuple[bool, str, bool, str]:
 
 
 def pod_failure(kind: Kind, pod: Object) -> PodFailure | None:
-    """How this pod failed; None while it runs, and when it succeeded."""
+    """Return how this pod failed; None while it runs and after success."""
     status = pod.get("status", {})
     replica = kind.replica_name(pod)
     main = _container_status(status.get("containerStatuses"), kind.container)
@@ -103,7 +103,7 @@ def _container_end(kind: Kind, replica: str, pod: Object, ended: Object) -> PodF
 
 
 def out_of_memory(kind: Kind, pod: Object) -> str:
-    """What to say of a container that the kernel killed."""
+    """Return the cause for a container that the kernel killed."""
     limit = ""
     for each in pod.get("spec", {}).get("containers") or ():
         if each["name"] == kind.container:
@@ -116,7 +116,7 @@ def out_of_memory(kind: Kind, pod: Object) -> str:
 
 
 def termination_message(text: str) -> dict[str, Any]:
-    """What launch wrote: cause, exit_code, step, node_rank; empty for anything else."""
+    """Return what launch wrote: cause, exit_code, step, node_rank; empty for anything else."""
     try:
         found = json.loads(text)
     except ValueError:
@@ -126,7 +126,7 @@ def termination_message(text: str) -> dict[str, Any]:
 
 
 def _lost(pod: Object) -> str:
-    """A pod that failed and of whose container nothing is known."""
+    """Return the cause for a failed pod whose container is unknown."""
     status = pod["status"]
     disruption = _disruption(pod)
     if disruption:
@@ -147,7 +147,7 @@ def _disruption(pod: Object) -> str:
 
 
 def job_failure(kind: Kind, job: Object, pods: Sequence[Object]) -> tuple[str, int] | None:
-    """Cause and exit code of a job that has failed; None for one that has not."""
+    """Return cause and exit code of a failed job; None for any other."""
     failed = condition(job, "Failed")
     if failed is None:
         return None
@@ -184,6 +184,6 @@ def _signal_name(code: int) -> str:
 
 
 def one_line(text: str) -> str:
-    """On one line, not endless."""
+    """Return the text on one line, cut to MAX_CHARACTERS."""
     line = " ".join(str(text).split())
     return line if len(line) <= MAX_CHARACTERS else line[:MAX_CHARACTERS] + " …"

@@ -1,4 +1,4 @@
-"""A job from now to its end: one loop over job, pods and events, and the lines of all replicas."""
+"""Follow a job until it terminates: one loop over job, pods, events and log lines."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ OnEvent = Callable[[Mapping[str, Any]], None]
 
 TICK_S = 0.2
 LOOK_S = 1.0
-"""Deadlines are looked at so often, also when nothing changes."""
+"""Interval of checks of the limits when nothing changes."""
 NOTICE_S = 5.0
-"""A cause that keeps changing its wording is told so often."""
+"""Shortest interval between causes of the same phase."""
 DRAIN_S = 20.0
-"""How long the last lines of a job may take to come."""
+"""How long the last lines of a job may take to arrive."""
 SETTLE_S = 5.0
-"""A job and its pods are watched apart: the one's end may be seen before the other's."""
+"""Job and pods are watched separately: one may be seen to terminate before the other."""
 KUEUE_INTERVAL_S = 15.0
 OUTAGE_S = 1800.0
-"""Without an API server for so long, nothing is known of the job any more."""
+"""How long the API server may be away before following fails."""
 
 STOPPED = JobStatus(
     "failed",
@@ -65,11 +65,11 @@ STOPPED = JobStatus(
 
 
 class Follower:
-    """Follows one job. `lines` gives its lines; after them `end` says how it ended.
+    """Follows one job: `lines` yields its lines, then `end` is how it terminated.
 
-    With `platform` it is the job's launcher: it writes progress and causes on it, and deletes it
-    when it exceeds a limit. Without, it only looks on. `is_automatic`: the launch will be tried
-    again, and is to meet the same end.
+    With `platform` it acts as the job's launcher: annotates it with progress and causes, and
+    deletes it when it exceeds a limit. Without, it only reads. `is_automatic`: the launch will be
+    retried, so deletions are recorded.
     """
 
     def __init__(
@@ -101,9 +101,9 @@ class Follower:
         self.end: JobStatus | None = None
 
     def lines(self) -> Iterator[str]:
-        """Every line of every replica with its name before it, and notices of the job itself.
+        """Yield every line of every replica after its name, and notices of the job itself.
 
-        Raises Refusal when the API server forbids what is needed, PlatformError when it stays away.
+        Raises Refusal when the API server forbids it, PlatformError when it stays away.
         """
         for each in (self._jobs, self._pods, self._events):
             each.start()
@@ -139,7 +139,7 @@ class Follower:
                     yield f"[{self._job['metadata']['name']}] {text}"
 
     def _look(self) -> Iterator[str]:
-        """Take in what changed; `end` is set when the job has ended, or was ended."""
+        """Process changes; set `end` when the job terminated or was deleted."""
         self._check_api()
         if not (self._jobs.is_synced and self._pods.is_synced):
             return
@@ -178,12 +178,12 @@ class Follower:
                 raise each.error
             if each.down_since and time.monotonic() - each.down_since > OUTAGE_S:
                 raise PlatformError(
-                    f"the API server told nothing for {OUTAGE_S:.0f} s ({each.trouble}); the job "
-                    f"{self._job['metadata']['name']} runs on, start the same again to follow it"
+                    f"the API server did not answer for {OUTAGE_S:.0f} s ({each.trouble}); the job "
+                    f"{self._job['metadata']['name']} continues, start the same again to follow it"
                 )
 
     def _take_end(self, snapshot: Snapshot, status: JobStatus) -> None:
-        """Set `end`, once the pods that a failure implies have been seen, or were not in time."""
+        """Set `end` once the pods that a failure implies were seen, or did not appear in time."""
         if status.cause.endswith(NOBODY_LEFT):
             now, last = time.monotonic(), self._ends.last
             self._failed_at = self._failed_at or now
@@ -199,7 +199,7 @@ class Follower:
             )
 
     def _exceeded(self, snapshot: Snapshot) -> Exceeded | None:
-        """Whether the job has to be ended, and why."""
+        """Return why the job has to be deleted, if it has to."""
         assert self._deadlines
         had_run = self._deadlines.running_since is not None
         kind, job, pods = snapshot.kind, snapshot.job, snapshot.pods
@@ -213,7 +213,7 @@ class Follower:
         return exceeded
 
     def _news(self, status: JobStatus) -> Iterator[str]:
-        """Where the job stands, when that was not told yet."""
+        """Yield where the job stands, when that is new."""
         text = f"{status.phase}: {status.cause}" if status.cause else status.phase
         told, told_at = self._notice
         is_same_phase = told.partition(":")[0] == status.phase
@@ -223,7 +223,7 @@ class Follower:
         yield text
 
     def _kueue(self) -> list[dict[str, Any]]:
-        """Kueue's Workloads while it holds the job back, asked for now and then."""
+        """Return the Kueue Workloads of a suspended job, asked for now and then."""
         asked_at, found = self._workloads
         if not asked_at or time.monotonic() - asked_at > KUEUE_INTERVAL_S:
             found = workloads_of(self._api, self._kind, self._job)

@@ -27,7 +27,7 @@ from rlvr_trainer.launch.causes import (
 
 @dataclass(frozen=True)
 class Exceeded:
-    """A limit was exceeded: what to tell, and the exit code."""
+    """An exceeded limit: its message and the exit code."""
 
     cause: str
     exit_code: int
@@ -41,13 +41,13 @@ class Deadlines:
     ) -> None:
         self._platform = platform
         self.running_since = running_since
-        """When all replicas ran for the first time."""
+        """Time when all replicas ran for the first time."""
         self._waiting_since: float | None = created_at if running_since is None else now
         self._grace_since: float | None = None
         self._cause = ""
 
     def check(self, *, is_running: bool, wait: PendingReason | None, now: float) -> Exceeded | None:
-        """Whether a limit is exceeded, given how the job stands now."""
+        """Return the exceeded limit, if any, given how the job stands now."""
         if is_running:
             self.running_since = self.running_since or now
             self._waiting_since = None
@@ -90,11 +90,11 @@ class Deadlines:
 
 
 PERMANENT_S = 15.0
-"""A container that ended for good ends its job within this; else whoever starts it is stopped."""
+"""How long a permanently failed container may wait for its job to be stopped by others."""
 
 
 class PodFailures:
-    """How pods of one job ended so far. `job` as it was when this launcher met it."""
+    """The failures of one job's pods; `job` as the launcher first saw it."""
 
     def __init__(self, kind: Kind, job: Object) -> None:
         self._kind = kind
@@ -104,7 +104,7 @@ class PodFailures:
         self._out_of_memory: list[str] = str(recorded).split()
 
     def note(self, pods: Sequence[Object]) -> Iterator[PodFailure]:
-        """Those that failed and were not noted yet."""
+        """Yield the failures that were not noted yet."""
         for pod in pods:
             uid, end = str(pod["metadata"]["uid"]), pod_failure(self._kind, pod)
             if end is None or uid in self._ends:
@@ -117,18 +117,18 @@ class PodFailures:
 
     @property
     def last(self) -> PodFailure | None:
-        """The newest."""
+        """Return the newest failure."""
         return list(self._ends.values())[-1] if self._ends else None
 
     @property
     def annotations(self) -> dict[str, str]:
-        """What the next launcher must know of it."""
+        """Return annotations that the next launcher needs."""
         return (
             {OUT_OF_MEMORY_ANNOTATION: " ".join(self._out_of_memory)} if self._out_of_memory else {}
         )
 
     def exceeded(self, now: float) -> Exceeded | None:
-        """Why the job is to be ended although its operator goes on; `now` is monotonic."""
+        """Return why to delete a job that its operator would restart for ever (monotonic `now`)."""
         per_replica = Counter(each.partition("/")[0] for each in self._out_of_memory)
         ooms = [each for each in self._ends.values() if each.exit_code == EXIT_OUT_OF_MEMORY]
         if ooms and per_replica[ooms[-1].replica] >= MAX_OUT_OF_MEMORY:

@@ -1,4 +1,4 @@
-"""What a job waits for before it runs with all of its replicas. Pure."""
+"""Find the pending reason of a job that does not run with all of its replicas. Pure."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ IMAGE_REASONS = {"ErrImagePull", "ImagePullBackOff", "ImageInspectError", "Regis
 
 KUEUE_WAITS = (("QuotaReserved", "False"), ("Admitted", "False"), ("Evicted", "True"))
 NAME_TAKEN = re.compile("already exists|is being deleted")
-"""In what the operator says of a pod whose predecessor still commits a checkpoint."""
+"""In the operator's message about a pod whose predecessor still commits a checkpoint."""
 ORDER = ("grace", "queue", "start")
-"""Of several the most serious is told."""
+"""Most serious first; only the first is reported."""
 
 
 @dataclass(frozen=True)
 class PendingReason:
-    """What a job waits for."""
+    """Why a job does not run yet."""
 
     cause: str
     exit_code: int = EXIT_INFRASTRUCTURE
-    """Should it wait in vain."""
+    """Exit code when the limit is exceeded."""
     limit: Literal["grace", "queue", "start"] = "queue"
-    """How long it may: only a while, since it hardly passes; until the queue's deadline; or as long
-    too, being a step of every start."""
+    """`grace`: hardly passes, fails after start_grace_s; `queue`: may pass until the queue's deadline;
+    `start`: the same, as a step of every start."""
 
 
 def pending_reason(
@@ -48,7 +48,7 @@ def pending_reason(
     events: Sequence[Object] = (),
     workloads: Sequence[Object] = (),
 ) -> PendingReason | None:
-    """What keeps the job from running with all of its replicas; None when nothing does."""
+    """Return what keeps the job from running with all of its replicas; None when nothing does."""
     if kind.is_suspended(job):
         return _suspended(job, events, workloads)
     waits = [found for found in (_pod_waits(kind, pod, events) for pod in pods) if found]
@@ -79,7 +79,7 @@ def _suspended(job: Object, events: Sequence[Object], workloads: Sequence[Object
 def _missing_pods(
     kind: Kind, job: Object, pods: Sequence[Object], events: Sequence[Object]
 ) -> PendingReason:
-    """Nobody has made them yet, or may not."""
+    """Return why pods do not exist yet."""
     for event in _newest(events, ("FailedCreatePod", "FailedCreate")):
         message = one_line(event.get("message", ""))
         if "exceeded quota" in message:
@@ -154,7 +154,7 @@ def _container_waits(
 def _newest(
     events: Sequence[Object], reasons: tuple[str, ...], kind: str = "", name: str = ""
 ) -> list[Object]:
-    """Events with one of these reasons, the newest first."""
+    """Return the events with one of these reasons, the newest first."""
     found = [
         each
         for each in events
@@ -166,7 +166,7 @@ def _newest(
 
 
 def event_time(event: Object) -> str:
-    """When it was last seen."""
+    """Return when the event was last seen."""
     series = event.get("series") or {}
     return str(
         series.get("lastObservedTime")

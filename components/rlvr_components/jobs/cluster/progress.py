@@ -1,6 +1,6 @@
-"""How far a run is: its metrics.jsonl, read now and then, as annotations of its job.
+"""Report the progress of a run: its metrics.jsonl, read periodically, as annotations of its job.
 
-So `kubectl get` with custom columns shows it, and whoever launched the job can draw it.
+`kubectl get` with custom columns shows it, and the launcher can draw it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Event = Mapping[str, Any]
 
 
 class JobProgress:
-    """A thread that reads the events of a run directory and passes on what is new."""
+    """A thread that reads the events of a run directory and reports new ones."""
 
     def __init__(
         self,
@@ -46,11 +46,11 @@ class JobProgress:
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
 
     def start(self) -> None:
-        """Begin to read."""
+        """Start reading."""
         self._thread.start()
 
     def finish(self, timeout_s: float) -> None:
-        """Read once more, then end."""
+        """Read once more, then end the thread."""
         self._ended.set()
         self._thread.join(timeout_s)
 
@@ -86,7 +86,7 @@ class JobProgress:
 
 
 def parse_events(lines: Iterable[bytes]) -> Iterator[Event]:
-    """The events among the lines."""
+    """Yield the events among the lines."""
     for line in lines:
         try:
             event = json.loads(line)
@@ -97,7 +97,7 @@ def parse_events(lines: Iterable[bytes]) -> Iterator[Event]:
 
 
 def annotations_of(event: Event) -> dict[str, str]:
-    """What an event says about progress: step of how many, reward, phase."""
+    """Return an event's progress as annotations: step of how many, reward, phase."""
     match event["event"]:
         case "phase" if event.get("state") == "started":
             return {PHASE_ANNOTATION: str(event.get("phase", ""))}

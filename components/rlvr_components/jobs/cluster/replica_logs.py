@@ -1,4 +1,4 @@
-"""The lines of all replicas of a job, of every pod that they have one after the other."""
+"""Follow the log lines of all replicas of a job, across all of their pods."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ PUT_S = 0.2
 
 
 class ReplicaLogs:
-    """Follows each container that trains from its start, with a thread of its own.
+    """Follows each container that trains from its start, each in a thread.
 
-    `pods` gives them as they are now.
+    `pods` returns the current pods.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class ReplicaLogs:
         self._is_closed = False
 
     def follow(self, pods: Sequence[Object]) -> None:
-        """Begin with those that have started since the last call."""
+        """Start following the containers that have started since the last call."""
         for pod in pods:
             container = container_of(self._kind, pod)
             status = _status(self._kind, pod)
@@ -46,7 +46,7 @@ class ReplicaLogs:
                 self._followers[key].start()
 
     def take(self, timeout_s: float) -> Iterator[str]:
-        """What has come; waits for the first line."""
+        """Yield the lines that have arrived; wait for the first one."""
         try:
             yield self._queue.get(timeout=timeout_s)
             for _ in range(MAX_QUEUED_LINES):
@@ -56,7 +56,7 @@ class ReplicaLogs:
 
     @property
     def is_complete(self) -> bool:
-        """Whether no follower will bring another line."""
+        """Return whether no more lines will arrive."""
         return self._queue.empty() and not any(each.is_alive for each in self._followers.values())
 
     def close(self) -> None:
@@ -75,7 +75,7 @@ class ReplicaLogs:
             return
 
     def _state(self, uid: str, num_restarts: int) -> State:
-        """Of one run of a container, by the newest that is known of its pod."""
+        """Return the state of one run of a container, from the newest version of its pod."""
         pod = next((each for each in self._pods() if each["metadata"]["uid"] == uid), None)
         if pod is None:
             return "gone"
@@ -86,7 +86,7 @@ class ReplicaLogs:
 
 
 def container_of(kind: Kind, pod: Object) -> Container | None:
-    """The one that trains; None while it has not started."""
+    """Return the container that trains; None before it has started."""
     state = (_status(kind, pod) or {}).get("state", {})
     if "running" not in state and "terminated" not in state:
         return None

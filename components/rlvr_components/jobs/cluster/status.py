@@ -1,4 +1,4 @@
-"""Where a job stands, from the job, its pods and their events. Pure."""
+"""Derive where a job stands from the job, its pods and their events. Pure."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def status_of(
     events: Sequence[Object] = (),
     workloads: Sequence[Object] = (),
 ) -> JobStatus:
-    """Phase, replicas, and why it failed or what it waits for."""
+    """Return phase, replicas, and the cause of a failure or the pending reason."""
     replicas = tuple(replica_of(kind, pod) for pod in sorted(pods, key=kind.replica_name))
     if condition(job, kind.succeeded):
         return JobStatus("succeeded", 0, replicas=replicas)
@@ -49,12 +49,12 @@ def status_of(
 
 
 def failed(exit_code: int, cause: str, replicas: tuple[Replica, ...] = ()) -> JobStatus:
-    """A failed job; the exit code says whether another attempt is worth it."""
+    """Return a failure; its exit code says whether it is retried."""
     return JobStatus("failed", exit_code, cause, replicas, is_retried=exit_code in RETRIED)
 
 
 def runs_in_full(kind: Kind, job: Object, pods: Sequence[Object]) -> bool:
-    """Whether every replica runs, or has done its part."""
+    """Return whether every replica runs or has succeeded."""
     at_work = [
         pod for pod in pods if pod.get("status", {}).get("phase") in ("Running", "Succeeded")
     ]
@@ -62,7 +62,7 @@ def runs_in_full(kind: Kind, job: Object, pods: Sequence[Object]) -> bool:
 
 
 def cause_of(kind: Kind, pods: Sequence[Object], wait: PendingReason | None) -> str:
-    """What a job that does not run waits for."""
+    """Return the pending reason, or the failure that a restart follows."""
     if wait and wait.limit != "start":
         return wait.cause
     ends = [end for end in (pod_failure(kind, pod) for pod in pods) if end]
@@ -72,7 +72,7 @@ def cause_of(kind: Kind, pods: Sequence[Object], wait: PendingReason | None) -> 
 
 
 def recorded_failure(job: Object) -> tuple[str, int] | None:
-    """What a launcher wrote down when it saw the job fail: its pods may be gone since."""
+    """Return the failure that a launcher recorded, since the pods may be gone."""
     annotations = job["metadata"].get("annotations") or {}
     if not condition(job, "Failed") or CAUSE_ANNOTATION not in annotations:
         return None
@@ -80,7 +80,7 @@ def recorded_failure(job: Object) -> tuple[str, int] | None:
 
 
 def replica_of(kind: Kind, pod: Object) -> Replica:
-    """One line about a pod."""
+    """Return a pod's line."""
     status = pod.get("status", {})
     end = pod_failure(kind, pod)
     statuses = [
@@ -108,7 +108,7 @@ def summary_of(
     workloads: Sequence[Object],
     now: float,
 ) -> JobSummary:
-    """A job's line in a list; `now` is in seconds since 1970."""
+    """Return a job's line in a list; `now` is in seconds since 1970."""
     metadata = job["metadata"]
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
     status = status_of(kind, job, pods, events, workloads)
@@ -135,16 +135,16 @@ def summary_of(
 
 
 def attempt_of(job: Object) -> int:
-    """The attempt's number, from 1."""
+    """Return the attempt's number, from 1."""
     number = (job["metadata"].get("labels") or {}).get(ATTEMPT_LABEL, "1")
     return int(number) if number.isdecimal() else 1
 
 
 def belongs(job: Object, pod: Object) -> bool:
-    """Whether the pod is this job's, and not one of an earlier job of the same name."""
+    """Return whether the pod is this job's, not one of an earlier job of the same name."""
     return bool(pod["metadata"]["creationTimestamp"] >= job["metadata"]["creationTimestamp"])
 
 
 def epoch(timestamp: str) -> float:
-    """Seconds since 1970 of Kubernetes' `2026-11-25T03:00:00Z`."""
+    """Return seconds since 1970 for Kubernetes' `2026-11-25T03:00:00Z`."""
     return datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp()
