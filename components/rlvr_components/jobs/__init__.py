@@ -70,8 +70,8 @@ class JobSpec:
     run_id: str = ""
     """Id of the pipeline run; another id makes another job of the same recipe."""
     is_automatic: bool = False
-    """Kubeflow retries the launch, so a permanent failure stays one; a person who starts the job again
-    wants another attempt."""
+    """Kubeflow retries the launch, so a permanent failure stays one; a person who starts the job
+    again wants another attempt."""
     attempt: int = 1
     env: Mapping[str, str] = field(default_factory=dict)
     resources: Resources = Resources()

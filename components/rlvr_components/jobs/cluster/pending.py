@@ -37,8 +37,8 @@ class PendingReason:
     exit_code: int = EXIT_INFRASTRUCTURE
     """Exit code when the limit is exceeded."""
     limit: Literal["grace", "queue", "start"] = "queue"
-    """`grace`: hardly passes, fails after start_grace_s; `queue`: may pass until the queue's deadline;
-    `start`: the same, as a step of every start."""
+    """`grace`: hardly passes, fails after start_grace_s; `queue`: may pass until the queue's
+    deadline; `start`: the same, as a step of every start."""
 
 
 def pending_reason(
