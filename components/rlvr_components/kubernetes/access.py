@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.suggest import did_you_mean
@@ -37,7 +36,13 @@ class ApiServerAccess:
     """An API server's address, with credentials that can be loaded again."""
 
     def __init__(
-        self, load: Callable[[Any], None], *, namespace: str, origin: str, in_pod: bool = False
+        self,
+        load: Callable[[Any], None],
+        *,
+        namespace: str,
+        origin: str,
+        proxy: str = "",
+        in_pod: bool = False,
     ) -> None:
         self._load = load
         """Fill the official client's Configuration. Raises ConfigError."""
@@ -46,6 +51,7 @@ class ApiServerAccess:
         """The context's, or the pod's own."""
         self.origin = origin
         """Where the address was found, for messages."""
+        self._proxy = proxy
         self.in_pod = in_pod
         """The credentials are this pod's service account, not a person's kubeconfig."""
 
@@ -60,8 +66,8 @@ class ApiServerAccess:
         Raises ConfigError.
         """
         with _explained(self.origin):
-            key = self._configuration.get_api_key_with_prefix("authorization")
-        return str(key or "").strip()
+            settings = self._configuration.auth_settings()
+        return next((str(each["value"]).strip() for each in settings.values()), "")
 
     def reload(self, refused: str) -> bool:
         """Load the credentials again; return False when the refused header is still the only one.
@@ -73,47 +79,38 @@ class ApiServerAccess:
 
     def pool(self) -> PoolManager:
         """Return a new connection pool for this server. Raises ConfigError."""
-        from kubernetes.client.rest import RESTClientObject
+        import urllib3
 
-        pool: PoolManager = RESTClientObject(
-            self._configuration, maxsize=MAX_CONNECTIONS
-        ).pool_manager
-        options: dict[str, Any] = pool.connection_pool_kw
-        options["socket_options"] = _socket_options()
-        if self.server.startswith("https:"):
-            options["ssl_context"] = self._ssl_context(options)
-        return pool
+        options: dict[str, Any] = {
+            "maxsize": MAX_CONNECTIONS,
+            "socket_options": _socket_options(),
+        }
+        if self.server.startswith("https:"):  # one context for all connections saves memory
+            options["ssl_context"] = self._ssl_context()
+        if name := self._configuration.tls_server_name:
+            options["server_hostname"] = options["assert_hostname"] = name
+        proxy = self._proxy or _proxy_of_environment(self.server)
+        return urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
 
     def _loaded(self) -> Any:
-        from urllib.request import getproxies
-
         from kubernetes.client import Configuration
 
         configuration = Configuration()
-        proxies = getproxies()
         self._load(configuration)
-        configuration.proxy = configuration.proxy or proxies.get(
-            urlsplit(configuration.host).scheme
-        )
-        configuration.no_proxy = configuration.no_proxy or proxies.get("no")
         return configuration
 
-    def _ssl_context(self, options: dict[str, Any]) -> ssl.SSLContext:
-        """Return one context for all connections, with the certificates moved out of `options`."""
+    def _ssl_context(self) -> ssl.SSLContext:
         import ssl
 
-        from urllib3.util import create_urllib3_context
-
-        context = create_urllib3_context(cert_reqs=options["cert_reqs"])
-        # Python 3.13 requires key identifiers, which the authority of many clusters leaves out
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-        authority, certificate, key = (
-            options.pop(name) for name in ("ca_certs", "cert_file", "key_file")
-        )
+        configuration = self._configuration
         try:
-            context.load_verify_locations(authority)
-            if certificate:
-                context.load_cert_chain(certificate, key)
+            context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
+            # Python 3.13 requires key identifiers, which the authority of many clusters leaves out
+            context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+            if not configuration.verify_ssl:
+                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            if configuration.cert_file:
+                context.load_cert_chain(configuration.cert_file, configuration.key_file)
         except OSError as error:
             raise ConfigError(
                 f"the certificates of {self.origin} cannot be used ({error}); write it again"
@@ -187,7 +184,6 @@ def _from_kubeconfig(context: str | None) -> ApiServerAccess:
     def load(configuration: Any) -> None:
         from kubernetes.config import load_kube_config
 
-        configuration.proxy = cluster.get("proxy-url")
         subject, hint = origin, "correct it, or set KUBECONFIG"
         if method:
             subject = f"{origin}: {method} gave no token"
@@ -197,7 +193,12 @@ def _from_kubeconfig(context: str | None) -> ApiServerAccess:
             if method and not (configuration.api_key or configuration.cert_file):
                 raise ValueError("; ".join(logged) or "it has none")
 
-    return ApiServerAccess(load, namespace=chosen.get("namespace") or "default", origin=origin)
+    return ApiServerAccess(
+        load,
+        namespace=chosen.get("namespace") or "default",
+        origin=origin,
+        proxy=cluster.get("proxy-url") or "",
+    )
 
 
 class _Kubeconfig:
@@ -281,6 +282,14 @@ def _explained(subject: str, hint: str = "correct it, or set KUBECONFIG") -> Ite
         raise ConfigError(f"{subject} is not a kubeconfig; {hint}") from None
     finally:
         logging.getLogger().removeHandler(collector)
+
+
+def _proxy_of_environment(server: str) -> str:
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies, proxy_bypass
+
+    parts = urlsplit(server)
+    return "" if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme, "")
 
 
 def _socket_options() -> list[tuple[int, int, int]]:

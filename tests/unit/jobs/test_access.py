@@ -134,11 +134,11 @@ def test_the_clusters_proxy_goes_before_that_of_the_environment(
     write(kubeconfig)
     assert find_access().pool().proxy.host == "environment"  # type: ignore[union-attr]
 
-    write(kubeconfig, **{"proxy-url": "http://cluster:3128"})
-    assert find_access().pool().proxy.host == "cluster"  # type: ignore[union-attr]
-
     monkeypatch.setenv("no_proxy", "example.com")
     assert find_access().pool().proxy is None
+
+    write(kubeconfig, **{"proxy-url": "http://cluster:3128"})
+    assert find_access().pool().proxy.host == "cluster"  # type: ignore[union-attr]
 
 
 def id_token(expires_at: float) -> str:
