@@ -70,12 +70,13 @@ class ApiServerAccess:
         return next((str(each["value"]).strip() for each in settings.values()), "")
 
     def reload(self, refused: str) -> bool:
-        """Load the credentials again; return False when the refused header is still the only one.
+        """Load the credentials again; return whether token or certificate are new ones.
 
         Raises ConfigError.
         """
+        certificate = self._configuration.cert_file
         self._configuration = self._loaded()
-        return self.authorization() != refused
+        return self.authorization() != refused or self._configuration.cert_file != certificate
 
     def pool(self) -> PoolManager:
         """Return a new connection pool for this server. Raises ConfigError."""

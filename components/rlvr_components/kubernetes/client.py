@@ -186,6 +186,7 @@ class KubernetesApi:
             with response:
                 content = response.read()
             if response.status == 401 and not is_last and self.access.reload(authorization):
+                self._pool = self.access.pool()
                 continue
             raise from_answer(
                 self.access.server,

@@ -292,16 +292,24 @@ def test_a_plugin_that_is_not_installed_gives_its_own_hint(kubeconfig: Path) -> 
         find_access()
 
 
-def test_a_plugin_may_bring_a_certificate(kubeconfig: Path, certificate: tuple[Path, Path]) -> None:
+def test_a_plugin_may_bring_a_certificate_and_later_a_new_one(
+    kubeconfig: Path, certificate: tuple[Path, Path]
+) -> None:
     made, key = (path.read_text() for path in certificate)
     status = {"clientCertificateData": made, "clientKeyData": key}
     answer = {"apiVersion": API_VERSION, "kind": "ExecCredential", "status": status}
-    plugin(kubeconfig, f"import json; print(json.dumps({answer!r}))")
+    (kubeconfig.parent / "answer").write_text(json.dumps(answer))
+    plugin(kubeconfig, f"print(open({str(kubeconfig.parent / 'answer')!r}).read())")
 
     access = find_access()
 
     assert access.authorization() == ""
     assert access.pool().connection_pool_kw["ssl_context"]
+    assert not access.reload("")
+
+    status["clientCertificateData"] += "\n"
+    (kubeconfig.parent / "answer").write_text(json.dumps(answer))
+    assert access.reload("")
 
 
 def test_what_talks_to_a_cluster_imports_the_official_client_only_when_it_asks() -> None:
