@@ -228,20 +228,20 @@ class _Kubeconfig:
         name = name or self._current
         if not name:
             raise ConfigError(f"{self.origin} has no current context; name one with --context")
-        known = [str(each["name"]) for each in self._tree["contexts"]]
-        if name not in known:
-            raise ConfigError(
-                f"{self.origin} has no context {name!r}; it has {', '.join(known) or 'none'}"
-                f"{did_you_mean(name, known)}"
-            )
         return name, self.entry("contexts", name)
 
     def entry(self, section: str, name: str | None) -> dict[str, Any]:
-        """Return the entry of this name; empty when there is none."""
-        for each in self._tree[section]:
-            if each["name"] == name:
-                return each.value.get(section.removesuffix("s")) or {}
-        return {}
+        """Return the entry of this name; empty without a name. Raises ConfigError."""
+        entries = {str(each["name"]): each for each in self._tree[section]}
+        kind = section.removesuffix("s")
+        if not name:
+            return {}
+        if name not in entries:
+            raise ConfigError(
+                f"{self.origin} has no {kind} {name!r}; it has {', '.join(entries) or 'none'}"
+                f"{did_you_mean(name, entries)}"
+            )
+        return entries[name].value.get(kind) or {}
 
 
 def _check_installed() -> None:

@@ -57,6 +57,14 @@ def test_a_context_that_is_not_there_is_told_with_those_that_are(kubeconfig: Pat
         find_access("three")
 
 
+def test_a_user_that_is_not_there_is_told_with_those_that_are(kubeconfig: Path) -> None:
+    write(kubeconfig)
+    kubeconfig.write_text(kubeconfig.read_text().replace("user: u", "user: v"))
+
+    with pytest.raises(ConfigError, match=r"has no user 'v'; it has u"):
+        find_access()
+
+
 def test_the_first_of_several_files_wins(
     kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
