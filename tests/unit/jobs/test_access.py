@@ -50,14 +50,14 @@ def test_a_context_names_server_namespace_and_token(kubeconfig: Path) -> None:
     assert find_access("two").namespace == "default"
 
 
-def test_a_context_that_is_not_there_is_told_with_those_that_are(kubeconfig: Path) -> None:
+def test_an_unknown_context_is_an_error_that_lists_the_contexts(kubeconfig: Path) -> None:
     write(kubeconfig)
 
     with pytest.raises(ConfigError, match=r"has no context 'three'; it has one, two"):
         find_access("three")
 
 
-def test_a_user_that_is_not_there_is_told_with_those_that_are(kubeconfig: Path) -> None:
+def test_an_unknown_user_is_an_error_that_lists_the_users(kubeconfig: Path) -> None:
     write(kubeconfig)
     kubeconfig.write_text(kubeconfig.read_text().replace("user: u", "user: v"))
 
@@ -107,7 +107,9 @@ def ssl_context(access: ApiServerAccess) -> ssl.SSLContext:
         ({"tokenFile": "none"}, r"No such file or directory: .*none.*; correct it"),
     ],
 )
-def test_what_cannot_be_used_is_told(kubeconfig: Path, user: dict[str, Any], message: str) -> None:
+def test_unusable_credentials_are_an_error(
+    kubeconfig: Path, user: dict[str, Any], message: str
+) -> None:
     write(kubeconfig, user)
 
     with pytest.raises(ConfigError, match=message):
@@ -115,7 +117,7 @@ def test_what_cannot_be_used_is_told(kubeconfig: Path, user: dict[str, Any], mes
 
 
 @pytest.mark.parametrize("text", ["", "- a list", "{", "contexts: 3\ncurrent-context: one"])
-def test_a_file_that_is_no_kubeconfig_is_told(kubeconfig: Path, text: str) -> None:
+def test_a_file_that_is_not_a_kubeconfig_is_an_error(kubeconfig: Path, text: str) -> None:
     kubeconfig.write_text(text)
 
     with pytest.raises(ConfigError, match=rf"{kubeconfig}.*; correct it, or set KUBECONFIG"):
@@ -134,7 +136,7 @@ def test_the_first_files_context_is_current_as_for_kubectl(
     assert find_access().namespace == "default"
 
 
-def test_the_clusters_proxy_goes_before_that_of_the_environment(
+def test_the_clusters_proxy_takes_precedence_over_the_environments(
     kubeconfig: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("no_proxy", raising=False)
@@ -202,7 +204,7 @@ def test_a_pod_is_asked_with_its_service_account(
     assert found.in_pod
 
 
-def test_a_pod_without_a_token_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pod_without_a_token_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
 
     with pytest.raises(ConfigError, match="automountServiceAccountToken"):
@@ -320,7 +322,7 @@ def test_a_plugin_may_bring_a_certificate_and_later_a_new_one(
     assert access.reload("")
 
 
-def test_what_talks_to_a_cluster_imports_the_official_client_only_when_it_asks() -> None:
+def test_the_official_client_is_imported_only_when_a_cluster_is_asked() -> None:
     code = (
         "import sys, json, rlvr_components.jobs.cluster\n"
         "print(json.dumps(sorted({each.partition('.')[0] for each in sys.modules})))"

@@ -68,7 +68,7 @@ def test_a_job_that_succeeded_is_adopted(api: FakeApiServer) -> None:
     assert api.num_requests(f"POST .*{JOBS}") == 0
 
 
-def test_after_a_failure_that_may_pass_the_next_attempt_is_made(
+def test_a_retryable_failure_makes_the_next_attempt(
     api: FakeApiServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def on_create(job: Object) -> None:
@@ -113,7 +113,7 @@ def test_within_a_pipeline_run_a_permanent_failure_stays_one(api: FakeApiServer)
     assert len(api.jobs()) == 1
 
 
-def test_within_a_pipeline_run_a_passing_failure_is_tried_again(api: FakeApiServer) -> None:
+def test_within_a_pipeline_run_a_retryable_failure_is_retried(api: FakeApiServer) -> None:
     spec = replace(SPEC, run_id="run-1", is_automatic=True)
     failed_job(api, 143, spec=spec)
     trains(api)
@@ -123,7 +123,7 @@ def test_within_a_pipeline_run_a_passing_failure_is_tried_again(api: FakeApiServ
     assert len(api.jobs()) == 2
 
 
-def test_memory_that_ran_out_twice_is_permanent(api: FakeApiServer) -> None:
+def test_running_out_of_memory_twice_is_permanent(api: FakeApiServer) -> None:
     spec = replace(SPEC, run_id="run-1", is_automatic=True)
     failed_job(api, 137, 1, spec)
     failed_job(api, 137, 2, spec)
@@ -135,9 +135,7 @@ def test_memory_that_ran_out_twice_is_permanent(api: FakeApiServer) -> None:
 
 
 @pytest.mark.parametrize("run_id", ["", "mine-0123456789ab"])
-def test_who_starts_a_failed_job_again_gets_another_attempt(
-    api: FakeApiServer, run_id: str
-) -> None:
+def test_starting_a_failed_job_again_makes_another_attempt(api: FakeApiServer, run_id: str) -> None:
     spec = replace(SPEC, run_id=run_id)
     failed_job(api, 3, spec=spec)
     trains(api)
@@ -157,7 +155,7 @@ def test_who_starts_a_failed_job_again_gets_another_attempt(
         (is_deleted_by_somebody, {}, 7, "deleted by someone else"),
     ],
 )
-def test_within_a_pipeline_run_an_end_by_deletion_stays_one(
+def test_within_a_pipeline_run_a_failure_by_deletion_stays_permanent(
     api: FakeApiServer,
     tmp_path: Path,
     course: Callable[[FakeApiServer, Object], None],
@@ -178,7 +176,9 @@ def test_within_a_pipeline_run_an_end_by_deletion_stays_one(
     assert not api.jobs()
 
 
-def test_the_end_is_kept_before_the_job_is_deleted(api: FakeApiServer, tmp_path: Path) -> None:
+def test_the_failure_is_recorded_before_the_job_is_deleted(
+    api: FakeApiServer, tmp_path: Path
+) -> None:
     spec = retried(tmp_path)
     kept: list[Any] = []
     api.on_create = lambda job: run_pods(api, job)
@@ -194,7 +194,7 @@ def test_the_end_is_kept_before_the_job_is_deleted(api: FakeApiServer, tmp_path:
     assert end["cause"].startswith("it ran for longer than run_timeout_s")
 
 
-def test_a_job_that_is_still_there_says_more_than_what_was_kept(
+def test_a_job_that_exists_takes_precedence_over_its_record(
     api: FakeApiServer, tmp_path: Path
 ) -> None:
     spec = retried(tmp_path)
@@ -208,7 +208,7 @@ def test_a_job_that_is_still_there_says_more_than_what_was_kept(
     assert api.num_requests(f"POST .*{JOBS}") == 0
 
 
-def test_a_storage_that_takes_nothing_leaves_no_gpus_busy(
+def test_a_job_is_deleted_even_when_its_record_cannot_be_written(
     api: FakeApiServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def on_create(job: Object) -> None:
@@ -224,9 +224,7 @@ def test_a_storage_that_takes_nothing_leaves_no_gpus_busy(
     assert "again if it is deleted, since its record is not kept" in caplog.text
 
 
-def test_a_kept_end_that_is_damaged_is_not_taken_for_none(
-    api: FakeApiServer, tmp_path: Path
-) -> None:
+def test_a_damaged_record_is_an_error(api: FakeApiServer, tmp_path: Path) -> None:
     spec = retried(tmp_path)
     (tmp_path / "jobs").mkdir()
     (tmp_path / "jobs" / f"{spec.name_of_all_attempts}.json").write_text('{"attempt": 1')
@@ -252,7 +250,7 @@ def test_a_person_who_starts_it_again_gets_another_attempt(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_signal_is_no_deletion_by_somebody_else(api: FakeApiServer, tmp_path: Path) -> None:
+def test_a_signal_is_not_recorded_as_a_deletion(api: FakeApiServer, tmp_path: Path) -> None:
     spec = retried(tmp_path)
 
     def on_create(job: Object) -> None:
@@ -270,7 +268,7 @@ def test_a_signal_is_no_deletion_by_somebody_else(api: FakeApiServer, tmp_path: 
     assert api.num_requests(f"POST .*{JOBS}") == 2
 
 
-def test_nor_is_one_in_the_middle_of_a_look(
+def test_a_signal_during_a_check_is_not_recorded_as_a_deletion(
     api: FakeApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec, launcher = retried(tmp_path), backend()

@@ -32,7 +32,7 @@ from .scenarios import backend, end_pod, later, run_pods, succeed, trains
 pytestmark = pytest.mark.timeout(60)
 
 
-def test_a_job_that_somebody_deletes_is_no_success_and_no_wait(api: FakeApiServer) -> None:
+def test_a_job_deleted_while_it_is_followed_fails_at_once(api: FakeApiServer) -> None:
     def on_create(job: Object) -> None:
         run_pods(api, job)
         later(lambda: api.remove("pytorchjobs", job["metadata"]["name"]))
@@ -46,7 +46,7 @@ def test_a_job_that_somebody_deletes_is_no_success_and_no_wait(api: FakeApiServe
     assert not api.jobs()
 
 
-def test_a_job_that_took_its_name_is_left_alone(api: FakeApiServer) -> None:
+def test_another_job_of_the_same_name_is_left_alone(api: FakeApiServer) -> None:
     def on_create(job: Object) -> None:
         run_pods(api, job)
 
@@ -73,7 +73,7 @@ def test_a_job_that_took_its_name_is_left_alone(api: FakeApiServer) -> None:
         (waiting("CreateContainerConfigError", 'secret "s" not found'), 'secret "s" not found'),
     ],
 )
-def test_what_hardly_passes_fails_after_a_while_and_the_job_is_deleted(
+def test_a_pending_reason_that_hardly_passes_fails_after_the_grace_and_deletes_the_job(
     api: FakeApiServer, state: Object, cause: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     api.on_create = lambda job: run_pods(api, job, phase="Pending", state=state)
@@ -90,7 +90,7 @@ def test_what_hardly_passes_fails_after_a_while_and_the_job_is_deleted(
     assert told[-1].endswith("the job is deleted")
 
 
-def test_what_passes_within_the_grace_is_no_failure(api: FakeApiServer) -> None:
+def test_a_pending_reason_that_passes_within_the_grace_is_not_a_failure(api: FakeApiServer) -> None:
     def on_create(job: Object) -> None:
         run_pods(api, job, phase="Pending", state=waiting("ErrImagePull", "registry is away"))
         later(lambda: run_pods(api, job), 0.5)
@@ -183,7 +183,7 @@ def test_a_quota_is_told_from_the_jobs_events(
     assert "pending: quota: exceeded quota: gpus" in capfd.readouterr().out
 
 
-def test_what_was_said_of_an_earlier_job_of_its_name_is_past(
+def test_events_of_an_earlier_job_of_the_same_name_are_ignored(
     api: FakeApiServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
     said_before = event("FailedCreatePod", "no such service account", "PyTorchJob", SPEC.name)
@@ -208,7 +208,7 @@ def test_what_was_said_of_an_earlier_job_of_its_name_is_past(
     assert "refuses" not in told
 
 
-def test_a_lost_node_is_tried_again_by_its_operator_and_told(
+def test_a_lost_node_is_reported_and_its_pod_replaced_by_the_operator(
     api: FakeApiServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def on_create(job: Object) -> None:
@@ -234,7 +234,7 @@ def test_a_lost_node_is_tried_again_by_its_operator_and_told(
     assert "worker-0: its node node-a was lost (exit code 138)" in capfd.readouterr().out
 
 
-def test_progress_goes_from_the_run_directory_to_annotations_and_to_whoever_asks(
+def test_progress_goes_from_the_run_directory_to_annotations_and_the_launcher(
     api: FakeApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"

@@ -97,7 +97,7 @@ def test_the_lines_so_far_are_in_the_order_of_their_time(api: FakeApiServer) -> 
     assert lines == ["[master-0] a", "[worker-0] b", "[master-0] c"]
 
 
-def test_who_only_looks_on_changes_nothing(api: FakeApiServer) -> None:
+def test_following_as_a_reader_changes_nothing(api: FakeApiServer) -> None:
     job = live_job(api)
     run_pods(api, job, phase="Pending", state=waiting("InvalidImageName", "A:B:C"))
     later(lambda: fail(api, job, "worker-0", terminated(3, message=said("no rows", 3))), 1.5)
@@ -110,7 +110,7 @@ def test_who_only_looks_on_changes_nothing(api: FakeApiServer) -> None:
     assert api.num_requests("PATCH|DELETE") == 0
 
 
-def test_a_job_that_is_not_there_is_told(api: FakeApiServer) -> None:
+def test_an_unknown_job_is_an_error(api: FakeApiServer) -> None:
     with pytest.raises(
         ConfigError, match=r"no PyTorchJob 'other' in namespace rlvr; `rlvr status`"
     ):

@@ -25,7 +25,7 @@ from .scenarios import JOBS, backend, later, run_pods, succeed, trains
 pytestmark = pytest.mark.timeout(60)
 
 
-def test_a_watch_goes_on_after_it_was_closed_cut_and_forgotten(
+def test_a_watch_continues_after_it_was_closed_cut_and_expired(
     api: FakeApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "WATCH_S", 0.3)
@@ -50,7 +50,7 @@ def test_a_watch_goes_on_after_it_was_closed_cut_and_forgotten(
     assert api.num_requests(f"GET .*{JOBS}.*watch=true") >= 4
 
 
-def test_what_happened_since_a_version_that_is_too_old_is_seen_by_listing_again(
+def test_an_expired_version_is_recovered_by_listing_again(
     api: FakeApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "WATCH_S", 0.3)
@@ -82,7 +82,7 @@ def test_a_connection_that_went_silent_is_given_up(
     launch(backend(), SPEC)
 
 
-def test_an_api_server_in_trouble_is_waited_for_and_the_job_left_alone(api: FakeApiServer) -> None:
+def test_an_api_server_outage_is_waited_for_and_the_job_left_alone(api: FakeApiServer) -> None:
     def on_create(job: Object) -> None:
         run_pods(api, job)
 
@@ -114,7 +114,7 @@ def test_retry_after_is_respected() -> None:
     assert client.wanted_delay(Outage("busy"), 0.5) == 0.5
 
 
-def test_an_api_server_that_stays_away_is_an_error_and_the_job_goes_on(
+def test_an_api_server_that_stays_away_is_an_error_and_the_job_continues(
     api: FakeApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(following, "OUTAGE_S", 0.5)
@@ -138,7 +138,7 @@ def test_an_api_server_that_stays_away_is_an_error_and_the_job_goes_on(
     assert len(api.jobs()) == 1
 
 
-def test_a_login_that_expired_is_what_is_told_in_the_end(
+def test_an_expired_login_is_the_reported_cause(
     api: FakeApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(following, "OUTAGE_S", 0.5)
@@ -175,7 +175,7 @@ def test_a_token_that_was_replaced_is_read_again(api: FakeApiServer, tmp_path: P
     launch(backend(), SPEC)
 
 
-def test_credentials_that_nobody_accepts_are_an_error(api: FakeApiServer, tmp_path: Path) -> None:
+def test_refused_credentials_are_an_error(api: FakeApiServer, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("no such token")
 
     with pytest.raises(ConfigError, match=r"does not accept the credentials \(401\); log in again"):

@@ -87,7 +87,7 @@ def unscheduled(replica: str = "worker-0") -> Object:
         ),
     ],
 )
-def test_a_pod_that_waits_says_for_what(
+def test_a_pending_pod_has_a_reason(
     waits: Object, events: list[Object], limit: str, exit_code: int, cause: str
 ) -> None:
     found = pending_reason(PYTORCHJOB, pytorchjob(), [pod("master-0"), waits], events)
@@ -97,7 +97,7 @@ def test_a_pod_that_waits_says_for_what(
     assert (found.limit, found.exit_code) == (limit, exit_code)
 
 
-def test_of_several_the_most_serious_is_told() -> None:
+def test_the_most_serious_reason_is_reported() -> None:
     starting = pod("master-0", "Pending", waiting("ContainerCreating"))
     broken = pod("worker-0", "Pending", waiting("InvalidImageName", "A:B"))
 
@@ -153,7 +153,7 @@ def test_pods_that_may_not_be_made_are_told_from_the_jobs_events(
         pytest.param("03:01:00", "03:01:00", "uid-of-another", False, id="of another of its name"),
     ],
 )
-def test_only_what_was_said_of_this_job_is_told(
+def test_only_events_of_this_job_are_reported(
     last: str, first: str, uid: str, expected: bool
 ) -> None:
     found = event("FailedCreatePod", "no", "PyTorchJob", "tiny", at=last)

@@ -24,7 +24,7 @@ from .scenarios import JOBS, backend, later, live_job
 pytestmark = pytest.mark.timeout(60)
 
 
-def test_a_missing_verb_is_told_before_anything_is_created(api: FakeApiServer) -> None:
+def test_a_missing_right_is_an_error_before_anything_is_created(api: FakeApiServer) -> None:
     api.forbidden = {("get", "pods/log"), ("delete", "pytorchjobs")}
 
     with pytest.raises(

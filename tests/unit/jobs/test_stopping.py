@@ -73,7 +73,7 @@ def test_a_signal_after_a_job_was_adopted_is_for_it(api: FakeApiServer) -> None:
     assert not api.jobs()
 
 
-def test_a_signal_while_the_create_is_tried_again_ends_that(api: FakeApiServer) -> None:
+def test_a_signal_ends_the_retries_of_a_create(api: FakeApiServer) -> None:
     api.faults = [Fault("POST", JOBS, status=503, times=10_000)]
     later(lambda: os.kill(os.getpid(), signal.SIGTERM))
 
@@ -83,7 +83,7 @@ def test_a_signal_while_the_create_is_tried_again_ends_that(api: FakeApiServer) 
     assert not api.jobs()
 
 
-def test_a_delete_that_fails_is_tried_again(api: FakeApiServer) -> None:
+def test_a_failed_delete_is_retried(api: FakeApiServer) -> None:
     def on_create(job: Object) -> None:
         run_pods(api, job)
         api.faults = [Fault("DELETE", JOBS, status=503, times=2)]

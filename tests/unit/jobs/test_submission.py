@@ -116,7 +116,7 @@ def test_a_create_whose_answer_is_lost_finds_its_job(api: FakeApiServer) -> None
     assert len(api.jobs()) == 1
 
 
-def test_a_create_that_is_answered_with_an_error_is_tried_again(api: FakeApiServer) -> None:
+def test_a_create_answered_with_a_server_error_is_retried(api: FakeApiServer) -> None:
     trains(api)
     api.faults = [Fault("POST", JOBS, status=503, times=2), Fault("POST", JOBS, status=429)]
 
@@ -151,7 +151,7 @@ def test_a_name_that_is_taken_by_somebody_elses_job_is_an_error(api: FakeApiServ
         backend().submit(rendered)
 
 
-def test_a_job_that_is_being_deleted_is_awaited(api: FakeApiServer) -> None:
+def test_a_terminating_job_of_the_same_name_is_waited_for(api: FakeApiServer) -> None:
     launcher = backend()
     rendered = launcher.render(SPEC)
     old = api.put(
@@ -169,7 +169,7 @@ def test_a_job_that_is_being_deleted_is_awaited(api: FakeApiServer) -> None:
     assert new["metadata"]["uid"] != old["metadata"]["uid"]
 
 
-def test_the_pods_of_an_earlier_job_of_its_name_are_awaited(api: FakeApiServer) -> None:
+def test_terminating_pods_of_an_earlier_job_are_waited_for(api: FakeApiServer) -> None:
     launcher = backend()
     rendered = launcher.render(SPEC)
     [old] = pods_of(api.put("pytorchjobs", rendered), "master-0")
@@ -185,7 +185,7 @@ def test_the_pods_of_an_earlier_job_of_its_name_are_awaited(api: FakeApiServer) 
     assert left_at_creation == []
 
 
-def test_a_pod_that_never_ends_is_left_to_the_operator(
+def test_a_pod_that_never_terminates_is_left_to_the_operator(
     api: FakeApiServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(submission, "GONE_TIMEOUT_S", 0.2)
@@ -198,7 +198,7 @@ def test_a_pod_that_never_ends_is_left_to_the_operator(
     assert f"still terminating after 0 s: {SPEC.name}-master-0" in caplog.text
 
 
-def test_a_signal_while_earlier_pods_end_leaves_no_job(api: FakeApiServer) -> None:
+def test_a_signal_while_earlier_pods_terminate_leaves_no_job(api: FakeApiServer) -> None:
     api.put("pods", ending(pod("master-0", job=SPEC.name)))
     later(lambda: os.kill(os.getpid(), signal.SIGTERM), 0.3)
 
@@ -208,7 +208,7 @@ def test_a_signal_while_earlier_pods_end_leaves_no_job(api: FakeApiServer) -> No
     assert api.num_requests(f"POST .*{JOBS}") == 0
 
 
-def test_a_job_whose_name_still_has_ending_pods_is_not_given_up(
+def test_a_job_whose_name_still_has_terminating_pods_stays_pending(
     api: FakeApiServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
     taken = 'Error creating: object is being deleted: pods "x-master-0" already exists'
