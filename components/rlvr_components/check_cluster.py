@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 from rlvr_components.check import PLATFORM_KEY, PLATFORM_MAP
-from rlvr_components.jobs.kube.kinds import KINDS, kind_of
-from rlvr_components.jobs.kube.permissions import REVIEWS, is_allowed, needed_rights
-from rlvr_components.kubernetes_api import NotFound
+from rlvr_components.jobs.kinds import KINDS, Api, kind_of, missing_rights
+from rlvr_components.kubernetes.errors import ObjectNotFound
 from rlvr_components.pipeline_run import Place
 from rlvr_components.platform import Platform
 from rlvr_trainer.errors import ConfigError
@@ -20,19 +19,6 @@ INSTALL = {
 GPU_QUOTAS = ("requests.nvidia.com/gpu", "limits.nvidia.com/gpu")
 
 
-class Api(Protocol):
-    """The API server; `KubernetesApi` is one."""
-
-    def get(self, path: str) -> dict[str, Any]:
-        """Raises NotFound, ConfigError, PlatformError."""
-
-    def create(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Raises as `get` does."""
-
-    def try_to_create(self, path: str, body: dict[str, Any]) -> None:
-        """Raises as `get` does."""
-
-
 def read_platform_map(api: Api, namespace: str) -> str:
     """The platform's settings of the namespace (YAML); empty where it has none.
 
@@ -41,7 +27,7 @@ def read_platform_map(api: Api, namespace: str) -> str:
     path = f"/api/v1/namespaces/{namespace}/configmaps/{PLATFORM_MAP}"
     try:
         return str((api.get(path).get("data") or {}).get(PLATFORM_KEY, ""))
-    except NotFound:
+    except ObjectNotFound:
         return ""
 
 
@@ -68,7 +54,7 @@ def _check_installed(api: Api, place: Place) -> None:
     try:
         resources = api.get(f"/apis/{kind.api_version}").get("resources") or ()
         names = {each["name"] for each in resources}
-    except NotFound:
+    except ObjectNotFound:
         names = set()
     if kind.plural not in names:
         others = ", ".join(KINDS.keys() - {place})
@@ -79,11 +65,7 @@ def _check_installed(api: Api, place: Place) -> None:
 
 
 def _check_allowed(api: Api, place: Place, namespace: str) -> None:
-    missing = [
-        str(right)
-        for right in needed_rights(kind_of(place))
-        if not is_allowed(api.create(REVIEWS, right.review(namespace)))
-    ]
+    missing = missing_rights(api, kind_of(place), namespace)
     if missing:
         raise ConfigError(
             f"this step may not {', '.join(missing)} in namespace {namespace}; bind the Role "

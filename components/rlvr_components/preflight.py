@@ -96,7 +96,7 @@ def _check_remote(
 ) -> tuple[LaunchSettings, list[str]]:
     from rlvr_components.check_cluster import check_admitted, check_cluster, read_platform_map
     from rlvr_components.jobs.cluster import open_backend
-    from rlvr_components.kubernetes_api import KubernetesApi
+    from rlvr_components.kubernetes.client import KubernetesApi
     from rlvr_components.remote import Site, job_spec
 
     api = KubernetesApi()

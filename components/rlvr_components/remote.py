@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from rlvr_components.jobs import JobSpec, Resources, Step, allowed_environment
-from rlvr_components.jobs.pods import launch_command
+from rlvr_components.jobs import JobSpec, Step
+from rlvr_components.jobs.pods import cluster_job
 from rlvr_components.pipeline_run import (
     LaunchSettings,
     in_kubeflow,
@@ -167,16 +167,17 @@ def job_spec(
 ) -> JobSpec:
     """The job of a step: the training, or `command` in its place, in `run_dir`."""
     settings, platform = site.settings, site.settings.platform
-    return JobSpec(
+    return cluster_job(
+        recipe,
+        platform,
+        os.environ,
         run_name=settings.run_name,
-        recipe_hash=recipe.hash,
-        command=launch_command(run_dir, platform, tuple(command)),
         run_dir=run_dir,
-        step=step,
         run_id=run_id(),
+        step=step,
+        command=tuple(command),
+        env=env,
         is_automatic=in_kubeflow(),
-        env={**allowed_environment(os.environ), **(env or {})},
-        resources=Resources(platform.num_nodes, platform.gpus_per_node),
         owner=_owner(platform.namespace),
     )
 
@@ -184,7 +185,7 @@ def job_spec(
 def _owner(namespace: str) -> Any:
     if not in_kubeflow():
         return None
-    from rlvr_components.kubernetes_api import KubernetesApi
+    from rlvr_components.kubernetes.client import KubernetesApi
 
     return owner_of_jobs(namespace, KubernetesApi().get)
 

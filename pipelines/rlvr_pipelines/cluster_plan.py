@@ -11,19 +11,17 @@ from typing import Any
 
 from rlvr_components.check import PLATFORM_MAP, Form, resolve_platform
 from rlvr_components.check_cluster import read_platform_map
-from rlvr_components.jobs import JobSpec, Resources, allowed_environment
-from rlvr_components.jobs.kube.kinds import Place
-from rlvr_components.jobs.pods import launch_command
-from rlvr_components.jobs.render import render_job
-from rlvr_components.jobs.trainjob import NEWEST_OVERRIDES, OverridesField, overrides_field
+from rlvr_components.jobs import JobSpec, kinds
+from rlvr_components.jobs.kinds import Place, kind_of, render_job
+from rlvr_components.jobs.pods import cluster_job
+from rlvr_components.jobs.trainjob import NEWEST_OVERRIDES, OverridesField
+from rlvr_components.kubernetes.access import has_cluster
 from rlvr_components.platform import Platform
-from rlvr_pipelines.kubeconfig import has_cluster
 from rlvr_pipelines.run_dir import RunDir
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.recipe import Recipe
 
 IMAGE = re.compile(r"""(^|[{,\s])["']?image["']?\s*:""", re.M)
-OPENAPI_PATH = "/openapi/v3/apis/trainer.kubeflow.org/v1alpha1"
 
 
 @dataclass(frozen=True)
@@ -55,14 +53,8 @@ def plan_job(
     Raises ConfigError for what the API server would refuse.
     """
     run_dir = f"{storage.rstrip('/')}/{run_id}"
-    spec = JobSpec(
-        run_name=recipe.name,
-        recipe_hash=recipe.hash,
-        command=launch_command(run_dir, platform),
-        run_dir=run_dir,
-        run_id=run_id,
-        env=allowed_environment(environment),
-        resources=Resources(platform.num_nodes, platform.gpus_per_node),
+    spec = cluster_job(
+        recipe, platform, environment, run_name=recipe.name, run_dir=run_dir, run_id=run_id
     )
     return ClusterJob(platform, spec, render_job(place, spec, platform, overrides))
 
@@ -80,7 +72,7 @@ def platform_of(form: Form) -> Platform:
     """
     config_map, namespace, where = "", form.job_namespace, "no cluster is known"
     if has_cluster():
-        from rlvr_components.kubernetes_api import KubernetesApi
+        from rlvr_components.kubernetes.client import KubernetesApi
 
         api = KubernetesApi()
         namespace = namespace or api.namespace
@@ -96,18 +88,12 @@ def platform_of(form: Form) -> Platform:
 
 
 def known_overrides(place: Place) -> OverridesField:
-    """The TrainJob's field for what is laid over a runtime, by the cluster's version.
+    """Return the TrainJob's field that the cluster knows; the newest one without a cluster.
 
-    The newest one without a cluster. Raises ConfigError, PlatformError.
+    Raises ConfigError, PlatformError.
     """
     if place != "trainjob" or not has_cluster():
         return NEWEST_OVERRIDES
-    from rlvr_components.kubernetes_api import KubernetesApi, NotFound
+    from rlvr_components.kubernetes.client import KubernetesApi
 
-    try:
-        return overrides_field(KubernetesApi().get(OPENAPI_PATH))
-    except NotFound:
-        raise ConfigError(
-            "the cluster knows no trainjobs.trainer.kubeflow.org; install Kubeflow Trainer 2, or "
-            "take --on pytorchjob"
-        ) from None
+    return kinds.known_overrides(KubernetesApi(), kind_of(place))

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rlvr_components.jobs import JobSummary
-from rlvr_components.jobs.cluster import delete_jobs, find_jobs, open_backend
-from rlvr_components.jobs.kube.access import find_access
-from rlvr_components.jobs.kube.client import Client
+from rlvr_components.jobs.cluster import ClusterBackend, delete_jobs, find_jobs
+from rlvr_components.jobs.kinds import KINDS
 from rlvr_components.jobs.pods import JOB_LABEL
+from rlvr_components.kubernetes.access import find_access
+from rlvr_components.kubernetes.client import KubernetesApi
 from rlvr_components.platform import Platform
 from rlvr_pipelines.kubeflow.access import Access
 from rlvr_pipelines.merge_lines import merge_lines
 from rlvr_pipelines.run_name import RunName
 from rlvr_trainer.errors import ConfigError, PlatformError
 
-if TYPE_CHECKING:
-    from rlvr_components.jobs.cluster import ClusterBackend
-    from rlvr_components.jobs.kube.kinds import Place
-
-PLACES: dict[str, Place] = {"PyTorchJob": "pytorchjob", "TrainJob": "trainjob"}
+KIND_OF_NAME = {kind.name: kind for kind in KINDS.values()}
 POLL_S = 1.0
 STOP_MARGIN_S = 60
 """Beyond the time that pods get to commit: for the kubelet, and the API server to hear of it."""
@@ -97,18 +94,18 @@ def clean_jobs(
 def _backend(job: JobSummary, access: Access) -> ClusterBackend:
     # the image belongs to jobs that are made
     platform = Platform(image="none", namespace=job.namespace)
-    return open_backend(PLACES[job.kind], platform, context=access.context)
+    return ClusterBackend(KIND_OF_NAME[job.kind], platform, find_access(access.context))
 
 
 def _await_end(jobs: Sequence[JobSummary], access: Access) -> None:
     names = ",".join(sorted({job.name.rpartition("-")[0] for job in jobs}))
     query = {"labelSelector": f"{JOB_LABEL} in ({names})"}
-    client, namespace = Client(find_access(access.context)), jobs[0].namespace
+    api, namespace = KubernetesApi(find_access(access.context)), jobs[0].namespace
     started = time.monotonic()
     while True:
         living = [
             pod
-            for pod in client.list(f"/api/v1/namespaces/{namespace}/pods", query)["items"]
+            for pod in api.list(f"/api/v1/namespaces/{namespace}/pods", query)["items"]
             if _lives(pod)
         ]
         if not living:

@@ -21,8 +21,8 @@ import pytest
 
 from rlvr_components.jobs import JobSpec, JobSummary, Resources
 from rlvr_components.jobs.cluster import find_jobs, open_backend
-from rlvr_components.jobs.kube.kinds import Place
-from rlvr_components.jobs.kube.status import epoch
+from rlvr_components.jobs.cluster.status import epoch
+from rlvr_components.jobs.kinds import Place
 from rlvr_components.jobs.launch import launch
 from rlvr_components.platform import Platform
 from rlvr_trainer.errors import ConfigError, JobFailed, PlatformError, RLVRError

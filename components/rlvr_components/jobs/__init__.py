@@ -1,6 +1,6 @@
-"""Training jobs: what is to run, and one protocol for the places where it can.
+"""Training jobs: their description, and one protocol for the backends that run them.
 
-A backend's `render` is pure, and what it gives is what `submit` sends: a preview is the real thing.
+A backend's `render` is pure, and `submit` sends exactly what it returns.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ ALLOWED_ENVIRONMENT = (
     "TOKENIZERS_PARALLELISM",
 )
 ALLOWED_ENVIRONMENT_PREFIXES = ("CUDA_", "FI_", "NCCL_", "PYTORCH_", "TORCH_")
-"""What a job takes over from the environment that it is launched from; never a credential."""
+"""Variables that a job inherits from its launcher's environment; never a credential."""
 MACHINE_BOUND = re.compile(
     r"(_(DIR|FILE|HOME|HOSTID|HCA|IFACE|IFNAME|PATH|ROOT|VERSION)|_VISIBLE_DEVICES)$|^CUDA_MPS_"
 )
-"""But for what is true of one machine only: its devices, paths and network interfaces."""
+"""Except variables of one machine: its devices, paths and network interfaces."""
 
 Step = Literal["train", "evaluate-base", "evaluate-trained"]
-"""A step of the pipeline that loads a model, and so runs as a job."""
+"""A step of the pipeline that loads a model, and therefore runs as a job."""
 
 STEP_IN_NAME: dict[Step, str] = {
     "train": "train",
@@ -41,7 +41,7 @@ STEP_IN_NAME: dict[Step, str] = {
 
 @dataclass(frozen=True)
 class Resources:
-    """What a job asks for."""
+    """Nodes and GPUs of a job."""
 
     num_nodes: int = 1
     gpus_per_node: int = 0
@@ -49,7 +49,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Owner:
-    """The object that takes the job with it when it is deleted: in Kubeflow, Workflow or pod."""
+    """The object that the job is deleted with: in Kubeflow, the Workflow or the pod."""
 
     api_version: str
     kind: str
@@ -59,7 +59,7 @@ class Owner:
 
 @dataclass(frozen=True)
 class JobSpec:
-    """A job, wherever it runs."""
+    """A job, independent of its backend."""
 
     run_name: str
     recipe_hash: str
@@ -68,10 +68,10 @@ class JobSpec:
     """The run directory: recipe, data, checkpoints, metrics."""
     step: Step = "train"
     run_id: str = ""
-    """Of the pipeline run; another one makes another job of the same recipe."""
+    """Id of the pipeline run; another id makes another job of the same recipe."""
     is_automatic: bool = False
-    """Launched again by a machine (Kubeflow's retries), so that a permanent failure stays one; a
-    person who starts it again wants another attempt."""
+    """Kubeflow retries the launch, so a permanent failure stays one; a person who starts the job
+    again wants another attempt."""
     attempt: int = 1
     env: Mapping[str, str] = field(default_factory=dict)
     resources: Resources = Resources()
@@ -79,24 +79,24 @@ class JobSpec:
 
     @property
     def name(self) -> str:
-        """The same for the same run, step, recipe and attempt, so that a retry finds the job.
+        """Return the same name for the same run, step, recipe and attempt, for retries to find it.
 
         At most 49 characters: a replica's Service adds `-worker-NN` and must stay within 63.
         """
         return f"{self.name_of_all_attempts}-{self.attempt}"
 
     def with_attempt(self, attempt: int) -> JobSpec:
-        """The same job, tried for that many times."""
+        """Return the same job with that attempt's number."""
         return replace(self, attempt=attempt)
 
     @property
     def name_of_all_attempts(self) -> str:
-        """The name without the attempt's number."""
+        """Return the name without the attempt's number."""
         return f"rlvr-{self.run_name}-{STEP_IN_NAME[self.step]}-{self.key}"
 
     @property
     def key(self) -> str:
-        """Eight hex digits of what makes two jobs the same: run directory, run id, step, recipe."""
+        """Return eight hex digits of what identifies a job: run directory, run id, step, recipe."""
         parts = (self.run_dir, self.run_id, self.step, self.recipe_hash)
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
 
@@ -108,10 +108,10 @@ class Replica:
     name: str
     """`master-0`, `worker-1`."""
     phase: str
-    """Kubernetes' own word: Pending, Running, Succeeded, Failed."""
+    """Kubernetes' phase: Pending, Running, Succeeded, Failed."""
     node: str = ""
     reason: str = ""
-    """What it waits for, or why it ended."""
+    """The pending reason, or the cause of the termination."""
     num_restarts: int = 0
 
 
@@ -121,17 +121,17 @@ class JobStatus:
 
     phase: Literal["pending", "running", "succeeded", "failed"]
     exit_code: int | None = None
-    """One of `rlvr_trainer.errors`, once it has ended."""
+    """Exit code of the training process, once terminated."""
     cause: str = ""
-    """Why it failed, or what it waits for: the first real cause, for people."""
+    """The first real cause of a failure, or the pending reason, for people."""
     replicas: tuple[Replica, ...] = ()
     is_retried: bool = False
-    """Whether a failed job is worth another attempt at once."""
+    """A failed job is worth another attempt at once."""
 
 
 @dataclass(frozen=True)
 class JobSummary:
-    """A job among others: what a list of them shows."""
+    """A job's line in a list of jobs."""
 
     name: str
     kind: str
@@ -145,10 +145,10 @@ class JobSummary:
     cause: str = ""
     exit_code: int | None = None
     progress_step: str = ""
-    """How far it is: `12/100`."""
+    """Progress: `12/100`."""
     reward: str = ""
     progress_phase: str = ""
-    """Which part of a run it is in, by the phases of the events."""
+    """Current phase, as the events name it."""
     run_id: str = ""
     run_dir: str = ""
     created: str = ""
@@ -156,59 +156,59 @@ class JobSummary:
     age_s: float = 0.0
     replicas: tuple[Replica, ...] = ()
     is_stopping: bool = False
-    """It is being deleted."""
+    """The job is being deleted."""
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing of it runs any more."""
+        """Return whether the job has terminated."""
         return self.phase in ("succeeded", "failed")
 
 
 class Backend(Protocol):
-    """A place where a job can run."""
+    """Runs jobs in one kind of place."""
 
     @property
     def max_attempts(self) -> int:
-        """How many jobs one launch may start, the first included."""
+        """Return how many jobs one launch may start, the first included."""
 
     @property
     def stop_signals(self) -> tuple[signal.Signals, ...]:
-        """Those that stop the job of whoever launched it."""
+        """Return the signals that stop the launcher's job."""
 
     def next_attempt(self, spec: JobSpec) -> JobSpec:
-        """The attempt to submit: one that lives or has succeeded, or the one after a failed one.
+        """Return the live or succeeded attempt, or the one after the last failure.
 
-        Raises JobFailed for a failure that stays one.
+        Raises JobFailed for a permanent failure.
         """
 
     def render(self, spec: JobSpec) -> Any:
-        """What `submit` would send. Pure."""
+        """Render what `submit` sends. Pure."""
 
     def submit(self, rendered: Any) -> str:
-        """Start it, or adopt the one of its name; returns the job's id.
+        """Start the job, or adopt the one of its name; return its id.
 
         Raises PlatformError, ConfigError.
         """
 
     def status(self, job: str) -> JobStatus:
-        """Where the job stands now."""
+        """Return where the job stands."""
 
     def logs(self, job: str, *, follow: bool = True) -> Iterator[str]:
-        """The job's lines, without their ends, until it has ended, or those there are by now."""
+        """Yield the job's lines until it terminates, or without `follow` those present."""
 
     def stop(self, job: str) -> None:
         """Ask the job to stop; training commits a checkpoint first. Returns at once.
 
-        An empty `job` is the one that is just being submitted. May be called by a signal handler.
+        An empty `job` is the one being submitted. May be called by a signal handler.
         """
 
 
 def training_job(
     recipe: Recipe, run_dir: PurePath, environment: Mapping[str, str], *, num_gpus: int = 0
 ) -> JobSpec:
-    """The job that trains the recipe in `run_dir` on one machine, launched from `environment`.
+    """Return the job that trains in `run_dir` on one machine, launched from `environment`.
 
-    With several GPUs it is what a pod runs, which starts a process for each of them.
+    With several GPUs it runs what a pod does, which starts a process for each.
     """
     verb = "launch" if num_gpus > 1 else "train"
     return JobSpec(
@@ -222,7 +222,7 @@ def training_job(
 
 
 def allowed_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """What a job takes over of the environment that it is launched from."""
+    """Return the variables that a job inherits from its launcher's environment."""
     return {
         name: value
         for name, value in sorted(environment.items())

@@ -10,10 +10,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from rlvr_components.jobs import JobSpec
+from rlvr_components.jobs import JobSpec, Owner, Resources, Step, allowed_environment
 from rlvr_components.platform import Platform
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.launch.pod import DEFAULT_WORK_DIR
+from rlvr_trainer.recipe import Recipe
 
 PART_OF = "rlvr"
 RUN_LABEL = "rlvr.dev/run"
@@ -21,9 +22,20 @@ STEP_LABEL = "rlvr.dev/step"
 JOB_LABEL = "rlvr.dev/job"
 ATTEMPT_LABEL = "rlvr.dev/attempt"
 PIPELINE_RUN_LABEL = "pipeline/runid"
-"""KFP's own label of all that belongs to a pipeline run."""
+"""KFP's own label of everything in a pipeline run."""
 RUN_DIR_ANNOTATION = "rlvr.dev/run-dir"
 RECIPE_ANNOTATION = "rlvr.dev/recipe-hash"
+
+SPEC_HASH_ANNOTATION = "rlvr.dev/spec-hash"
+CAUSE_ANNOTATION = "rlvr.dev/cause"
+EXIT_CODE_ANNOTATION = "rlvr.dev/exit-code"
+RUNNING_SINCE_ANNOTATION = "rlvr.dev/running-since"
+"""Seconds since 1970 when all replicas ran for the first time."""
+OUT_OF_MEMORY_ANNOTATION = "rlvr.dev/out-of-memory"
+"""Pods that ran out of memory: `worker-1/UID`, separated by spaces."""
+PROGRESS_STEP_ANNOTATION = "rlvr.dev/step"
+REWARD_ANNOTATION = "rlvr.dev/reward"
+PHASE_ANNOTATION = "rlvr.dev/phase"
 
 NONROOT_ID = 65532
 """The user of our images."""
@@ -33,10 +45,39 @@ CREDENTIAL = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|ACCESS_KEY|AP
 NOT_A_CREDENTIAL = re.compile(r"(_FILE|_PATH|^TOKENIZERS_.*)$", re.I)
 
 
+def cluster_job(
+    recipe: Recipe,
+    platform: Platform,
+    environment: Mapping[str, str],
+    *,
+    run_name: str,
+    run_dir: str,
+    run_id: str,
+    step: Step = "train",
+    command: tuple[str, ...] = (),
+    env: Mapping[str, str] | None = None,
+    is_automatic: bool = False,
+    owner: Owner | None = None,
+) -> JobSpec:
+    """Return the job of a step in a cluster, launched from `environment`: `command` or training."""
+    return JobSpec(
+        run_name=run_name,
+        recipe_hash=recipe.hash,
+        command=launch_command(run_dir, platform, command),
+        run_dir=run_dir,
+        step=step,
+        run_id=run_id,
+        is_automatic=is_automatic,
+        env={**allowed_environment(environment), **(env or {})},
+        resources=Resources(platform.num_nodes, platform.gpus_per_node),
+        owner=owner,
+    )
+
+
 def launch_command(
     run_dir: str, platform: Platform, command: tuple[str, ...] = ()
 ) -> tuple[str, ...]:
-    """What a pod runs for `run_dir`: the training, or `command` in its place."""
+    """Return the command of a pod for `run_dir`: the training, or `command` in its place."""
     return (
         *("python", "-m", "rlvr_trainer", "launch", "--run", run_dir),
         *("--max-attempts", str(platform.max_attempts)),
@@ -46,7 +87,7 @@ def launch_command(
 
 
 def metadata(spec: JobSpec, platform: Platform) -> dict[str, Any]:
-    """Of the job itself."""
+    """Render the job's metadata."""
     owner = spec.owner
     found: dict[str, Any] = {
         "name": spec.name,
@@ -71,7 +112,7 @@ def metadata(spec: JobSpec, platform: Platform) -> dict[str, Any]:
 
 
 def job_labels(spec: JobSpec, platform: Platform) -> dict[str, str]:
-    """Of the job and of its pods."""
+    """Return the labels of the job and of its pods."""
     return {
         **platform.labels,
         "app.kubernetes.io/name": "rlvr-trainer",
@@ -85,7 +126,7 @@ def job_labels(spec: JobSpec, platform: Platform) -> dict[str, str]:
 
 
 def job_annotations(spec: JobSpec, platform: Platform) -> dict[str, str]:
-    """Of the job and of its pods."""
+    """Return the annotations of the job and of its pods."""
     return {
         **platform.annotations,
         RUN_DIR_ANNOTATION: spec.run_dir,
@@ -94,7 +135,7 @@ def job_annotations(spec: JobSpec, platform: Platform) -> dict[str, str]:
 
 
 def environment(spec: JobSpec, platform: Platform) -> list[dict[str, str]]:
-    """The platform's and the job's own variables, by name. Raises ConfigError for a credential."""
+    """Render the platform's and the job's variables. Raises ConfigError for a credential."""
     merged = {**platform.env, **spec.env}
     for name in merged:
         if CREDENTIAL.search(name) and not NOT_A_CREDENTIAL.search(name):
@@ -106,7 +147,7 @@ def environment(spec: JobSpec, platform: Platform) -> list[dict[str, str]]:
 
 
 def container(name: str, spec: JobSpec, platform: Platform) -> dict[str, Any]:
-    """The container that trains."""
+    """Render the container that trains."""
     return {
         "name": name,
         "image": platform.image,
@@ -126,7 +167,7 @@ def container(name: str, spec: JobSpec, platform: Platform) -> dict[str, Any]:
 
 
 def pod_spec(container_name: str, spec: JobSpec, platform: Platform) -> dict[str, Any]:
-    """The pod around it; its restart policy is the job's affair."""
+    """Render the pod's spec, without a restart policy, which the kind of job sets."""
     return {
         "serviceAccountName": platform.service_account,
         "automountServiceAccountToken": False,
@@ -147,7 +188,7 @@ def pod_spec(container_name: str, spec: JobSpec, platform: Platform) -> dict[str
 
 
 def placement(platform: Platform) -> dict[str, Any]:
-    """Which nodes, in which order, with which registry."""
+    """Render where pods are scheduled, with which priority and registry secrets."""
     return {
         **_present("nodeSelector", dict(platform.node_selector)),
         **_present("tolerations", [dict(each) for each in platform.tolerations]),
@@ -157,7 +198,7 @@ def placement(platform: Platform) -> dict[str, Any]:
 
 
 def resources(spec: JobSpec, platform: Platform) -> dict[str, Any]:
-    """Requests and limits of one pod; CPUs have no limit, which would only throttle."""
+    """Render requests and limits of one pod; CPUs have no limit, which would only throttle."""
     requests: dict[str, str] = {}
     limits: dict[str, str] = {}
     if platform.cpu_per_node:
@@ -173,7 +214,7 @@ def resources(spec: JobSpec, platform: Platform) -> dict[str, Any]:
 
 
 def volumes(platform: Platform) -> list[dict[str, Any]]:
-    """Scratch space, shared memory and the platform's claims."""
+    """Render scratch space, shared memory and the platform's claims."""
     return [
         {"name": "tmp", "emptyDir": {}},
         {"name": "work", "emptyDir": {}},
@@ -189,7 +230,7 @@ def volumes(platform: Platform) -> list[dict[str, Any]]:
 
 
 def volume_mounts(platform: Platform) -> list[dict[str, Any]]:
-    """Where the volumes are."""
+    """Render the mounts of the volumes."""
     return [
         {"name": "tmp", "mountPath": "/tmp"},
         {"name": "work", "mountPath": str(DEFAULT_WORK_DIR.parent)},
@@ -202,10 +243,10 @@ def volume_mounts(platform: Platform) -> list[dict[str, Any]]:
 
 
 def gib(amount: float) -> str:
-    """A quantity as Kubernetes writes it, in whole MiB."""
+    """Return a quantity as Kubernetes writes it, in whole MiB."""
     return f"{amount:.0f}Gi" if float(amount).is_integer() else f"{amount * 1024:.0f}Mi"
 
 
 def _present(name: str, value: Mapping[str, Any] | list[Any] | str) -> dict[str, Any]:
-    """The field where it says something: an empty one would differ from what the server stores."""
+    """Return the field unless it is empty, which would differ from what the server stores."""
     return {name: value} if value else {}

@@ -18,15 +18,15 @@ from rlvr_trainer.errors import ConfigError
 CONTAINER = "pytorch"
 """The operator looks for a container of this name."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
-"""Kueue's webhook suspends a job that has it, so that none says `suspend` itself."""
+"""Kueue's webhook suspends a job with this label, so the job does not set `suspend`."""
 KEEP_ENDED_S = 7 * 24 * 3600
-"""A job that ended stays for so long: a retried step adopts it, and people look at it."""
+"""A terminated job is kept this long for retries to adopt and people to inspect."""
 MAX_SERVICE_NAME = 63
 NAME = re.compile(r"^[a-z]([-a-z0-9]*[a-z0-9])?$")
 
 
 def render_pytorchjob(spec: JobSpec, platform: Platform) -> dict[str, Any]:
-    """The PyTorchJob of this spec. Raises ConfigError for what the API server would refuse."""
+    """Render the PyTorchJob. Raises ConfigError for what the API server would refuse."""
     num_workers = spec.resources.num_nodes - 1
     check_name(spec.name, f"-worker-{max(num_workers - 1, 0)}")
     meta = metadata(spec, platform)

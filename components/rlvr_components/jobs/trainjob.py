@@ -24,19 +24,19 @@ from rlvr_components.platform import Platform
 from rlvr_trainer.errors import ConfigError
 
 OverridesField = Literal["podSpecOverrides", "podTemplateOverrides", "runtimePatches"]
-"""Of Trainer 2.0, 2.1, and from 2.2 on."""
+"""Names of the field in Trainer 2.0, in 2.1, and since 2.2."""
 NEWEST_OVERRIDES: OverridesField = "runtimePatches"
 
 CONTAINER = "node"
-"""The runtime's container, and its replicated job: Trainer looks for both by this name."""
+"""Trainer looks for the runtime's container and replicated job by this name."""
 MANAGER = "rlvr.dev/launcher"
-"""Whose patch it is."""
+"""Owner of our patch."""
 
 SECRET_KEYS = (
     "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION",
     "AWS_REGION", "AWS_ENDPOINT_URL_S3", "HF_TOKEN",
 )  # fmt: skip
-"""A TrainJob takes keys of a Secret, not all of it: these, where it has them."""
+"""Keys that a TrainJob takes from a Secret, if present: it cannot take all of it."""
 
 COMMON_FIELDS = ("serviceAccountName", "nodeSelector", "tolerations", "volumes")
 FIELDS: dict[OverridesField, tuple[str, ...]] = {
@@ -44,13 +44,13 @@ FIELDS: dict[OverridesField, tuple[str, ...]] = {
     "podTemplateOverrides": (*COMMON_FIELDS, "imagePullSecrets"),
     "runtimePatches": (*COMMON_FIELDS, "imagePullSecrets", "securityContext"),
 }
-"""Of a pod's spec, those that can be laid over the runtime's."""
+"""Fields of a pod's spec that can be laid over the runtime's."""
 CONTAINER_FIELDS: dict[OverridesField, tuple[str, ...]] = {
     "podSpecOverrides": ("volumeMounts",),
     "podTemplateOverrides": ("volumeMounts",),
     "runtimePatches": ("volumeMounts", "securityContext"),
 }
-"""Of its container."""
+"""Fields of its container that can."""
 IN_NO_VERSION = ("image_pull_policy", "priority_class")
 ONLY_IN_RUNTIME: dict[OverridesField, tuple[str, ...]] = {
     "podSpecOverrides": (
@@ -60,11 +60,11 @@ ONLY_IN_RUNTIME: dict[OverridesField, tuple[str, ...]] = {
     "podTemplateOverrides": (*IN_NO_VERSION, "stop_grace_s"),
     "runtimePatches": IN_NO_VERSION,
 }
-"""Settings that cannot be laid over the runtime's: their defaults are what ours has."""
+"""Settings that only the runtime can hold; their defaults are those of our runtime."""
 
 
 def render_trainjob(spec: JobSpec, platform: Platform, overrides: OverridesField) -> dict[str, Any]:
-    """The TrainJob of this spec, for an API server that knows the field `overrides`.
+    """Render the TrainJob for an API server that knows the field `overrides`.
 
     Raises ConfigError for what it cannot express.
     """
@@ -101,7 +101,7 @@ def render_trainjob(spec: JobSpec, platform: Platform, overrides: OverridesField
 
 
 def overrides_field(openapi: Mapping[str, Any]) -> OverridesField:
-    """The field that this API server knows, by its OpenAPI v3 document of the API group.
+    """Return the field that the API server knows, from the API group's OpenAPI v3 document.
 
     Raises ConfigError when it knows none of them.
     """

@@ -47,8 +47,8 @@ def clean(run: str | None, older_than_s: float, dry_run: bool, access: Access, o
     from rlvr_pipelines.extras import KUBERNETES, require
 
     require(KUBERNETES, "cleaning up a cluster")
+    from rlvr_components.kubernetes.access import use_context
     from rlvr_pipelines.cluster_runs import all_jobs, clean_jobs, jobs_of
-    from rlvr_pipelines.kubeconfig import use_context
     from rlvr_pipelines.run_name import parse_run
     from rlvr_trainer.errors import ConfigError
 

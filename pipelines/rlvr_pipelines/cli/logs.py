@@ -53,8 +53,8 @@ def _job_lines(named: RunName, access: Access, step: str, follow: bool) -> Itera
     from rlvr_pipelines.extras import KUBERNETES, require
 
     require(KUBERNETES, "reading a cluster's logs")
+    from rlvr_components.kubernetes.access import use_context
     from rlvr_pipelines.cluster_runs import job_lines, jobs_of, newest_attempts
-    from rlvr_pipelines.kubeconfig import use_context
     from rlvr_trainer.errors import ConfigError
 
     use_context(access.context)

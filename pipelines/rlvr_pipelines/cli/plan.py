@@ -90,7 +90,7 @@ def _cluster_job(
     job: JobOptions,
     access: Access,
 ) -> ClusterJob:
-    from rlvr_pipelines.kubeconfig import has_cluster, use_context
+    from rlvr_components.kubernetes.access import has_cluster, use_context
 
     use_context(access.context)
     if has_cluster():

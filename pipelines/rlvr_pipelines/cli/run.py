@@ -135,8 +135,8 @@ def _arguments(place: str, job: JobOptions, access: Access) -> dict[str, Any]:
     """The pipeline's parameters beside the recipe."""
     if place == "local":
         return {}
+    from rlvr_components.kubernetes.access import use_context
     from rlvr_pipelines.job_parameters import job_parameters
-    from rlvr_pipelines.kubeconfig import use_context
 
     use_context(access.context)
     return job_parameters(

@@ -38,7 +38,7 @@ def status(run: str | None, access: Access, output: str) -> None:
     rlvr status gsm8k --namespace rlvr
     rlvr status 0b1f6d3e-6c7a-4b0e-9f57-0d5f2a9a7c11 --endpoint http://localhost:8080
     """
-    from rlvr_pipelines.kubeconfig import use_context
+    from rlvr_components.kubernetes.access import use_context
     from rlvr_pipelines.run_name import parse_run
 
     use_context(access.context)
@@ -82,8 +82,8 @@ def _local_runs(root: Path) -> list[LocalRun]:
 
 def _jobs_if_any(access: Access) -> list[JobSummary]:
     """Whoever never had to do with a cluster hears nothing of one."""
+    from rlvr_components.kubernetes.access import has_cluster
     from rlvr_pipelines.extras import KUBERNETES, is_installed
-    from rlvr_pipelines.kubeconfig import has_cluster
 
     asked = access.namespace or access.context
     if not asked and not (is_installed(KUBERNETES) and has_cluster()):

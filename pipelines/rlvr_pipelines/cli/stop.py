@@ -34,7 +34,7 @@ def stop(run: str, access: Access, output: str) -> None:
     rlvr stop runs/arithmetic
     rlvr stop gsm8k --namespace rlvr
     """
-    from rlvr_pipelines.kubeconfig import use_context
+    from rlvr_components.kubernetes.access import use_context
     from rlvr_pipelines.run_name import parse_run
 
     use_context(access.context)

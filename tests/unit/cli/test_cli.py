@@ -44,6 +44,19 @@ def test_help_imports_nothing_heavy() -> None:
     assert heavy.isdisjoint(imported.split())
 
 
+def test_commands_that_ask_no_cluster_do_not_import_its_client(tmp_path: Path) -> None:
+    imported = python(
+        "import os, sys; from click.testing import CliRunner; from rlvr_pipelines.cli import main\n"
+        f"os.chdir({str(tmp_path)!r}); os.environ['KUBECONFIG'] = 'none'\n"
+        "os.environ.pop('KUBERNETES_SERVICE_HOST', None)\n"
+        "for command in (['status'], ['recipes'], ['plan', 'arithmetic']):\n"
+        "    assert CliRunner().invoke(main, command).exit_code == 0, command\n"
+        "print(*sys.modules)"
+    )
+
+    assert {"kubernetes", "urllib3"}.isdisjoint(imported.split())
+
+
 def test_help_takes_less_than_0_4_s_of_this_machine() -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     text = python(

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from rlvr_components.jobs import JobSummary, Replica
+from rlvr_components.jobs.kinds import Kind
 from rlvr_components.platform import Platform
 from rlvr_pipelines import cluster_runs
 from rlvr_pipelines.cli import main
@@ -82,8 +83,8 @@ class FakeCluster:
             if all(getattr(job, name) == value for name, value in wanted.items())
         ]
 
-    def open_backend(self, place: str, platform: Platform, **_: Any) -> FakeCluster:
-        assert (place, platform.namespace) == ("pytorchjob", "jobs")
+    def open_backend(self, kind: Kind, platform: Platform, access: None) -> FakeCluster:
+        assert (kind.place, platform.namespace) == ("pytorchjob", "jobs")
         return self
 
     def delete_jobs(self, jobs: Sequence[JobSummary], **_: Any) -> list[JobSummary]:
@@ -108,9 +109,10 @@ class FakeCluster:
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
     fake = FakeCluster([TRAIN, BASE, FAILED])
-    for name in ("find_jobs", "open_backend", "delete_jobs"):
+    for name in ("find_jobs", "delete_jobs"):
         monkeypatch.setattr(cluster_runs, name, getattr(fake, name))
-    monkeypatch.setattr(cluster_runs, "Client", lambda access: fake)
+    monkeypatch.setattr(cluster_runs, "ClusterBackend", fake.open_backend)
+    monkeypatch.setattr(cluster_runs, "KubernetesApi", lambda access: fake)
     monkeypatch.setattr(cluster_runs, "find_access", lambda context: None)
     monkeypatch.setattr(cluster_runs, "POLL_S", 0.001)
     return fake

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from rlvr_components.check_cluster import check_admitted, check_cluster, read_platform_map
-from rlvr_components.kubernetes_api import NotFound
+from rlvr_components.kubernetes.errors import ObjectNotFound
 from rlvr_components.platform import Platform
 from rlvr_trainer.errors import ConfigError
 
@@ -22,7 +22,7 @@ class FakeApi:
 
     def get(self, path: str) -> dict[str, Any]:
         if path not in self.answers:
-            raise NotFound(path)
+            raise ObjectNotFound(path)
         found: dict[str, Any] = self.answers[path]
         return found
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rlvr_components.check import Form
-from rlvr_components.kubernetes_api import NotFound
+from rlvr_components.kubernetes.errors import ObjectNotFound
 from rlvr_components.pipeline_run import RUN_ID_VARIABLE
 from rlvr_components.preflight import check
 from rlvr_trainer.errors import ConfigError
@@ -27,7 +27,7 @@ class FakeApi:
             return {"resources": [{"name": "pytorchjobs"}]}
         if path.endswith("/resourcequotas"):
             return {"items": []}
-        raise NotFound(path)
+        raise ObjectNotFound(path)
 
     def create(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         return {"status": {"allowed": True}}
@@ -44,7 +44,7 @@ class FakeBackend:
 @pytest.fixture(autouse=True)
 def cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(RUN_ID_VARIABLE, RUN_ID)
-    monkeypatch.setattr("rlvr_components.kubernetes_api.KubernetesApi", FakeApi)
+    monkeypatch.setattr("rlvr_components.kubernetes.client.KubernetesApi", FakeApi)
     monkeypatch.setattr("rlvr_components.jobs.cluster.open_backend", lambda *_: FakeBackend())
 
 

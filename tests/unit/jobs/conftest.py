@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from rlvr_components.jobs.kube import client, following, logs, submission, watching
+from rlvr_components.jobs.cluster import following, submission
+from rlvr_components.kubernetes import client, logs, watch
 
 from .fake_api_server import FakeApiServer, serving, write_kubeconfig
 
@@ -29,7 +30,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApiServ
     monkeypatch.setattr(following, "TICK_S", 0.05)
     monkeypatch.setattr(logs, "REOPEN_S", 0.05)
     monkeypatch.setattr(submission, "GONE_INTERVAL_S", 0.05)
-    monkeypatch.setattr(watching, "WATCH_S", 5)
+    monkeypatch.setattr(watch, "WATCH_S", 5)
     with serving(FakeApiServer()) as fake:
         token_file = tmp_path / "token"
         token_file.write_text(fake.token)

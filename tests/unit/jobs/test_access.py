@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from rlvr_components.jobs.kube.access import find_access, from_service_account
-from rlvr_components.jobs.kube.tokens import ExecPlugin, TokenFile
+from rlvr_components.kubernetes.access import ApiServerAccess, find_access, from_service_account
 from rlvr_trainer.errors import ConfigError
 
 
@@ -46,16 +45,24 @@ def test_a_context_names_server_namespace_and_token(kubeconfig: Path) -> None:
     found = find_access()
 
     assert (found.server, found.namespace) == ("https://api.example.com", "mine")
-    assert found.token.value() == "abc"
-    assert not found.is_of_pod
+    assert found.authorization() == "Bearer abc"
+    assert not found.in_pod
     assert find_access("two").namespace == "default"
 
 
-def test_a_context_that_is_not_there_is_told_with_those_that_are(kubeconfig: Path) -> None:
+def test_an_unknown_context_is_an_error_that_lists_the_contexts(kubeconfig: Path) -> None:
     write(kubeconfig)
 
     with pytest.raises(ConfigError, match=r"has no context 'three'; it has one, two"):
         find_access("three")
+
+
+def test_an_unknown_user_is_an_error_that_lists_the_users(kubeconfig: Path) -> None:
+    write(kubeconfig)
+    kubeconfig.write_text(kubeconfig.read_text().replace("user: u", "user: v"))
+
+    with pytest.raises(ConfigError, match=r"has no user 'v'; it has u"):
+        find_access()
 
 
 def test_the_first_of_several_files_wins(
@@ -65,7 +72,7 @@ def test_the_first_of_several_files_wins(
     other = write(tmp_path / "other", {"token": "second"})
     monkeypatch.setenv("KUBECONFIG", f"{tmp_path / 'missing'}:{kubeconfig}:{other}")
 
-    assert find_access().token.value() == "first"
+    assert find_access().authorization() == "Bearer first"
 
 
 def test_certificates_are_read_from_files_beside_it_and_from_the_file_itself(
@@ -82,26 +89,66 @@ def test_certificates_are_read_from_files_beside_it_and_from_the_file_itself(
         **{"certificate-authority": "ca.crt"},
     )
 
-    found = find_access()
+    context = ssl_context(find_access())
 
-    assert found.ssl_context is not None
-    assert [each["subject"] for each in found.ssl_context.get_ca_certs()] == [
-        ((("commonName", "test"),),)
-    ]
+    assert [each["subject"] for each in context.get_ca_certs()] == [((("commonName", "test"),),)]
+
+
+def ssl_context(access: ApiServerAccess) -> ssl.SSLContext:
+    found: ssl.SSLContext = access.pool().connection_pool_kw["ssl_context"]
+    return found
 
 
 @pytest.mark.parametrize(
     ("user", "message"),
     [
-        ({"client-certificate-data": "%%%"}, "certificates cannot be used"),
-        ({"username": "me", "password": "x"}, "API servers no longer accept"),
+        ({"client-certificate-data": "%%%"}, "certificates of context 'one' .* cannot be used"),
+        ({"client-certificate": "none.crt"}, r"does not exist: .*none.crt.*; correct it"),
+        ({"tokenFile": "none"}, r"No such file or directory: .*none.*; correct it"),
     ],
 )
-def test_what_cannot_be_used_is_told(kubeconfig: Path, user: dict[str, Any], message: str) -> None:
+def test_unusable_credentials_are_an_error(
+    kubeconfig: Path, user: dict[str, Any], message: str
+) -> None:
     write(kubeconfig, user)
 
     with pytest.raises(ConfigError, match=message):
+        find_access().pool()
+
+
+@pytest.mark.parametrize("text", ["", "- a list", "{", "contexts: 3\ncurrent-context: one"])
+def test_a_file_that_is_not_a_kubeconfig_is_an_error(kubeconfig: Path, text: str) -> None:
+    kubeconfig.write_text(text)
+
+    with pytest.raises(ConfigError, match=rf"{kubeconfig}.*; correct it, or set KUBECONFIG"):
         find_access()
+
+
+def test_the_first_files_context_is_current_as_for_kubectl(
+    kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(kubeconfig)
+    write(tmp_path / "other")
+    tree = yaml.safe_load(kubeconfig.read_text())
+    kubeconfig.write_text(yaml.safe_dump({**tree, "current-context": "two"}))
+    monkeypatch.setenv("KUBECONFIG", f"{kubeconfig}:{tmp_path / 'other'}")
+
+    assert find_access().namespace == "default"
+
+
+def test_the_clusters_proxy_takes_precedence_over_the_environments(
+    kubeconfig: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("https_proxy", "http://environment:3128")
+    write(kubeconfig)
+    assert find_access().pool().proxy.host == "environment"  # type: ignore[union-attr]
+
+    monkeypatch.setenv("no_proxy", "example.com")
+    assert find_access().pool().proxy is None
+
+    write(kubeconfig, **{"proxy-url": "http://cluster:3128"})
+    assert find_access().pool().proxy.host == "cluster"  # type: ignore[union-attr]
 
 
 def id_token(expires_at: float) -> str:
@@ -118,7 +165,7 @@ def test_an_auth_provider_is_left_to_the_official_client(kubeconfig: Path) -> No
     token = id_token(time.time() + 3600)
     write(kubeconfig, {"auth-provider": {"name": "oidc", "config": {"id-token": token}}})
 
-    assert find_access().token.value() == token
+    assert find_access().authorization() == f"Bearer {token}"
 
 
 @pytest.mark.parametrize("config", [{}, {"id-token": id_token(0.0)}], ids=["none", "expired"])
@@ -128,7 +175,7 @@ def test_an_auth_provider_without_a_token_says_what_to_do(
     write(kubeconfig, {"auth-provider": {"name": "oidc", "config": config}})
 
     with pytest.raises(ConfigError, match=r"auth-provider gave no token.*log in"):
-        find_access().token.value()
+        find_access().authorization()
 
 
 def test_without_any_cluster_it_says_where_it_looked(
@@ -153,34 +200,45 @@ def test_a_pod_is_asked_with_its_service_account(
     found = from_service_account(tmp_path)
 
     assert (found.server, found.namespace) == ("https://[fd00::1]:6443", "rlvr")
-    assert found.token.value() == "abc"
-    assert found.is_of_pod
+    assert found.authorization() == "bearer abc"
+    assert found.in_pod
 
 
-def test_a_pod_without_a_token_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pod_without_a_token_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
 
     with pytest.raises(ConfigError, match="automountServiceAccountToken"):
         from_service_account(tmp_path)
 
 
-def test_a_token_file_is_read_again_when_it_is_refused_and_after_a_while(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "token"
+def test_a_token_file_is_read_again_when_it_is_refused(kubeconfig: Path) -> None:
+    path = kubeconfig.parent / "token"
     path.write_text("one")
-    token = TokenFile(path)
-    assert token.value() == "one"
+    write(kubeconfig, {"tokenFile": "token"})
+    access = find_access()
+    assert access.authorization() == "Bearer one"
+    assert not access.reload("Bearer one")
+
     path.write_text("two")
-    assert token.value() == "one"
 
-    assert token.refresh()
-    assert token.value() == "two"
+    assert access.reload("Bearer one")
+    assert access.authorization() == "Bearer two"
 
-    path.write_text("three")
-    now = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now + 61)
-    assert token.value() == "three"
+
+def test_a_pods_token_is_read_again_when_it_is_refused(
+    tmp_path: Path, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    (tmp_path / "ca.crt").write_bytes(certificate[0].read_bytes())
+    (tmp_path / "token").write_text("one")
+    access = from_service_account(tmp_path)
+    assert access.authorization() == "bearer one"
+
+    (tmp_path / "token").write_text("two")
+
+    assert access.reload("bearer one")
+    assert access.authorization() == "bearer two"
 
 
 PLUGIN = """
@@ -188,51 +246,83 @@ import json, os, pathlib
 runs = pathlib.Path(os.environ["RUNS"])
 number = int(runs.read_text() or 0) + 1 if runs.exists() else 1
 runs.write_text(str(number))
-assert json.loads(os.environ["KUBERNETES_EXEC_INFO"])["kind"] == "ExecCredential"
+asked = json.loads(os.environ["KUBERNETES_EXEC_INFO"])
 status = {"token": f"token-{number}", "expirationTimestamp": os.environ["ENDS"]}
-print(json.dumps({"status": status}))
+print(json.dumps({**asked, "status": status}))
 """
+API_VERSION = "client.authentication.k8s.io/v1"
 
 
-def plugin(tmp_path: Path, code: str = PLUGIN, ends: str = "2999-01-01T00:00:00Z") -> ExecPlugin:
-    env = [{"name": "RUNS", "value": str(tmp_path / "runs")}, {"name": "ENDS", "value": ends}]
-    return ExecPlugin({"command": sys.executable, "args": ["-c", code], "env": env}, "user 'u'")
+def plugin(kubeconfig: Path, code: str = PLUGIN, ends: str = "2999-01-01T00:00:00Z") -> None:
+    runs = kubeconfig.parent / "runs"
+    env = [{"name": "RUNS", "value": str(runs)}, {"name": "ENDS", "value": ends}]
+    program = {"command": sys.executable, "args": ["-c", code], "env": env}
+    write(kubeconfig, {"exec": {"apiVersion": API_VERSION, **program}})
 
 
-def test_a_plugin_is_run_once_until_its_token_is_refused(tmp_path: Path) -> None:
-    token = plugin(tmp_path)
+def test_a_plugin_is_run_once_until_its_token_is_refused(kubeconfig: Path) -> None:
+    plugin(kubeconfig)
+    access = find_access()
 
-    assert [token.value(), token.value()] == ["token-1", "token-1"]
-    assert token.refresh()
-    assert token.value() == "token-2"
+    assert [access.authorization(), access.authorization()] == ["Bearer token-1"] * 2
+    assert access.reload("Bearer token-1")
+    assert access.authorization() == "Bearer token-2"
 
 
-def test_a_plugin_is_run_again_before_its_token_ends(tmp_path: Path) -> None:
-    token = plugin(tmp_path, ends="2020-01-01T00:00:00Z")
+def test_a_plugin_is_run_again_before_its_token_ends(kubeconfig: Path) -> None:
+    plugin(kubeconfig, ends="2020-01-01T00:00:00Z")
+    access = find_access()
 
-    assert [token.value(), token.value()] == ["token-1", "token-2"]
+    assert access.authorization() != access.authorization()
 
 
 @pytest.mark.parametrize(
     ("code", "message"),
     [
         ("import sys; sys.exit('session has expired')", "session has expired.*; log in"),
-        ("print('hello')", "printed no token"),
+        ("print('hello')", "exec gave no token .*failed to decode process output.*; log in"),
     ],
 )
-def test_a_plugin_that_fails_says_so(tmp_path: Path, code: str, message: str) -> None:
+def test_a_plugin_that_fails_says_so(
+    kubeconfig: Path, code: str, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plugin(kubeconfig, code)
+
     with pytest.raises(ConfigError, match=message):
-        plugin(tmp_path, code).value()
+        find_access()
+
+    assert capfd.readouterr() == ("", "")
 
 
-def test_a_plugin_that_is_not_installed_gives_its_own_hint() -> None:
-    missing = ExecPlugin({"command": "/no/aws", "installHint": "get the AWS CLI"}, "user 'u'")
+def test_a_plugin_that_is_not_installed_gives_its_own_hint(kubeconfig: Path) -> None:
+    missing = {"apiVersion": API_VERSION, "command": "/no/aws", "installHint": "get the AWS CLI"}
+    write(kubeconfig, {"exec": missing})
 
-    with pytest.raises(ConfigError, match=r"/no/aws did not run .*; get the AWS CLI"):
-        missing.value()
+    with pytest.raises(ConfigError, match=r"/no/aws.*; get the AWS CLI"):
+        find_access()
 
 
-def test_talking_to_a_cluster_imports_nothing_that_takes_seconds() -> None:
+def test_a_plugin_may_bring_a_certificate_and_later_a_new_one(
+    kubeconfig: Path, certificate: tuple[Path, Path]
+) -> None:
+    made, key = (path.read_text() for path in certificate)
+    status = {"clientCertificateData": made, "clientKeyData": key}
+    answer = {"apiVersion": API_VERSION, "kind": "ExecCredential", "status": status}
+    (kubeconfig.parent / "answer").write_text(json.dumps(answer))
+    plugin(kubeconfig, f"print(open({str(kubeconfig.parent / 'answer')!r}).read())")
+
+    access = find_access()
+
+    assert access.authorization() == ""
+    assert access.pool().connection_pool_kw["ssl_context"]
+    assert not access.reload("")
+
+    status["clientCertificateData"] += "\n"
+    (kubeconfig.parent / "answer").write_text(json.dumps(answer))
+    assert access.reload("")
+
+
+def test_the_official_client_is_imported_only_when_a_cluster_is_asked() -> None:
     code = (
         "import sys, json, rlvr_components.jobs.cluster\n"
         "print(json.dumps(sorted({each.partition('.')[0] for each in sys.modules})))"
@@ -250,8 +340,7 @@ def test_an_authority_without_key_identifiers_is_trusted_as_kubectl_does(
     made, _ = certificate
     write(kubeconfig, **{"certificate-authority": str(made)})
 
-    context = find_access().ssl_context
+    context = ssl_context(find_access())
 
-    assert context is not None
     assert not context.verify_flags & ssl.VERIFY_X509_STRICT
     assert context.verify_mode is ssl.CERT_REQUIRED

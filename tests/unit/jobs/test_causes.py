@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from rlvr_components.jobs.kube.causes import first_failure, job_failure, pod_end
-from rlvr_components.jobs.kube.ends import PERMANENT_S, Ends
-from rlvr_components.jobs.kube.kinds import PYTORCHJOB, TRAINJOB, Kind
-from rlvr_components.jobs.kube.status import status_of
+from rlvr_components.jobs.cluster.causes import first_failure, job_failure, pod_failure
+from rlvr_components.jobs.cluster.limits import PERMANENT_S, PodFailures
+from rlvr_components.jobs.cluster.status import status_of
+from rlvr_components.jobs.kinds import PYTORCHJOB, TRAINJOB, Kind
 
 from .objects import FAILED, Object, condition, pod, pytorchjob, said, terminated
 
@@ -106,7 +106,7 @@ PREEMPTED = condition(
     ],
 )
 def test_a_failed_pod_has_a_cause(failed: Object, exit_code: int, cause: str) -> None:
-    end = pod_end(PYTORCHJOB, failed)
+    end = pod_failure(PYTORCHJOB, failed)
 
     assert end is not None
     assert cause in end.cause
@@ -117,7 +117,7 @@ def test_a_failed_pod_has_a_cause(failed: Object, exit_code: int, cause: str) ->
     "healthy", [pod(), pod(phase="Succeeded", state=terminated(0)), pod(phase="Pending")]
 )
 def test_a_pod_that_did_not_fail_has_none(healthy: Object) -> None:
-    assert pod_end(PYTORCHJOB, healthy) is None
+    assert pod_failure(PYTORCHJOB, healthy) is None
 
 
 def test_the_first_to_fail_is_the_cause() -> None:
@@ -132,7 +132,7 @@ def test_the_first_to_fail_is_the_cause() -> None:
     assert str(end) == "worker-1: rank 1 died"
 
 
-def test_who_only_lost_a_peer_comes_last_even_when_it_ended_first() -> None:
+def test_a_pod_that_lost_its_peer_is_never_the_first_cause() -> None:
     peer = said("another node failed: connection reset", 138)
     follower = pod("master-0", "Failed", terminated(138, message=peer, at="03:09:00"))
     cause = pod("worker-1", "Failed", terminated(6, message=said("the loss is not finite", 6)))
@@ -143,7 +143,7 @@ def test_who_only_lost_a_peer_comes_last_even_when_it_ended_first() -> None:
     assert (end.replica, end.exit_code) == ("worker-1", 6)
 
 
-def test_who_was_told_to_stop_comes_after_who_failed() -> None:
+def test_a_pod_told_to_stop_comes_after_one_that_failed() -> None:
     stopped = pod("master-0", "Failed", terminated(143, at="03:09:00"))
     cause = pod("worker-1", "Failed", terminated(137, reason="OOMKilled"))
 
@@ -219,12 +219,12 @@ def test_a_trainjob_ends_by_its_own_conditions() -> None:
 
 
 @pytest.mark.parametrize(("kind", "is_ended"), [(PYTORCHJOB, True), (TRAINJOB, False)])
-def test_who_starts_a_failed_pod_for_ever_is_stopped_and_a_trainjob_left_to_end(
+def test_endless_restarts_are_stopped_and_a_trainjob_is_left_to_terminate(
     kind: Kind, is_ended: bool
 ) -> None:
     job = pytorchjob()
     job["spec"]["trainer"] = {"numNodes": 2}
-    seen = Ends(kind, job)
+    seen = PodFailures(kind, job)
     failed = pod(phase="Failed", state=terminated(3, message=said("no rows", 3)))
     assert len(list(seen.note([failed, pod("master-0")]))) == 1
 

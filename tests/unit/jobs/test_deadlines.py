@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from rlvr_components.jobs.kube.deadlines import Deadlines
-from rlvr_components.jobs.kube.waits import Wait
+from rlvr_components.jobs.cluster.limits import Deadlines
+from rlvr_components.jobs.cluster.pending import PendingReason
 from rlvr_components.platform import Platform
 
 PLATFORM = Platform(image="i", queue_timeout_s=100, run_timeout_s=1000, start_grace_s=10)
-ROOM = Wait("0/3 nodes are available")
-IMAGE = Wait("no such image", 2, "grace")
+ROOM = PendingReason("0/3 nodes are available")
+IMAGE = PendingReason("no such image", 2, "grace")
 
 
 def deadlines(now: float = 0, running_since: float | None = None) -> Deadlines:

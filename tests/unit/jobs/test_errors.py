@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rlvr_components.jobs.kube.access import Access
-from rlvr_components.jobs.kube.client import Client
-from rlvr_components.jobs.kube.errors import Outage, Refusal, from_transport
-from rlvr_components.jobs.kube.tokens import NoToken
-from rlvr_components.jobs.kube.watching import Collection
+from rlvr_components.kubernetes.access import ApiServerAccess
+from rlvr_components.kubernetes.client import KubernetesApi
+from rlvr_components.kubernetes.errors import Outage, Refusal, from_transport
+from rlvr_components.kubernetes.watch import Collection
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -62,14 +62,20 @@ def shakes_hands(context: ssl.SSLContext) -> Callable[[socket.socket], None]:
     return serve
 
 
-def client(server: str, context: ssl.SSLContext, server_name: str = "") -> Client:
-    access = Access(server, "rlvr", NoToken(), context, server_name, origin="context fake")
-    return Client(access, patience_s=0.0)
+def client(server: str, **options: Any) -> KubernetesApi:
+    """A client with these fields of the official client's Configuration."""
+
+    def load(configuration: Any) -> None:
+        for name, value in {"host": server, **options}.items():
+            setattr(configuration, name, value)
+
+    access = ApiServerAccess(load, namespace="rlvr", origin="context fake")
+    return KubernetesApi(access, patience_s=0.0)
 
 
 def test_a_load_balancer_that_accepts_and_closes_is_an_outage() -> None:
     with listening(accepts_and_closes) as server, pytest.raises(Outage) as caught:
-        client(server, ssl.create_default_context()).get("/api")
+        client(server).get("/api")
 
     assert "cannot be reached" in str(caught.value)
     assert "EOF" in str(caught.value)
@@ -77,7 +83,7 @@ def test_a_load_balancer_that_accepts_and_closes_is_an_outage() -> None:
 
 def test_a_watch_outlives_a_load_balancer_that_accepts_and_closes() -> None:
     with listening(accepts_and_closes) as server:
-        asking = client(server, ssl.create_default_context())
+        asking = client(server)
         watched = Collection(asking, "/api/v1/namespaces/rlvr/pods", {}, changed=lambda: None)
         watched.start()
         try:
@@ -96,7 +102,7 @@ def test_a_certificate_that_is_not_trusted_is_a_refusal(certificate: tuple[Path,
     own.load_cert_chain(*certificate)
 
     with listening(shakes_hands(own)) as server, pytest.raises(Refusal) as caught:
-        client(server, ssl.create_default_context()).get("/api")
+        client(server).get("/api")
 
     assert "not trusted here" in str(caught.value)
     assert "correct the certificates of context fake" in str(caught.value)
@@ -105,11 +111,13 @@ def test_a_certificate_that_is_not_trusted_is_a_refusal(certificate: tuple[Path,
 def test_a_certificate_of_another_server_is_a_refusal(certificate: tuple[Path, Path]) -> None:
     own = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     own.load_cert_chain(*certificate)
-    ours = ssl.create_default_context(cafile=str(certificate[0]))
-    ours.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    ours = {"ssl_ca_cert": str(certificate[0]), "tls_server_name": "other"}
 
-    with listening(shakes_hands(own)) as server, pytest.raises(Refusal, match="hostname 'other'"):
-        client(server, ours, "other").get("/api")
+    with (
+        listening(shakes_hands(own)) as server,
+        pytest.raises(Refusal, match="hostname 'other'"),
+    ):
+        client(server, **ours).get("/api")
 
 
 @pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
@@ -119,12 +127,11 @@ def test_a_server_that_does_not_trust_our_certificate_is_a_refusal(
     own = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     own.load_cert_chain(*certificate)
     own.verify_mode = ssl.CERT_REQUIRED  # and it knows no authority
-    ours = ssl.create_default_context()
-    ours.check_hostname, ours.verify_mode = False, ssl.CERT_NONE
-    ours.load_cert_chain(*certificate)
+    made, key = map(str, certificate)
+    ours = {"verify_ssl": False, "cert_file": made, "key_file": key}
 
     with listening(shakes_hands(own)) as server, pytest.raises(Refusal, match="unknown ca"):
-        client(server, ours).get("/api")
+        client(server, **ours).get("/api")
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from rlvr_components.jobs.kube.access import find_access
-from rlvr_components.jobs.kube.client import Client
-from rlvr_components.jobs.kube.kinds import PYTORCHJOB
-from rlvr_components.jobs.kube.logs import Window, split_timestamp
-from rlvr_components.jobs.kube.replica_logs import ReplicaLogs
+from rlvr_components.jobs.cluster.replica_logs import ReplicaLogs
+from rlvr_components.jobs.kinds import PYTORCHJOB
+from rlvr_components.kubernetes.access import find_access
+from rlvr_components.kubernetes.client import KubernetesApi
+from rlvr_components.kubernetes.logs import Window, split_timestamp
 
 from .fake_api_server import FakeApiServer, Fault
 from .objects import Object, condition, pod, pytorchjob, terminated
@@ -29,7 +29,7 @@ def following(api: FakeApiServer) -> Iterator[ReplicaLogs]:
     def pods() -> list[Object]:
         return [obj for (kind, _), obj in api.objects.items() if kind == "pods"]
 
-    logs = ReplicaLogs(Client(find_access()), PYTORCHJOB, pods)
+    logs = ReplicaLogs(KubernetesApi(find_access()), PYTORCHJOB, pods)
     logs.follow(pods())
     try:
         yield logs
@@ -152,7 +152,7 @@ def test_a_pod_that_is_gone_ends_its_log(api: FakeApiServer) -> None:
 def test_a_reader_that_is_slow_holds_the_logs_back(
     api: FakeApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rlvr_components.jobs.kube import replica_logs
+    from rlvr_components.jobs.cluster import replica_logs
 
     monkeypatch.setattr(replica_logs, "MAX_QUEUED_LINES", 5)
     api.put("pods", pod())

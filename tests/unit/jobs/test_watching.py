@@ -1,17 +1,19 @@
-"""What is watched outlives credentials that cannot be had for a while."""
+"""Watches and logs continue after a time without credentials."""
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from pathlib import Path
 
-from rlvr_components.jobs.kube.access import find_access
-from rlvr_components.jobs.kube.client import Client
-from rlvr_components.jobs.kube.kinds import PYTORCHJOB
-from rlvr_components.jobs.kube.logs import Container, LogFollower
-from rlvr_components.jobs.kube.watching import Collection
-from rlvr_trainer.errors import ConfigError
+import yaml
+
+from rlvr_components.jobs.kinds import PYTORCHJOB
+from rlvr_components.kubernetes.client import KubernetesApi
+from rlvr_components.kubernetes.logs import Container, LogFollower
+from rlvr_components.kubernetes.watch import Collection
 
 from .fake_api_server import FakeApiServer
 from .objects import pod
@@ -19,40 +21,47 @@ from .objects import pod
 NAME = "tiny-worker-0"
 
 
-class Plugin:
-    """A program that fails its first times, as without a network."""
-
-    def __init__(self, token: str) -> None:
-        self._token = token
-        self._failures_left = 3
-
-    def value(self) -> str:
-        if self._failures_left:
-            self._failures_left -= 1
-            raise ConfigError("user 'me': aws failed (no network); log in with your provider")
-        return self._token
-
-    def refresh(self) -> bool:
-        return True
+PLUGIN = """
+import json, os, pathlib, sys
+runs = pathlib.Path(os.environ["RUNS"])
+number = len(runs.read_text()) if runs.exists() else 0
+runs.write_text("x" * (number + 1))
+if 0 < number < 4:
+    sys.exit("no network")
+asked = json.loads(os.environ["KUBERNETES_EXEC_INFO"])
+token = os.environ["TOKEN"] if number else "expired"
+print(json.dumps({**asked, "status": {"token": token}}))
+"""
 
 
-def client_with_plugin(api: FakeApiServer) -> Client:
-    return Client(replace(find_access(), token=Plugin(api.token)))
+def client_with_plugin(api: FakeApiServer, folder: Path) -> KubernetesApi:
+    """A client whose plugin's token is refused, and whose plugin then fails three times."""
+    env = [
+        {"name": "RUNS", "value": str(folder / "runs")},
+        {"name": "TOKEN", "value": api.token},
+    ]
+    program = {"command": sys.executable, "args": ["-c", PLUGIN], "env": env}
+    version = "client.authentication.k8s.io/v1"
+    path = Path(os.environ["KUBECONFIG"])
+    tree = yaml.safe_load(path.read_text())
+    tree["users"] = [{"name": "me", "user": {"exec": {"apiVersion": version, **program}}}]
+    path.write_text(yaml.safe_dump(tree))
+    return KubernetesApi()
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while not holds() and time.monotonic() < deadline:
         time.sleep(0.02)
     assert holds()
 
 
-def test_a_watch_goes_on_once_there_is_a_token_again(api: FakeApiServer) -> None:
+def test_a_watch_continues_once_there_is_a_token_again(api: FakeApiServer, tmp_path: Path) -> None:
     found = pod()
     api.put("pods", found)
     path = f"/api/v1/namespaces/{found['metadata']['namespace']}/pods"
 
-    watched = Collection(client_with_plugin(api), path, {}, changed=lambda: None)
+    watched = Collection(client_with_plugin(api, tmp_path), path, {}, changed=lambda: None)
     watched.start()
     try:
         wait_until(lambda: watched.is_synced)
@@ -62,7 +71,7 @@ def test_a_watch_goes_on_once_there_is_a_token_again(api: FakeApiServer) -> None
         watched.close()
 
 
-def test_a_log_goes_on_once_there_is_a_token_again(api: FakeApiServer) -> None:
+def test_a_log_continues_once_there_is_a_token_again(api: FakeApiServer, tmp_path: Path) -> None:
     found = pod()
     api.put("pods", found)
     api.log(NAME, "one")
@@ -70,7 +79,7 @@ def test_a_log_goes_on_once_there_is_a_token_again(api: FakeApiServer) -> None:
     lines: list[str] = []
 
     follower = LogFollower(
-        client_with_plugin(api),
+        client_with_plugin(api, tmp_path),
         container,
         state=lambda: "running",
         put=lines.append,

@@ -37,10 +37,10 @@ def api_that_answers(answers: dict[str, Any]) -> Any:
         namespace = "default"
 
         def get(self, path: str) -> dict[str, Any]:
-            from rlvr_components.kubernetes_api import NotFound
+            from rlvr_components.kubernetes.errors import ObjectNotFound
 
             if path not in answers:
-                raise NotFound(path)
+                raise ObjectNotFound(path)
             found: dict[str, Any] = answers[path]
             return found
 
@@ -52,7 +52,9 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A cluster whose API server gives these answers."""
     answers: dict[str, Any] = {}
     monkeypatch.setattr(cluster_plan, "has_cluster", lambda: True)
-    monkeypatch.setattr("rlvr_components.kubernetes_api.KubernetesApi", api_that_answers(answers))
+    monkeypatch.setattr(
+        "rlvr_components.kubernetes.client.KubernetesApi", api_that_answers(answers)
+    )
     return answers
 
 
@@ -187,7 +189,7 @@ def test_the_clusters_trainer_says_how_settings_are_laid_over(cluster: dict[str,
         known_overrides("trainjob")
 
     spec = {"properties": {"podTemplateOverrides": {}}}
-    cluster[cluster_plan.OPENAPI_PATH] = {
+    cluster["/openapi/v3/apis/trainer.kubeflow.org/v1alpha1"] = {
         "components": {"schemas": {"x.TrainJob": {"properties": {"spec": spec}}}}
     }
     assert known_overrides("trainjob") == "podTemplateOverrides"

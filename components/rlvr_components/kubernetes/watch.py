@@ -1,4 +1,4 @@
-"""A collection of objects, listed once and then kept up to date by a thread of its own."""
+"""Keep a collection of objects up to date: list it once, then watch it in a thread."""
 
 from __future__ import annotations
 
@@ -10,35 +10,42 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from rlvr_components.jobs.kube.client import Client, Query, Stream, delays, pause, wanted_delay
-from rlvr_components.jobs.kube.errors import EXPIRED, Outage, Refusal
+from rlvr_components.kubernetes.client import (
+    KubernetesApi,
+    Query,
+    Stream,
+    delays,
+    pause,
+    wanted_delay,
+)
+from rlvr_components.kubernetes.errors import EXPIRED, Outage, Refusal
 from rlvr_trainer.errors import RLVRError
 
 logger = logging.getLogger(__name__)
 
 WATCH_S = 45
-"""The server ends a watch after so long, and a new one goes on from there."""
+"""The server ends a watch after this time, and a new one continues."""
 READ_TIMEOUT_S = WATCH_S + 15.0
-"""Silence beyond that is a connection whose other side is gone."""
+"""Longer silence means that the peer is gone."""
 
 
 class Expired(Exception):
-    """The server has forgotten the version that a watch would go on from."""
+    """The server no longer knows the version to continue from."""
 
 
 class Collection:
-    """What a list of one kind holds now. `changed` is called by its thread after every change."""
+    """The current objects of a list. Its thread calls `changed` after every change."""
 
     def __init__(
         self,
-        client: Client,
+        api: KubernetesApi,
         path: str,
         query: Query,
         *,
         changed: Callable[[], None],
         is_kept: Callable[[dict[str, Any]], bool] = lambda each: True,
     ) -> None:
-        self._client = client
+        self._api = api
         self._path = path
         self._query = dict(query)
         self._changed = changed
@@ -47,17 +54,17 @@ class Collection:
         self._stream: Stream | None = None
         self._is_closed = False
         self.is_synced = False
-        """Whether it has been listed at least once."""
+        """The collection has been listed at least once."""
         self.error: RLVRError | None = None
-        """Why it will not be kept up to date any more."""
+        """Why the collection is no longer kept up to date."""
         self.down_since: float | None = None
-        """`time.monotonic()` of the first of the failures that have not ended."""
+        """`time.monotonic()` of the first of the failures that continue."""
         self.trouble: RLVRError | None = None
         """The last of these failures."""
         self._thread = threading.Thread(target=self._run, name=f"watch {path}", daemon=True)
 
     def start(self) -> None:
-        """Begin to list and to watch."""
+        """Start to list and to watch."""
         self._thread.start()
 
     def close(self) -> None:
@@ -67,7 +74,7 @@ class Collection:
             self._stream.close()
 
     def objects(self) -> list[dict[str, Any]]:
-        """All of them now."""
+        """Return the current objects."""
         return list(self._objects.values())
 
     def _run(self) -> None:
@@ -108,7 +115,7 @@ class Collection:
         return self._is_closed
 
     def _list(self) -> str:
-        found = self._client.list(self._path, self._query, patience_s=0.0)
+        found = self._api.list(self._path, self._query, patience_s=0.0)
         kept = (each for each in found.get("items") or () if self._is_kept(each))
         self._objects = {each["metadata"]["uid"]: _slim(each) for each in kept}
         self.is_synced, self.down_since = True, None
@@ -116,7 +123,7 @@ class Collection:
         return str(found["metadata"]["resourceVersion"])
 
     def _watch(self, version: str) -> str:
-        """Follow changes until the server ends the watch; the version to go on from."""
+        """Follow changes until the server ends the watch; return the version to continue from."""
         query = {
             **self._query,
             "watch": True,
@@ -124,7 +131,7 @@ class Collection:
             "resourceVersion": version,
             "timeoutSeconds": WATCH_S,
         }
-        stream = self._client.stream(self._path, query, read_timeout_s=READ_TIMEOUT_S)
+        stream = self._api.stream(self._path, query, read_timeout_s=READ_TIMEOUT_S)
         self._stream = stream
         self.down_since = None
         for line in stream.lines():
@@ -154,6 +161,6 @@ class Collection:
 
 
 def _slim(found: dict[str, Any]) -> dict[str, Any]:
-    """Without what nobody reads and what is often half of it."""
+    """Return the object without managedFields, often half of its size."""
     found["metadata"].pop("managedFields", None)
     return found

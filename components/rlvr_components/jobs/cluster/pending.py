@@ -1,4 +1,4 @@
-"""What a job waits for before it runs with all of its replicas. Pure."""
+"""Find the pending reason of a job that does not run with all of its replicas. Pure."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from rlvr_components.jobs.kube.causes import EXIT_INFRASTRUCTURE, one_line, termination_message
-from rlvr_components.jobs.kube.kinds import Kind, Object
+from rlvr_components.jobs.cluster.causes import EXIT_INFRASTRUCTURE, one_line, termination_message
+from rlvr_components.jobs.kinds import Kind, Object
 from rlvr_components.jobs.pytorchjob import QUEUE_LABEL
 from rlvr_trainer.errors import ConfigError
 
@@ -24,31 +24,31 @@ IMAGE_REASONS = {"ErrImagePull", "ImagePullBackOff", "ImageInspectError", "Regis
 
 KUEUE_WAITS = (("QuotaReserved", "False"), ("Admitted", "False"), ("Evicted", "True"))
 NAME_TAKEN = re.compile("already exists|is being deleted")
-"""In what the operator says of a pod whose predecessor still commits a checkpoint."""
+"""In the operator's message about a pod whose predecessor still commits a checkpoint."""
 ORDER = ("grace", "queue", "start")
-"""Of several the most serious is told."""
+"""Most serious first; only the first is reported."""
 
 
 @dataclass(frozen=True)
-class Wait:
-    """What a job waits for."""
+class PendingReason:
+    """Why a job does not run yet."""
 
     cause: str
     exit_code: int = EXIT_INFRASTRUCTURE
-    """Should it wait in vain."""
+    """Exit code when the limit is exceeded."""
     limit: Literal["grace", "queue", "start"] = "queue"
-    """How long it may: only a while, since it hardly passes; until the queue's deadline; or as long
-    too, being a step of every start."""
+    """`grace`: hardly passes, fails after start_grace_s; `queue`: may pass until the queue's
+    deadline; `start`: the same, as a step of every start."""
 
 
-def waiting_for(
+def pending_reason(
     kind: Kind,
     job: Object,
     pods: Sequence[Object],
     events: Sequence[Object] = (),
     workloads: Sequence[Object] = (),
-) -> Wait | None:
-    """What keeps the job from running with all of its replicas; None when nothing does."""
+) -> PendingReason | None:
+    """Return what keeps the job from running with all of its replicas; None when nothing does."""
     if kind.is_suspended(job):
         return _suspended(job, events, workloads)
     waits = [found for found in (_pod_waits(kind, pod, events) for pod in pods) if found]
@@ -57,10 +57,12 @@ def waiting_for(
     return min(waits, key=lambda wait: ORDER.index(wait.limit), default=None)
 
 
-def _suspended(job: Object, events: Sequence[Object], workloads: Sequence[Object]) -> Wait:
+def _suspended(job: Object, events: Sequence[Object], workloads: Sequence[Object]) -> PendingReason:
     queue = job["metadata"].get("labels", {}).get(QUEUE_LABEL)
     if not queue:
-        return Wait("the job is suspended, and no queue will resume it; set suspend to false")
+        return PendingReason(
+            "the job is suspended, and no queue will resume it; set suspend to false"
+        )
     conditions = [
         each
         for workload in workloads
@@ -71,36 +73,38 @@ def _suspended(job: Object, events: Sequence[Object], workloads: Sequence[Object
         one_line(each.get("message", "")) for each in _newest(events, ("Pending",), "Workload")
     ]
     text = f"Kueue: pending in queue {queue}"
-    return Wait(f"{text}: {said[0]}" if said and said[0] else text)
+    return PendingReason(f"{text}: {said[0]}" if said and said[0] else text)
 
 
 def _missing_pods(
     kind: Kind, job: Object, pods: Sequence[Object], events: Sequence[Object]
-) -> Wait:
-    """Nobody has made them yet, or may not."""
+) -> PendingReason:
+    """Return why pods do not exist yet."""
     for event in _newest(events, ("FailedCreatePod", "FailedCreate")):
         message = one_line(event.get("message", ""))
         if "exceeded quota" in message:
-            return Wait(f"quota: {message}; wait for other jobs, or ask for more")
+            return PendingReason(f"quota: {message}; wait for other jobs, or ask for more")
         if NAME_TAKEN.search(message):
             text = f"waits until the pods of an earlier job of its name have ended: {message}"
-            return Wait(text, limit="start")
-        return Wait(
+            return PendingReason(text, limit="start")
+        return PendingReason(
             f"the cluster refuses the job's pods: {message}; correct the platform's settings",
             ConfigError.exit_code,
             "grace",
         )
     missing = kind.num_replicas(job) - len(pods)
-    return Wait(f"waits for the operator to make {missing} pods", limit="start")
+    return PendingReason(f"waits for the operator to make {missing} pods", limit="start")
 
 
-def _pod_waits(kind: Kind, pod: Object, events: Sequence[Object]) -> Wait | None:
+def _pod_waits(kind: Kind, pod: Object, events: Sequence[Object]) -> PendingReason | None:
     status, replica = pod.get("status", {}), kind.replica_name(pod)
     if status.get("phase") in ("Succeeded", "Failed"):
         return None
     for each in status.get("conditions") or ():
         if each.get("type") == "PodScheduled" and each.get("status") == "False":
-            return Wait(f"{replica}: {each.get('reason')}: {one_line(each.get('message', ''))}")
+            return PendingReason(
+                f"{replica}: {each.get('reason')}: {one_line(each.get('message', ''))}"
+            )
     for each in (
         *(status.get("initContainerStatuses") or ()),
         *(status.get("containerStatuses") or ()),
@@ -109,21 +113,21 @@ def _pod_waits(kind: Kind, pod: Object, events: Sequence[Object]) -> Wait | None
         if waiting and waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
             return _container_waits(replica, pod, each, waiting, events)
     for event in _newest(events, MOUNT_REASONS, "Pod", str(pod["metadata"]["name"])):
-        return Wait(f"{replica}: {event['reason']}: {one_line(event.get('message', ''))}")
+        return PendingReason(f"{replica}: {event['reason']}: {one_line(event.get('message', ''))}")
     for each in status.get("initContainerStatuses") or ():
         if "running" in each.get("state", {}):
-            return Wait(
+            return PendingReason(
                 f"{replica}: its init container {each['name']} waits for another replica",
                 limit="start",
             )
     if status.get("phase") != "Running":
-        return Wait(f"{replica}: its container is being created", limit="start")
+        return PendingReason(f"{replica}: its container is being created", limit="start")
     return None
 
 
 def _container_waits(
     replica: str, pod: Object, container: Object, waiting: Object, events: Sequence[Object]
-) -> Wait:
+) -> PendingReason:
     reason, said = str(waiting["reason"]), one_line(waiting.get("message", ""))
     if reason in IMAGE_REASONS:
         # a back-off says only that it backs off; the event before it says why
@@ -134,23 +138,23 @@ def _container_waits(
                 break
         image = container.get("image", "")
         text = f"{replica}: {reason}: {said or image}; correct image or image_pull_secrets in the "
-        return Wait(text + "platform's settings", ConfigError.exit_code, "grace")
+        return PendingReason(text + "platform's settings", ConfigError.exit_code, "grace")
     if reason in CONFIGURATION_REASONS:
         text = f"{replica}: {reason}: {said}; correct the platform's settings"
-        return Wait(text, ConfigError.exit_code, "grace")
+        return PendingReason(text, ConfigError.exit_code, "grace")
     if reason == "CrashLoopBackOff":
         last = container.get("lastState", {}).get("terminated") or {}
         message = termination_message(last.get("message", "")).get("cause") or one_line(
             last.get("message", "")
         )
-        return Wait(f"{replica}: CrashLoopBackOff: {message or said}", limit="grace")
-    return Wait(f"{replica}: {reason}: {said}")
+        return PendingReason(f"{replica}: CrashLoopBackOff: {message or said}", limit="grace")
+    return PendingReason(f"{replica}: {reason}: {said}")
 
 
 def _newest(
     events: Sequence[Object], reasons: tuple[str, ...], kind: str = "", name: str = ""
 ) -> list[Object]:
-    """Events with one of these reasons, the newest first."""
+    """Return the events with one of these reasons, the newest first."""
     found = [
         each
         for each in events
@@ -162,7 +166,7 @@ def _newest(
 
 
 def event_time(event: Object) -> str:
-    """When it was last seen."""
+    """Return when the event was last seen."""
     series = event.get("series") or {}
     return str(
         series.get("lastObservedTime")

@@ -1,21 +1,29 @@
-"""Requests to the API server and answers that go on: plain dicts and bytes over urllib3."""
+"""Requests to the API server and streamed answers: plain dicts and bytes, retried with patience.
+
+The official client's generated classes are not used: their watches and log streams end or hang
+where these continue.
+"""
 
 from __future__ import annotations
 
 import json
 import random
-import socket
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 import urllib3
 
-from rlvr_components.jobs.kube.access import Access
-from rlvr_components.jobs.kube.errors import Outage, Refusal, from_answer, from_transport
+from rlvr_components.kubernetes.access import ApiServerAccess, find_access
+from rlvr_components.kubernetes.errors import (
+    ObjectNotFound,
+    Outage,
+    Refusal,
+    from_answer,
+    from_transport,
+)
 from rlvr_trainer import __version__
 
 CONNECT_TIMEOUT_S = 10.0
@@ -24,39 +32,47 @@ PATIENCE_S = 60.0
 """How long a request is repeated while the server cannot answer: a restart takes half of it."""
 FIRST_DELAY_S, MAX_DELAY_S = 0.25, 30.0
 MAX_SERVER_DELAY_S = 120.0
-"""The most that is believed of a Retry-After."""
+"""The longest Retry-After that is respected."""
 PAGE = 500
+CONFLICT = 409
 CHUNK_BYTES = 2**16
 
 Query = Mapping[str, str | int | bool]
 
 
-class Client:
-    """One API server.
+class KubernetesApi:
+    """One API server: `access`, or the one that the kubeconfig or the service account leads to.
 
-    A request is repeated for up to `patience_s`; `is_stopped` ends the pauses early. Whoever asks
-    from a signal handler takes a client of its own, since the pool's lock may be held by the code
-    that the signal interrupts.
+    A request is repeated for up to `patience_s`; `is_stopped` ends the pauses early. A signal
+    handler needs an instance of its own, since the interrupted code may hold the pool's lock.
     """
 
     def __init__(
         self,
-        access: Access,
+        access: ApiServerAccess | None = None,
         is_stopped: Callable[[], bool] = lambda: False,
         *,
         patience_s: float = PATIENCE_S,
     ) -> None:
-        self.access = access
+        self.access = access or find_access()
         self._patience_s = patience_s
         self._is_stopped = is_stopped
-        self._pool = _pool(access)
+        self._pool = self.access.pool()
+
+    @property
+    def namespace(self) -> str:
+        """Return the context's namespace, or this pod's."""
+        return self.access.namespace
 
     def get(self, path: str, query: Query | None = None, **options: Any) -> dict[str, Any]:
-        """Raises Refusal, Outage."""
+        """Return the object at a path as `kubectl get --raw` takes it.
+
+        Raises ObjectNotFound, Refusal, Outage.
+        """
         return self.request("GET", path, query=query, **options)
 
     def list(self, path: str, query: Query | None = None, **options: Any) -> dict[str, Any]:
-        """All pages as one list. Raises Refusal (410: start again), Outage."""
+        """Return all pages as one list. Raises Refusal (410: start again), Outage."""
         found = self.get(path, {**(query or {}), "limit": PAGE}, **options)
         page = found
         while token := page.get("metadata", {}).get("continue"):
@@ -65,8 +81,19 @@ class Client:
         return found
 
     def create(self, path: str, body: Mapping[str, Any], **options: Any) -> dict[str, Any]:
-        """Not repeated: after an Outage the object may or may not be there. Raises Refusal."""
-        return self.request("POST", path, body=body, **{"patience_s": 0.0, **options})
+        """Create the object. Raises Refusal, and Outage, after which it may exist or not."""
+        return self.request("POST", path, body=body, **options)
+
+    def try_to_create(self, path: str, body: Mapping[str, Any]) -> None:
+        """Check with a dry run that schema, admission and quotas accept the object.
+
+        One of its name that exists already is no error. Raises Refusal, Outage.
+        """
+        try:
+            self.create(path, body, query={"dryRun": "All", "fieldValidation": "Strict"})
+        except Refusal as error:
+            if error.status != CONFLICT:
+                raise
 
     def merge(self, path: str, patch: Mapping[str, Any], **options: Any) -> dict[str, Any]:
         """Merge the patch into the object. Raises Refusal, Outage."""
@@ -74,7 +101,7 @@ class Client:
         return self.request("PATCH", path, body=patch, content_type=kind, **options)
 
     def delete(self, path: str, *, uid: str = "", **options: Any) -> bool:
-        """Delete the object, and in the background what belongs to it; whether it was there.
+        """Delete the object and its dependents; return False when it did not exist.
 
         With `uid` another object of the same name is left alone. Raises Refusal, Outage.
         """
@@ -83,10 +110,12 @@ class Client:
             body["preconditions"] = {"uid": uid}
         try:
             self.request("DELETE", path, body=body, **options)
+        except ObjectNotFound:
+            return False
         except Refusal as error:
-            if error.status == 404 or (uid and error.status == 409):
-                return False
-            raise
+            if not uid or error.status != CONFLICT:
+                raise
+            return False
         return True
 
     def request(
@@ -100,7 +129,7 @@ class Client:
         patience_s: float | None = None,
         read_timeout_s: float = READ_TIMEOUT_S,
     ) -> dict[str, Any]:
-        """One request, repeated for up to `patience_s` while the server cannot answer."""
+        """Send one request, repeated for up to `patience_s` while the server cannot answer."""
         deadline = time.monotonic() + (self._patience_s if patience_s is None else patience_s)
         for delay_s in delays():
             try:
@@ -120,7 +149,7 @@ class Client:
         raise AssertionError("delays never end")
 
     def stream(self, path: str, query: Query | None = None, *, read_timeout_s: float) -> Stream:
-        """An answer that goes on. Raises Refusal, Outage, also while it is read."""
+        """Open a streamed answer. Raises Refusal, Outage, also while it is read."""
         try:
             response = self._send("GET", path, query, None, "application/json", read_timeout_s)
         except urllib3.exceptions.HTTPError as error:
@@ -139,8 +168,8 @@ class Client:
         url = self.access.server + path + (f"?{_encoded(query)}" if query else "")
         for is_last in (False, True):
             headers = {"Accept": "application/json", "User-Agent": f"rlvr/{__version__}"}
-            if token := self.access.token.value():
-                headers["Authorization"] = f"Bearer {token}"
+            if authorization := self.access.authorization():
+                headers["Authorization"] = authorization
             if body is not None:
                 headers["Content-Type"] = content_type
             response = self._pool.request(
@@ -156,7 +185,8 @@ class Client:
                 return response
             with response:
                 content = response.read()
-            if response.status == 401 and not is_last and self.access.token.refresh():
+            if response.status == 401 and not is_last and self.access.reload(authorization):
+                self._pool = self.access.pool()
                 continue
             raise from_answer(
                 self.access.server,
@@ -176,7 +206,7 @@ class Client:
 
 
 class Stream:
-    """The lines of an answer that goes on; `close` ends it from any thread."""
+    """The lines of a streamed answer; `close` ends it from any thread."""
 
     def __init__(
         self, response: urllib3.BaseHTTPResponse, explain: Callable[[Exception], Outage]
@@ -186,7 +216,7 @@ class Stream:
         self._is_closed = False
 
     def lines(self, max_bytes: int = 0) -> Iterator[bytes]:
-        """Each with its end; the last one may have none. What exceeds `max_bytes` is left out."""
+        """Yield lines with their newline, which the last may lack, cut to `max_bytes`."""
         rest = b""
         try:
             for chunk in self._response.stream(CHUNK_BYTES, decode_content=False):
@@ -205,14 +235,14 @@ class Stream:
             yield rest
 
     def close(self) -> None:
-        """A read that waits returns."""
+        """End the stream; a blocked read returns."""
         self._is_closed = True
         with suppress(Exception):  # it may be anywhere between open and closed
             self._response.shutdown()
 
 
 def delays() -> Iterator[float]:
-    """Seconds to wait before each further try, growing, never the same for two clients."""
+    """Yield the seconds to wait before each retry: growing, with jitter."""
     delay_s = FIRST_DELAY_S
     while True:
         yield delay_s * random.uniform(0.5, 1.5)
@@ -220,19 +250,19 @@ def delays() -> Iterator[float]:
 
 
 def wanted_delay(error: Outage, delay_s: float) -> float:
-    """What the server asks for, at least, within reason."""
+    """Return the delay before a retry, at least the server's Retry-After within a limit."""
     return max(delay_s, min(error.retry_after_s or 0.0, MAX_SERVER_DELAY_S))
 
 
 def pause(seconds: float, is_stopped: Callable[[], bool]) -> None:
-    """Sleep, unless stopped. It polls: an event's lock may be held by what a signal cut short."""
+    """Sleep until stopped. Polls, since a signal may interrupt the holder of an event's lock."""
     until = time.monotonic() + seconds
     while not is_stopped() and (left := until - time.monotonic()) > 0:
         time.sleep(min(left, 0.1))
 
 
 def describe(method: str, path: str) -> str:
-    """`create pytorchjobs in rlvr`, `get pods/log of master-0 in rlvr`."""
+    """Return a request in words: `create pytorchjobs in rlvr`, `get pods/log master-0 in rlvr`."""
     verb = {"POST": "create", "PATCH": "patch", "DELETE": "delete"}.get(method, "get")
     _, found, rest = path.partition("/namespaces/")
     if not found:
@@ -241,37 +271,6 @@ def describe(method: str, path: str) -> str:
     plural, name, sub = (*tail.split("/"), "", "")[:3]
     what = plural + (f"/{sub}" if sub else "") + (f" {name}" if name else "")
     return f"{verb} {what} in {namespace}"
-
-
-def _pool(access: Access) -> urllib3.PoolManager:
-    options: dict[str, Any] = {"maxsize": 8, "socket_options": _socket_options()}
-    if access.ssl_context:  # one for all connections: each would take half a megabyte
-        options["ssl_context"] = access.ssl_context
-    if access.server_name:
-        options["server_hostname"] = options["assert_hostname"] = access.server_name
-    proxy = access.proxy or _proxy_of_environment(access.server)
-    if proxy:
-        return urllib3.ProxyManager(proxy, **options)
-    return urllib3.PoolManager(**options)
-
-
-def _socket_options() -> list[tuple[int, int, int]]:
-    """The kernel finds out within half a minute that the other side is gone."""
-    options = [
-        (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    ]
-    for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
-        if hasattr(socket, name):
-            options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
-    return options
-
-
-def _proxy_of_environment(server: str) -> str:
-    parts = urlsplit(server)
-    if urllib.request.proxy_bypass(parts.netloc):
-        return ""
-    return urllib.request.getproxies().get(parts.scheme, "")
 
 
 def _encoded(query: Query) -> str:
@@ -287,7 +286,6 @@ def _parsed(content: bytes) -> dict[str, Any]:
         found = json.loads(content)
     except ValueError:
         raise Outage(
-            f"the API server answered with something else than JSON ({content[:80]!r}); is there a "
-            "proxy in between?"
+            f"the API server's answer is not JSON ({content[:80]!r}); check the proxy in between"
         ) from None
     return found if isinstance(found, dict) else {}

@@ -1,4 +1,4 @@
-"""Where a job stands, from the job, its pods and their events. Pure."""
+"""Derive where a job stands from the job, its pods and their events. Pure."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from datetime import datetime
 from typing import Literal
 
 from rlvr_components.jobs import JobStatus, JobSummary, Replica
-from rlvr_components.jobs.kube import names
-from rlvr_components.jobs.kube.causes import job_failure, pod_end
-from rlvr_components.jobs.kube.kinds import Kind, Object, condition
-from rlvr_components.jobs.kube.waits import Wait, waiting_for
+from rlvr_components.jobs.cluster.causes import job_failure, pod_failure
+from rlvr_components.jobs.cluster.pending import PendingReason, pending_reason
+from rlvr_components.jobs.kinds import Kind, Object, condition
 from rlvr_components.jobs.pods import (
     ATTEMPT_LABEL,
+    CAUSE_ANNOTATION,
+    EXIT_CODE_ANNOTATION,
+    PHASE_ANNOTATION,
     PIPELINE_RUN_LABEL,
+    PROGRESS_STEP_ANNOTATION,
+    REWARD_ANNOTATION,
     RUN_DIR_ANNOTATION,
     RUN_LABEL,
     STEP_LABEL,
@@ -30,7 +34,7 @@ def status_of(
     events: Sequence[Object] = (),
     workloads: Sequence[Object] = (),
 ) -> JobStatus:
-    """Phase, replicas, and why it failed or what it waits for."""
+    """Return phase, replicas, and the cause of a failure or the pending reason."""
     replicas = tuple(replica_of(kind, pod) for pod in sorted(pods, key=kind.replica_name))
     if condition(job, kind.succeeded):
         return JobStatus("succeeded", 0, replicas=replicas)
@@ -38,47 +42,47 @@ def status_of(
     if failure:
         cause, exit_code = failure
         return failed(exit_code, cause, replicas)
-    wait = waiting_for(kind, job, pods, events, workloads)
+    wait = pending_reason(kind, job, pods, events, workloads)
     if runs_in_full(kind, job, pods):
         return JobStatus("running", replicas=replicas)
     return JobStatus("pending", cause=cause_of(kind, pods, wait), replicas=replicas)
 
 
 def failed(exit_code: int, cause: str, replicas: tuple[Replica, ...] = ()) -> JobStatus:
-    """A failed job; the exit code says whether another attempt is worth it."""
+    """Return a failure; its exit code says whether it is retried."""
     return JobStatus("failed", exit_code, cause, replicas, is_retried=exit_code in RETRIED)
 
 
 def runs_in_full(kind: Kind, job: Object, pods: Sequence[Object]) -> bool:
-    """Whether every replica runs, or has done its part."""
+    """Return whether every replica runs or has succeeded."""
     at_work = [
         pod for pod in pods if pod.get("status", {}).get("phase") in ("Running", "Succeeded")
     ]
     return len(at_work) >= kind.num_replicas(job) and not kind.is_suspended(job)
 
 
-def cause_of(kind: Kind, pods: Sequence[Object], wait: Wait | None) -> str:
-    """What a job that does not run waits for."""
+def cause_of(kind: Kind, pods: Sequence[Object], wait: PendingReason | None) -> str:
+    """Return the pending reason, or the failure that a restart follows."""
     if wait and wait.limit != "start":
         return wait.cause
-    ends = [end for end in (pod_end(kind, pod) for pod in pods) if end]
+    ends = [end for end in (pod_failure(kind, pod) for pod in pods) if end]
     if ends:
         return f"{'starts again' if kind.replaces_pods else 'ends'} after {ends[0]}"
     return wait.cause if wait else ""
 
 
 def recorded_failure(job: Object) -> tuple[str, int] | None:
-    """What a launcher wrote down when it saw the job fail: its pods may be gone since."""
+    """Return the failure that a launcher recorded, since the pods may be gone."""
     annotations = job["metadata"].get("annotations") or {}
-    if not condition(job, "Failed") or names.CAUSE not in annotations:
+    if not condition(job, "Failed") or CAUSE_ANNOTATION not in annotations:
         return None
-    return str(annotations[names.CAUSE]), int(annotations.get(names.EXIT_CODE) or 1)
+    return str(annotations[CAUSE_ANNOTATION]), int(annotations.get(EXIT_CODE_ANNOTATION) or 1)
 
 
 def replica_of(kind: Kind, pod: Object) -> Replica:
-    """One line about a pod."""
+    """Return a pod's line."""
     status = pod.get("status", {})
-    end = pod_end(kind, pod)
+    end = pod_failure(kind, pod)
     statuses = [
         *(status.get("initContainerStatuses") or ()),
         *(status.get("containerStatuses") or ()),
@@ -104,7 +108,7 @@ def summary_of(
     workloads: Sequence[Object],
     now: float,
 ) -> JobSummary:
-    """A job's line in a list; `now` is in seconds since 1970."""
+    """Return a job's line in a list; `now` is in seconds since 1970."""
     metadata = job["metadata"]
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
     status = status_of(kind, job, pods, events, workloads)
@@ -118,9 +122,9 @@ def summary_of(
         phase=status.phase,
         cause=status.cause,
         exit_code=status.exit_code,
-        progress_step=annotations.get(names.PROGRESS_STEP, ""),
-        reward=annotations.get(names.REWARD, ""),
-        progress_phase=annotations.get(names.PHASE, ""),
+        progress_step=annotations.get(PROGRESS_STEP_ANNOTATION, ""),
+        reward=annotations.get(REWARD_ANNOTATION, ""),
+        progress_phase=annotations.get(PHASE_ANNOTATION, ""),
         run_id=labels.get(PIPELINE_RUN_LABEL, ""),
         run_dir=annotations.get(RUN_DIR_ANNOTATION, ""),
         created=metadata["creationTimestamp"],
@@ -131,16 +135,16 @@ def summary_of(
 
 
 def attempt_of(job: Object) -> int:
-    """The attempt's number, from 1."""
+    """Return the attempt's number, from 1."""
     number = (job["metadata"].get("labels") or {}).get(ATTEMPT_LABEL, "1")
     return int(number) if number.isdecimal() else 1
 
 
 def belongs(job: Object, pod: Object) -> bool:
-    """Whether the pod is this job's, and not one of an earlier job of the same name."""
+    """Return whether the pod is this job's, not one of an earlier job of the same name."""
     return bool(pod["metadata"]["creationTimestamp"] >= job["metadata"]["creationTimestamp"])
 
 
 def epoch(timestamp: str) -> float:
-    """Seconds since 1970 of Kubernetes' `2026-11-25T03:00:00Z`."""
+    """Return seconds since 1970 for Kubernetes' `2026-11-25T03:00:00Z`."""
     return datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp()

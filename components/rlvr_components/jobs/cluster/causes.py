@@ -1,4 +1,4 @@
-"""Why a job has failed: the first real cause, from the job and its pods. Pure.
+"""Find why a job failed: the first real cause, from the job and its pods. Pure.
 
 What the container itself wrote (cause and exit code, by `rlvr_trainer.launch`) goes before what
 Kubernetes says of it. Of several pods that failed the first one is the cause; those that only lost
@@ -13,47 +13,47 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlvr_components.jobs.kube.kinds import Kind, Object, condition
+from rlvr_components.jobs.kinds import Kind, Object, condition
 from rlvr_trainer.errors import EXIT_PREEMPTED, ConfigError, JobFailed, PlatformError
 from rlvr_trainer.launch.causes import EXIT_OUT_OF_MEMORY, FIRST_SIGNAL_CODE
 
 EXIT_INFRASTRUCTURE = PlatformError.exit_code
 FOLLOWED = ("another node failed: ", "the nodes did not meet: ")
-"""How the cause of a pod begins that lost its peers."""
+"""Beginnings of causes of pods that lost their peers."""
 NOBODY_LEFT = "none of its pods is left to say why"
 NEVER_STARTED = {"StartError", "ContainerCannotRun"}
 MAX_CHARACTERS = 2000
 
 
 @dataclass(frozen=True)
-class PodEnd:
+class PodFailure:
     """How a pod failed."""
 
     replica: str
     cause: str
     exit_code: int
     time: str = ""
-    """When, as Kubernetes writes it."""
+    """Time of the termination, as Kubernetes writes it."""
     is_follower: bool = False
-    """It only lost its peers, or was told to stop."""
+    """The pod only lost its peers, or was told to stop."""
 
     def __str__(self) -> str:
         return f"{self.replica}: {self.cause}"
 
 
-def first_failure(kind: Kind, pods: Sequence[Object]) -> PodEnd | None:
-    """Of all pods that failed, the one that made the others fail."""
-    ends = [end for end in (pod_end(kind, pod) for pod in pods) if end]
+def first_failure(kind: Kind, pods: Sequence[Object]) -> PodFailure | None:
+    """Return, of all pods that failed, the one that made the others fail."""
+    ends = [end for end in (pod_failure(kind, pod) for pod in pods) if end]
     return min(ends, key=_order) if ends else None
 
 
-def _order(end: PodEnd) -> tuple[bool, str, bool, str]:
+def _order(end: PodFailure) -> tuple[bool, str, bool, str]:
     is_passing = end.exit_code >= FIRST_SIGNAL_CODE
     return (end.is_follower, end.time or "9", is_passing, end.replica)
 
 
-def pod_end(kind: Kind, pod: Object) -> PodEnd | None:
-    """How this pod failed; None while it runs, and when it succeeded."""
+def pod_failure(kind: Kind, pod: Object) -> PodFailure | None:
+    """Return how this pod failed; None while it runs and after success."""
     status = pod.get("status", {})
     replica = kind.replica_name(pod)
     main = _container_status(status.get("containerStatuses"), kind.container)
@@ -68,40 +68,42 @@ def pod_end(kind: Kind, pod: Object) -> PodEnd | None:
         if failed.get("exitCode"):
             said = one_line(failed.get("message") or failed.get("reason", ""))
             cause = f"its init container {init['name']} ended with {failed['exitCode']}: {said}"
-            return PodEnd(replica, cause, EXIT_INFRASTRUCTURE, str(failed.get("finishedAt", time)))
-    return PodEnd(replica, _lost(pod), EXIT_INFRASTRUCTURE, time)
+            return PodFailure(
+                replica, cause, EXIT_INFRASTRUCTURE, str(failed.get("finishedAt", time))
+            )
+    return PodFailure(replica, _lost(pod), EXIT_INFRASTRUCTURE, time)
 
 
-def _container_end(kind: Kind, replica: str, pod: Object, ended: Object) -> PodEnd:
+def _container_end(kind: Kind, replica: str, pod: Object, ended: Object) -> PodFailure:
     time, code = str(ended.get("finishedAt") or ""), int(ended["exitCode"])
     said = termination_message(ended.get("message", ""))
     if said:
         cause, code = str(said["cause"]), int(said["exit_code"])
         follows = cause.startswith(FOLLOWED) or code == EXIT_PREEMPTED
-        return PodEnd(replica, cause, code, time, follows)
+        return PodFailure(replica, cause, code, time, follows)
     if ended.get("reason") == "OOMKilled":
-        return PodEnd(replica, out_of_memory(kind, pod), EXIT_OUT_OF_MEMORY, time)
+        return PodFailure(replica, out_of_memory(kind, pod), EXIT_OUT_OF_MEMORY, time)
     reason = ended.get("reason", "")
     if reason == "ContainerStatusUnknown" or _disruption(pod):
-        return PodEnd(replica, _lost(pod), EXIT_INFRASTRUCTURE, time)
+        return PodFailure(replica, _lost(pod), EXIT_INFRASTRUCTURE, time)
     if reason in NEVER_STARTED:
         # the operator would make its pod anew for ever
         cause = f"the container cannot start: {one_line(ended.get('message', ''))}"
-        return PodEnd(replica, cause, ConfigError.exit_code, time)
+        return PodFailure(replica, cause, ConfigError.exit_code, time)
     if code < FIRST_SIGNAL_CODE:
         said_by_log = one_line(ended.get("message", ""))
         more = f": {said_by_log}" if said_by_log else " and wrote no cause; its log may say why"
         if reason not in ("", "Error", "Completed"):
             more = f" ({reason}){more}"
-        return PodEnd(replica, f"the container ended with exit code {code}{more}", code, time)
+        return PodFailure(replica, f"the container ended with exit code {code}{more}", code, time)
     if code == EXIT_PREEMPTED:
-        return PodEnd(replica, "it was stopped by SIGTERM", code, time, is_follower=True)
+        return PodFailure(replica, "it was stopped by SIGTERM", code, time, is_follower=True)
     cause = f"the container was killed by {_signal_name(code)}, and not by its memory limit"
-    return PodEnd(replica, cause, EXIT_INFRASTRUCTURE, time)
+    return PodFailure(replica, cause, EXIT_INFRASTRUCTURE, time)
 
 
 def out_of_memory(kind: Kind, pod: Object) -> str:
-    """What to say of a container that the kernel killed."""
+    """Return the cause for a container that the kernel killed."""
     limit = ""
     for each in pod.get("spec", {}).get("containers") or ():
         if each["name"] == kind.container:
@@ -114,7 +116,7 @@ def out_of_memory(kind: Kind, pod: Object) -> str:
 
 
 def termination_message(text: str) -> dict[str, Any]:
-    """What launch wrote: cause, exit_code, step, node_rank; empty for anything else."""
+    """Return what launch wrote: cause, exit_code, step, node_rank; empty for anything else."""
     try:
         found = json.loads(text)
     except ValueError:
@@ -124,7 +126,7 @@ def termination_message(text: str) -> dict[str, Any]:
 
 
 def _lost(pod: Object) -> str:
-    """A pod that failed and of whose container nothing is known."""
+    """Return the cause for a failed pod whose container is unknown."""
     status = pod["status"]
     disruption = _disruption(pod)
     if disruption:
@@ -145,7 +147,7 @@ def _disruption(pod: Object) -> str:
 
 
 def job_failure(kind: Kind, job: Object, pods: Sequence[Object]) -> tuple[str, int] | None:
-    """Cause and exit code of a job that has failed; None for one that has not."""
+    """Return cause and exit code of a failed job; None for any other."""
     failed = condition(job, "Failed")
     if failed is None:
         return None
@@ -182,6 +184,6 @@ def _signal_name(code: int) -> str:
 
 
 def one_line(text: str) -> str:
-    """On one line, not endless."""
+    """Return the text on one line, cut to MAX_CHARACTERS."""
     line = " ".join(str(text).split())
     return line if len(line) <= MAX_CHARACTERS else line[:MAX_CHARACTERS] + " …"

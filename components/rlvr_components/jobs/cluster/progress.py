@@ -1,6 +1,6 @@
-"""How far a run is: its metrics.jsonl, read now and then, as annotations of its job.
+"""Report the progress of a run: its metrics.jsonl, read periodically, as annotations of its job.
 
-So `kubectl get` with custom columns shows it, and whoever launched the job can draw it.
+`kubectl get` with custom columns shows it, and the launcher can draw it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from rlvr_components.jobs.kube import names
+from rlvr_components.jobs.pods import PHASE_ANNOTATION, PROGRESS_STEP_ANNOTATION, REWARD_ANNOTATION
 from rlvr_trainer.errors import RLVRError
 from rlvr_trainer.storage import Storage, open_storage
 
@@ -22,8 +22,8 @@ INTERVAL_S = 10.0
 Event = Mapping[str, Any]
 
 
-class Progress:
-    """A thread that reads the events of a run directory and passes on what is new."""
+class JobProgress:
+    """A thread that reads the events of a run directory and reports new ones."""
 
     def __init__(
         self,
@@ -46,11 +46,11 @@ class Progress:
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
 
     def start(self) -> None:
-        """Begin to read."""
+        """Start reading."""
         self._thread.start()
 
     def finish(self, timeout_s: float) -> None:
-        """Read once more, then end."""
+        """Read once more, then end the thread."""
         self._ended.set()
         self._thread.join(timeout_s)
 
@@ -86,7 +86,7 @@ class Progress:
 
 
 def parse_events(lines: Iterable[bytes]) -> Iterator[Event]:
-    """The events among the lines."""
+    """Yield the events among the lines."""
     for line in lines:
         try:
             event = json.loads(line)
@@ -97,19 +97,19 @@ def parse_events(lines: Iterable[bytes]) -> Iterator[Event]:
 
 
 def annotations_of(event: Event) -> dict[str, str]:
-    """What an event says about progress: step of how many, reward, phase."""
+    """Return an event's progress as annotations: step of how many, reward, phase."""
     match event["event"]:
         case "phase" if event.get("state") == "started":
-            return {names.PHASE: str(event.get("phase", ""))}
+            return {PHASE_ANNOTATION: str(event.get("phase", ""))}
         case "step":
-            found = {names.PROGRESS_STEP: _of(event.get("step"), event.get("max_steps"))}
+            found = {PROGRESS_STEP_ANNOTATION: _of(event.get("step"), event.get("max_steps"))}
             if isinstance(event.get("reward"), int | float):
-                found[names.REWARD] = f"{event['reward']:.3f}"
+                found[REWARD_ANNOTATION] = f"{event['reward']:.3f}"
             return found
         case "evaluation" if event.get("phase") != "train" and event.get("total"):
             return {
-                names.PHASE: str(event.get("phase", "")),
-                names.PROGRESS_STEP: _of(event.get("done"), event["total"]),
+                PHASE_ANNOTATION: str(event.get("phase", "")),
+                PROGRESS_STEP_ANNOTATION: _of(event.get("done"), event["total"]),
             }
         case _:
             return {}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from rlvr_components.jobs.kube.kinds import PYTORCHJOB
-from rlvr_components.jobs.kube.snapshot import is_about
-from rlvr_components.jobs.kube.status import status_of
-from rlvr_components.jobs.kube.waits import waiting_for
+from rlvr_components.jobs.cluster.pending import pending_reason
+from rlvr_components.jobs.cluster.snapshot import is_about
+from rlvr_components.jobs.cluster.status import status_of
+from rlvr_components.jobs.kinds import PYTORCHJOB
 
 from .objects import Object, condition, event, pod, pytorchjob, waiting
 
@@ -87,21 +87,21 @@ def unscheduled(replica: str = "worker-0") -> Object:
         ),
     ],
 )
-def test_a_pod_that_waits_says_for_what(
+def test_a_pending_pod_has_a_reason(
     waits: Object, events: list[Object], limit: str, exit_code: int, cause: str
 ) -> None:
-    found = waiting_for(PYTORCHJOB, pytorchjob(), [pod("master-0"), waits], events)
+    found = pending_reason(PYTORCHJOB, pytorchjob(), [pod("master-0"), waits], events)
 
     assert found is not None
     assert cause in found.cause
     assert (found.limit, found.exit_code) == (limit, exit_code)
 
 
-def test_of_several_the_most_serious_is_told() -> None:
+def test_the_most_serious_reason_is_reported() -> None:
     starting = pod("master-0", "Pending", waiting("ContainerCreating"))
     broken = pod("worker-0", "Pending", waiting("InvalidImageName", "A:B"))
 
-    found = waiting_for(PYTORCHJOB, pytorchjob(), [starting, unscheduled("worker-1"), broken])
+    found = pending_reason(PYTORCHJOB, pytorchjob(), [starting, unscheduled("worker-1"), broken])
 
     assert found is not None
     assert found.cause.startswith("worker-0: InvalidImageName")
@@ -135,7 +135,7 @@ def test_pods_that_may_not_be_made_are_told_from_the_jobs_events(
 ) -> None:
     refused = event("FailedCreatePod", message, "PyTorchJob", "tiny")
 
-    found = waiting_for(PYTORCHJOB, pytorchjob(), [], [refused])
+    found = pending_reason(PYTORCHJOB, pytorchjob(), [], [refused])
 
     assert found is not None
     assert cause in found.cause
@@ -153,7 +153,7 @@ def test_pods_that_may_not_be_made_are_told_from_the_jobs_events(
         pytest.param("03:01:00", "03:01:00", "uid-of-another", False, id="of another of its name"),
     ],
 )
-def test_only_what_was_said_of_this_job_is_told(
+def test_only_events_of_this_job_are_reported(
     last: str, first: str, uid: str, expected: bool
 ) -> None:
     found = event("FailedCreatePod", "no", "PyTorchJob", "tiny", at=last)
@@ -166,7 +166,7 @@ def test_only_what_was_said_of_this_job_is_told(
 def test_a_refusal_of_pods_that_are_there_by_now_is_past() -> None:
     refused = event("FailedCreatePod", "exceeded quota", "PyTorchJob", "tiny")
 
-    assert waiting_for(PYTORCHJOB, pytorchjob(), [pod("master-0"), pod()], [refused]) is None
+    assert pending_reason(PYTORCHJOB, pytorchjob(), [pod("master-0"), pod()], [refused]) is None
 
 
 def suspended() -> Object:
@@ -179,7 +179,7 @@ def test_a_job_that_kueue_holds_back_says_why() -> None:
     says = condition("QuotaReserved", "couldn't assign flavors: insufficient quota", "False")
     workload = {"metadata": {"name": "pytorchjob-tiny-1a2b3"}, "status": {"conditions": [says]}}
 
-    found = waiting_for(PYTORCHJOB, suspended(), [], [], [workload])
+    found = pending_reason(PYTORCHJOB, suspended(), [], [], [workload])
 
     assert found is not None
     assert (
@@ -191,7 +191,7 @@ def test_a_job_that_kueue_holds_back_says_why() -> None:
 def test_without_its_workload_kueues_events_are_told() -> None:
     pending = event("Pending", "no room in the cohort", "Workload", "pytorchjob-tiny-1a2b3")
 
-    found = waiting_for(PYTORCHJOB, suspended(), [], [pending])
+    found = pending_reason(PYTORCHJOB, suspended(), [], [pending])
 
     assert found is not None
     assert found.cause == "Kueue: pending in queue gpus: no room in the cohort"
@@ -200,7 +200,7 @@ def test_without_its_workload_kueues_events_are_told() -> None:
 def test_a_job_whose_replicas_all_run_waits_for_nothing() -> None:
     pods = [pod("master-0"), pod()]
 
-    assert waiting_for(PYTORCHJOB, pytorchjob(), pods) is None
+    assert pending_reason(PYTORCHJOB, pytorchjob(), pods) is None
     assert status_of(PYTORCHJOB, pytorchjob(), pods).phase == "running"
 
 

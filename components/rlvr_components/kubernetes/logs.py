@@ -1,7 +1,7 @@
-"""The lines of a container, across broken connections: none is lost, none comes twice.
+"""Follow the log of a container across broken connections, without lost or repeated lines.
 
-A log can only be asked for from a whole second on. So the lines of the last two seconds are
-remembered, and left out when they come again.
+A log can only be opened from a whole second, so the lines of the last two seconds are remembered
+and left out when they are repeated.
 """
 
 from __future__ import annotations
@@ -15,15 +15,22 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from rlvr_components.jobs.kube.client import Client, Query, Stream, delays, pause, wanted_delay
-from rlvr_components.jobs.kube.errors import Outage, Refusal
+from rlvr_components.kubernetes.client import (
+    KubernetesApi,
+    Query,
+    Stream,
+    delays,
+    pause,
+    wanted_delay,
+)
+from rlvr_components.kubernetes.errors import Outage, Refusal
 from rlvr_trainer.errors import RLVRError
 
 READ_TIMEOUT_S = 120.0
-"""A container may be silent for longer: then the log is asked for again."""
+"""A container may be silent for longer; then the log is opened again."""
 REOPEN_S = 0.5
 OVERLAP_S = 1
-"""stdout and stderr are stamped side by side, so their lines may be out of order a little."""
+"""stdout and stderr are stamped separately, so lines may be slightly out of order."""
 MAX_LINE_BYTES = 2**16
 
 State = Literal["running", "ended", "restarted", "gone"]
@@ -40,12 +47,12 @@ class Container:
 
     @property
     def path(self) -> str:
-        """Of its log."""
+        """Return the path of its log."""
         return f"/api/v1/namespaces/{self.namespace}/pods/{self.pod}/log"
 
 
 class Window:
-    """Which lines of the last seconds were given already."""
+    """The lines of the last seconds that were already handed over."""
 
     def __init__(self) -> None:
         self._given: dict[int, Counter[int]] = {}
@@ -54,18 +61,18 @@ class Window:
 
     @property
     def since(self) -> str | None:
-        """Where to go on from, as Kubernetes writes time; None: at the beginning."""
+        """Return where to continue, as Kubernetes writes time; None for the beginning."""
         if not self._newest_s:
             return None
         start = datetime.fromtimestamp(self._newest_s - OVERLAP_S, UTC)
         return start.strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def reopen(self) -> None:
-        """The log is read again from `since` on."""
+        """Prepare for reading the log again from `since`."""
         self._replayed = {second: Counter(lines) for second, lines in self._given.items()}
 
     def is_new(self, second: int, line: bytes) -> bool:
-        """Whether the line was not given yet; it is, from now on."""
+        """Return whether the line was not handed over yet, and remember it."""
         key = hash(line)
         replayed = self._replayed.get(second)
         if replayed and replayed[key]:
@@ -81,17 +88,17 @@ class Window:
 
 
 class LogFollower:
-    """A thread that hands every line of a container to `put`, until the container has ended."""
+    """A thread that passes every line of a container to `put` until the container terminates."""
 
     def __init__(
         self,
-        client: Client,
+        api: KubernetesApi,
         container: Container,
         *,
         state: Callable[[], State],
         put: Callable[[str], None],
     ) -> None:
-        self._client = client
+        self._api = api
         self._container = container
         self._state = state
         self._put = put
@@ -103,7 +110,7 @@ class LogFollower:
         )
 
     def start(self) -> None:
-        """Begin to read."""
+        """Start reading."""
         self._thread.start()
 
     def close(self) -> None:
@@ -114,7 +121,7 @@ class LogFollower:
 
     @property
     def is_alive(self) -> bool:
-        """Whether there may be more lines."""
+        """Return whether there may be more lines."""
         return self._thread.is_alive()
 
     def _run(self) -> None:
@@ -142,7 +149,7 @@ class LogFollower:
             pause(REOPEN_S, self._closed)
 
     def _read(self, state: State) -> None:
-        """Hand over the lines of one connection; a cut one at its end comes again with the next."""
+        """Pass on the lines of one connection; the next one repeats a line that was cut."""
         query: dict[str, str | int | bool] = {
             "container": self._container.name,
             "timestamps": True,
@@ -154,7 +161,7 @@ class LogFollower:
             query["sinceTime"] = self._window.since
         self._window.reopen()
         path = self._container.path
-        self._stream = self._client.stream(path, query, read_timeout_s=READ_TIMEOUT_S)
+        self._stream = self._api.stream(path, query, read_timeout_s=READ_TIMEOUT_S)
         for line in self._stream.lines(MAX_LINE_BYTES):
             if self._is_closed:
                 return
@@ -168,17 +175,17 @@ class LogFollower:
         return self._is_closed
 
 
-def lines_so_far(client: Client, containers: list[Container]) -> Iterator[str]:
-    """All lines that there are by now, of all containers in the order of their time."""
-    streams = [_stamped_lines(client, each) for each in containers]
+def lines_so_far(api: KubernetesApi, containers: list[Container]) -> Iterator[str]:
+    """Yield all present lines of all containers in the order of their time."""
+    streams = [_stamped_lines(api, each) for each in containers]
     for _, line in heapq.merge(*streams, key=lambda stamped: stamped[0]):
         yield line
 
 
-def _stamped_lines(client: Client, container: Container) -> Iterator[tuple[float, str]]:
+def _stamped_lines(api: KubernetesApi, container: Container) -> Iterator[tuple[float, str]]:
     query: Query = {"container": container.name, "timestamps": True}
     with suppress(Refusal):  # it has not started
-        stream = client.stream(container.path, query, read_timeout_s=READ_TIMEOUT_S)
+        stream = api.stream(container.path, query, read_timeout_s=READ_TIMEOUT_S)
         for line in stream.lines(MAX_LINE_BYTES):
             stamped = split_timestamp(line)
             if stamped:
@@ -186,7 +193,7 @@ def _stamped_lines(client: Client, container: Container) -> Iterator[tuple[float
 
 
 def split_timestamp(line: bytes) -> tuple[float, str] | None:
-    """Seconds since 1970 and the text; None for what the kubelet itself says instead of a log."""
+    """Return seconds since 1970 and the text; None for a message of the kubelet itself."""
     stamp, _, text = line.rstrip(b"\r\n").partition(b" ")
     try:
         time = datetime.fromisoformat(stamp.decode("ascii"))

@@ -1,29 +1,44 @@
-"""A job from now to its end: one loop over job, pods and events, and the lines of all replicas."""
+"""Follow a job until it terminates: one loop over job, pods, events and log lines."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from rlvr_components.jobs import JobStatus
-from rlvr_components.jobs.kube import names
-from rlvr_components.jobs.kube.causes import NOBODY_LEFT
-from rlvr_components.jobs.kube.client import Client
-from rlvr_components.jobs.kube.deadlines import Deadlines, Exceeded
-from rlvr_components.jobs.kube.ends import Ends
-from rlvr_components.jobs.kube.kept_ends import keep_end
-from rlvr_components.jobs.kube.kinds import Kind
-from rlvr_components.jobs.kube.progress import Progress
-from rlvr_components.jobs.kube.replica_logs import ReplicaLogs
-from rlvr_components.jobs.kube.snapshot import WARNINGS, Snapshot, annotate, is_about, workloads_of
-from rlvr_components.jobs.kube.status import belongs, epoch, failed, runs_in_full
-from rlvr_components.jobs.kube.waits import waiting_for
-from rlvr_components.jobs.kube.watching import Collection
-from rlvr_components.jobs.pods import RUN_DIR_ANNOTATION
+from rlvr_components.jobs.cluster.attempts import (
+    DELETED,
+    forget_job,
+    record_end,
+    try_to_record,
+)
+from rlvr_components.jobs.cluster.causes import NOBODY_LEFT
+from rlvr_components.jobs.cluster.limits import Deadlines, Exceeded, PodFailures
+from rlvr_components.jobs.cluster.pending import pending_reason
+from rlvr_components.jobs.cluster.progress import JobProgress
+from rlvr_components.jobs.cluster.replica_logs import ReplicaLogs
+from rlvr_components.jobs.cluster.snapshot import (
+    WARNINGS,
+    Snapshot,
+    annotate,
+    is_about,
+    workloads_of,
+)
+from rlvr_components.jobs.cluster.status import belongs, epoch, failed, runs_in_full
+from rlvr_components.jobs.kinds import Kind, Object
+from rlvr_components.jobs.pods import (
+    CAUSE_ANNOTATION,
+    EXIT_CODE_ANNOTATION,
+    RUN_DIR_ANNOTATION,
+    RUNNING_SINCE_ANNOTATION,
+)
+from rlvr_components.kubernetes.client import KubernetesApi
+from rlvr_components.kubernetes.watch import Collection
 from rlvr_components.platform import Platform
-from rlvr_trainer.errors import EXIT_PREEMPTED, JobFailed, PlatformError, RLVRError
+from rlvr_trainer.errors import EXIT_PREEMPTED, PlatformError
 
 logger = logging.getLogger(__name__)
 
@@ -31,41 +46,35 @@ OnEvent = Callable[[Mapping[str, Any]], None]
 
 TICK_S = 0.2
 LOOK_S = 1.0
-"""Deadlines are looked at so often, also when nothing changes."""
+"""Interval of checks of the limits when nothing changes."""
 NOTICE_S = 5.0
-"""A cause that keeps changing its wording is told so often."""
+"""Shortest interval between causes of the same phase."""
 DRAIN_S = 20.0
-"""How long the last lines of a job may take to come."""
+"""How long the last lines of a job may take to arrive."""
 SETTLE_S = 5.0
-"""A job and its pods are watched apart: the one's end may be seen before the other's."""
+"""Job and pods are watched separately: one may be seen to terminate before the other."""
 KUEUE_INTERVAL_S = 15.0
 OUTAGE_S = 1800.0
-"""Without an API server for so long, nothing is known of the job any more."""
+"""How long the API server may be away before following fails."""
 
 STOPPED = JobStatus(
     "failed",
     EXIT_PREEMPTED,
     "it was stopped; its pods commit a checkpoint before they end, and the same command continues",
 )
-DELETED = JobStatus(
-    "failed",
-    JobFailed.exit_code,
-    "the job was deleted by someone else (rlvr stop, kubectl delete, or its owner); start it again "
-    "to continue from the last checkpoint",
-)
 
 
 class Follower:
-    """Follows one job. `lines` gives its lines; after them `end` says how it ended.
+    """Follows one job: `lines` yields its lines, then `end` is how it terminated.
 
-    With `platform` it is the job's launcher: it writes progress and causes on it, and deletes it
-    when it exceeds a limit. Without, it only looks on. `is_automatic`: the launch will be tried
-    again, and is to meet the same end.
+    With `platform` it acts as the job's launcher: annotates it with progress and causes, and
+    deletes it when it exceeds a limit. Without, it only reads. `is_automatic`: the launch will be
+    retried, so deletions are recorded.
     """
 
     def __init__(
         self,
-        client: Client,
+        api: KubernetesApi,
         kind: Kind,
         job: dict[str, Any],
         platform: Platform | None,
@@ -74,7 +83,7 @@ class Follower:
         is_stopped: Callable[[], bool],
         is_automatic: bool = False,
     ) -> None:
-        self._client = client
+        self._api = api
         self._kind = kind
         self._job = job
         self._is_launcher = platform is not None
@@ -82,8 +91,8 @@ class Follower:
         self._is_automatic = is_automatic
         self._has_changed = True
         self._jobs, self._pods, self._events = self._collections()
-        self._logs = ReplicaLogs(client, kind, self._pods.objects)
-        self._ends = Ends(kind, job)
+        self._logs = ReplicaLogs(api, kind, self._pods.objects)
+        self._ends = PodFailures(kind, job)
         self._deadlines = _deadlines(job, platform) if platform else None
         self._progress = self._reader(on_event) if platform else None
         self._workloads: tuple[float, list[dict[str, Any]]] = (0.0, [])
@@ -92,9 +101,9 @@ class Follower:
         self.end: JobStatus | None = None
 
     def lines(self) -> Iterator[str]:
-        """Every line of every replica with its name before it, and notices of the job itself.
+        """Yield every line of every replica after its name, and notices of the job itself.
 
-        Raises Refusal when the API server forbids what is needed, PlatformError when it stays away.
+        Raises Refusal when the API server forbids it, PlatformError when it stays away.
         """
         for each in (self._jobs, self._pods, self._events):
             each.start()
@@ -116,7 +125,9 @@ class Follower:
             yield from self._logs.take(TICK_S)
             now = time.monotonic()
             if self._is_stopped():
-                self.end = self.end or STOPPED
+                if not self.end:
+                    self.end = STOPPED
+                    self._record(forget_job)
                 return
             if self.end:
                 drained_by = min(drained_by, now + DRAIN_S)
@@ -128,7 +139,7 @@ class Follower:
                     yield f"[{self._job['metadata']['name']}] {text}"
 
     def _look(self) -> Iterator[str]:
-        """Take in what changed; `end` is set when the job has ended, or was ended."""
+        """Process changes; set `end` when the job terminated or was deleted."""
         self._check_api()
         if not (self._jobs.is_synced and self._pods.is_synced):
             return
@@ -137,7 +148,7 @@ class Follower:
         if not jobs:  # a new one of its name is another one
             if self._is_stopped():  # a signal, just now
                 return
-            self._keep(DELETED)
+            self._record(partial(record_end, end=DELETED))
             self.end = DELETED
             yield "it was deleted by someone else"
             return
@@ -157,7 +168,7 @@ class Follower:
         if exceeded:
             yield f"{exceeded.cause}; the job is deleted"
             verdict = JobStatus("failed", exceeded.exit_code, exceeded.cause, status.replicas)
-            self._keep(verdict)
+            self._record(partial(record_end, end=verdict))
             self._delete()
             self.end = verdict
 
@@ -167,12 +178,12 @@ class Follower:
                 raise each.error
             if each.down_since and time.monotonic() - each.down_since > OUTAGE_S:
                 raise PlatformError(
-                    f"the API server told nothing for {OUTAGE_S:.0f} s ({each.trouble}); the job "
-                    f"{self._job['metadata']['name']} runs on, start the same again to follow it"
+                    f"the API server did not answer for {OUTAGE_S:.0f} s ({each.trouble}); the job "
+                    f"{self._job['metadata']['name']} continues, start the same again to follow it"
                 )
 
     def _take_end(self, snapshot: Snapshot, status: JobStatus) -> None:
-        """Set `end`, once the pods that a failure implies have been seen, or were not in time."""
+        """Set `end` once the pods that a failure implies were seen, or did not appear in time."""
         if status.cause.endswith(NOBODY_LEFT):
             now, last = time.monotonic(), self._ends.last
             self._failed_at = self._failed_at or now
@@ -181,25 +192,28 @@ class Follower:
             elif now - self._failed_at < SETTLE_S:
                 return
         self.end = status
+        self._record(forget_job)
         if status.phase == "failed":
-            self._annotate({names.CAUSE: status.cause, names.EXIT_CODE: str(status.exit_code)})
+            self._annotate(
+                {CAUSE_ANNOTATION: status.cause, EXIT_CODE_ANNOTATION: str(status.exit_code)}
+            )
 
     def _exceeded(self, snapshot: Snapshot) -> Exceeded | None:
-        """Whether the job has to be ended, and why."""
+        """Return why the job has to be deleted, if it has to."""
         assert self._deadlines
         had_run = self._deadlines.running_since is not None
         kind, job, pods = snapshot.kind, snapshot.job, snapshot.pods
         exceeded = self._ends.exceeded(time.monotonic()) or self._deadlines.check(
             is_running=runs_in_full(kind, job, pods),
-            wait=waiting_for(kind, job, pods, snapshot.events, snapshot.workloads),
+            wait=pending_reason(kind, job, pods, snapshot.events, snapshot.workloads),
             now=time.time(),
         )
         if not had_run and self._deadlines.running_since is not None:
-            self._annotate({names.RUNNING_SINCE: f"{self._deadlines.running_since:.0f}"})
+            self._annotate({RUNNING_SINCE_ANNOTATION: f"{self._deadlines.running_since:.0f}"})
         return exceeded
 
     def _news(self, status: JobStatus) -> Iterator[str]:
-        """Where the job stands, when that was not told yet."""
+        """Yield where the job stands, when that is new."""
         text = f"{status.phase}: {status.cause}" if status.cause else status.phase
         told, told_at = self._notice
         is_same_phase = told.partition(":")[0] == status.phase
@@ -209,34 +223,32 @@ class Follower:
         yield text
 
     def _kueue(self) -> list[dict[str, Any]]:
-        """Kueue's Workloads while it holds the job back, asked for now and then."""
+        """Return the Kueue Workloads of a suspended job, asked for now and then."""
         asked_at, found = self._workloads
         if not asked_at or time.monotonic() - asked_at > KUEUE_INTERVAL_S:
-            found = workloads_of(self._client, self._kind, self._job)
+            found = workloads_of(self._api, self._kind, self._job)
             self._workloads = (time.monotonic(), found)
         return found if self._kind.is_suspended(self._job) else []
 
     def _delete(self) -> None:
         metadata = self._job["metadata"]
         path = self._kind.path(metadata["namespace"], metadata["name"])
-        self._client.delete(path, uid=metadata["uid"])
+        self._api.delete(path, uid=metadata["uid"])
 
-    def _keep(self, end: JobStatus) -> None:
-        """Write down an end that the job does not tell itself, for the next try of this launch."""
-        if not self._is_automatic:
-            return
-        try:
-            keep_end(self._job, end)
-        except (RLVRError, OSError) as error:  # GPUs that stay busy would be worse
-            logger.warning("a retry will start this job once more: its end is not kept: %s", error)
+    def _record(self, write: Callable[[Object], None]) -> None:
+        """Write the job's record for the next attempt of an automatic launch."""
+        if self._is_automatic:
+            try_to_record(write, self._job)
 
     def _annotate(self, annotations: dict[str, str]) -> None:
         if self._is_launcher and annotations:
-            annotate(self._client, self._kind, self._job, annotations)
+            annotate(self._api, self._kind, self._job, annotations)
 
-    def _reader(self, on_event: OnEvent | None) -> Progress:
+    def _reader(self, on_event: OnEvent | None) -> JobProgress:
         run_dir = (self._job["metadata"].get("annotations") or {}).get(RUN_DIR_ANNOTATION, "")
-        return Progress(run_dir, annotate=self._annotate, on_event=on_event or (lambda event: None))
+        return JobProgress(
+            run_dir, annotate=self._annotate, on_event=on_event or (lambda event: None)
+        )
 
     def _collections(self) -> tuple[Collection, Collection, Collection]:
         namespace, name = self._job["metadata"]["namespace"], self._job["metadata"]["name"]
@@ -247,19 +259,19 @@ class Follower:
 
         return (
             Collection(
-                self._client,
+                self._api,
                 self._kind.path(namespace),
                 {"fieldSelector": f"metadata.name={name}"},
                 changed=changed,
             ),
             Collection(
-                self._client,
+                self._api,
                 f"{core}/pods",
                 {"labelSelector": f"{self._kind.job_label}={name}"},
                 changed=changed,
             ),
             Collection(
-                self._client,
+                self._api,
                 f"{core}/events",
                 {"fieldSelector": WARNINGS},
                 changed=changed,
@@ -270,7 +282,7 @@ class Follower:
 
 def _deadlines(job: Mapping[str, Any], platform: Platform) -> Deadlines:
     metadata = job["metadata"]
-    since = (metadata.get("annotations") or {}).get(names.RUNNING_SINCE)
+    since = (metadata.get("annotations") or {}).get(RUNNING_SINCE_ANNOTATION)
     return Deadlines(
         platform,
         created_at=epoch(metadata["creationTimestamp"]),

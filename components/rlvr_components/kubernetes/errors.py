@@ -1,4 +1,4 @@
-"""What the API server's refusals and silences mean, and what to do about them."""
+"""Errors behind the API server's answers and behind failed connections."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import ssl
 from collections.abc import Iterator
 from typing import Any
 
-from urllib3.util.ssl_match_hostname import CertificateError
-
 from rlvr_trainer.errors import ConfigError, PlatformError
 
 FORBIDDEN = re.compile(
@@ -17,15 +15,15 @@ FORBIDDEN = re.compile(
     r'(?: in API group "(?P<group>[^"]*)")?(?: in the namespace "(?P<namespace>[^"]+)")?'
 )
 PASSING = {408, 429, 500, 502, 503, 504}
-"""Statuses of a server that may answer otherwise a moment later."""
+"""Statuses that may change a moment later."""
 EXPIRED = 410
 ABOUT_CERTIFICATES = re.compile("CERTIFICATE|UNKNOWN_CA")
-"""In the reason of a TLS error: the other side's alerts about our certificate."""
+"""In the reason of a TLS error: the peer's alerts about our certificate."""
 ROLE = "manifests/base/launcher-role"
 
 
 class Refusal(ConfigError):
-    """The API server understood and says no."""
+    """The API server refused a request."""
 
     def __init__(self, message: str, *, status: int, reason: str = "") -> None:
         super().__init__(message)
@@ -33,8 +31,15 @@ class Refusal(ConfigError):
         self.reason = reason
 
 
+class ObjectNotFound(Refusal):
+    """There is no such object, or the cluster does not know its kind."""
+
+    def __init__(self, message: str, *, reason: str = "NotFound") -> None:
+        super().__init__(message, status=404, reason=reason)
+
+
 class Outage(PlatformError):
-    """The API server did not answer, or not now; `status` is 0 without an answer."""
+    """The API server did not answer, or cannot now; `status` is 0 without an answer."""
 
     def __init__(
         self, message: str, *, status: int = 0, retry_after_s: float | None = None
@@ -47,7 +52,7 @@ class Outage(PlatformError):
 def from_answer(
     server: str, what: str, status: int, body: bytes, retry_after: str | None = None
 ) -> Refusal | Outage:
-    """The error behind an HTTP status; `what` was asked: `create pytorchjobs in rlvr`."""
+    """Return the error for an HTTP status; `what` is the request: `create pytorchjobs in rlvr`."""
     answer = _status_object(body)
     said = str(answer.get("message") or f"HTTP {status}")
     if status in PASSING or (status == 403 and "exceeded quota" in said):
@@ -58,11 +63,13 @@ def from_answer(
         )
     reason = str(answer.get("reason", ""))
     text = _explain(server, what, status, said, answer)
+    if status == 404:
+        return ObjectNotFound(text, reason=reason)
     return Refusal(text, status=status, reason=reason)
 
 
 def from_transport(server: str, origin: str, error: Exception) -> Refusal | Outage:
-    """The error behind a connection that failed."""
+    """Return the error for a connection that failed."""
     for cause in _causes(error):
         if _is_about_certificates(cause):
             return Refusal(
@@ -98,7 +105,7 @@ def _explain(server: str, what: str, status: int, said: str, answer: dict[str, A
 
 
 def _status_object(body: bytes) -> dict[str, Any]:
-    """Kubernetes' Status, or the first line of what a proxy in front says."""
+    """Return Kubernetes' Status, or the first line of a proxy's answer as its message."""
     try:
         found = json.loads(body)
     except ValueError:
@@ -112,7 +119,7 @@ def _seconds(retry_after: str | None) -> float | None:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, and what it was raised for."""
+    """Yield the error, then its chain of causes."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause
@@ -120,7 +127,9 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is_about_certificates(error: BaseException) -> bool:
-    """Any other TLS error, of a load balancer that accepts and closes, say, may pass."""
+    """Return True for a certificate error; other TLS errors may pass, of a load balancer say."""
+    from urllib3.util.ssl_match_hostname import CertificateError
+
     if isinstance(error, ssl.SSLCertVerificationError | CertificateError):
         return True
     return isinstance(error, ssl.SSLError) and bool(ABOUT_CERTIFICATES.search(error.reason or ""))

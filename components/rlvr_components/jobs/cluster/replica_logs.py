@@ -1,4 +1,4 @@
-"""The lines of all replicas of a job, of every pod that they have one after the other."""
+"""Follow the log lines of all replicas of a job, across all of their pods."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from rlvr_components.jobs.kube.client import Client
-from rlvr_components.jobs.kube.kinds import Kind, Object
-from rlvr_components.jobs.kube.logs import Container, LogFollower, State
+from rlvr_components.jobs.kinds import Kind, Object
+from rlvr_components.kubernetes.client import KubernetesApi
+from rlvr_components.kubernetes.logs import Container, LogFollower, State
 
 MAX_QUEUED_LINES = 1000
 PUT_S = 0.2
 
 
 class ReplicaLogs:
-    """Follows each container that trains from its start, with a thread of its own.
+    """Follows each container that trains from its start, each in a thread.
 
-    `pods` gives them as they are now.
+    `pods` returns the current pods.
     """
 
-    def __init__(self, client: Client, kind: Kind, pods: Callable[[], Sequence[Object]]) -> None:
-        self._client = client
+    def __init__(
+        self, api: KubernetesApi, kind: Kind, pods: Callable[[], Sequence[Object]]
+    ) -> None:
+        self._api = api
         self._kind = kind
         self._pods = pods
         self._queue: queue.Queue[str] = queue.Queue(MAX_QUEUED_LINES)
@@ -30,7 +32,7 @@ class ReplicaLogs:
         self._is_closed = False
 
     def follow(self, pods: Sequence[Object]) -> None:
-        """Begin with those that have started since the last call."""
+        """Start following the containers that have started since the last call."""
         for pod in pods:
             container = container_of(self._kind, pod)
             status = _status(self._kind, pod)
@@ -39,12 +41,12 @@ class ReplicaLogs:
             key = (str(pod["metadata"]["uid"]), int(status.get("restartCount", 0)))
             if key not in self._followers:
                 self._followers[key] = LogFollower(
-                    self._client, container, state=partial(self._state, *key), put=self._put
+                    self._api, container, state=partial(self._state, *key), put=self._put
                 )
                 self._followers[key].start()
 
     def take(self, timeout_s: float) -> Iterator[str]:
-        """What has come; waits for the first line."""
+        """Yield the lines that have arrived; wait for the first one."""
         try:
             yield self._queue.get(timeout=timeout_s)
             for _ in range(MAX_QUEUED_LINES):
@@ -54,7 +56,7 @@ class ReplicaLogs:
 
     @property
     def is_complete(self) -> bool:
-        """Whether no follower will bring another line."""
+        """Return whether no more lines will arrive."""
         return self._queue.empty() and not any(each.is_alive for each in self._followers.values())
 
     def close(self) -> None:
@@ -64,7 +66,7 @@ class ReplicaLogs:
             each.close()
 
     def _put(self, line: str) -> None:
-        """Wait for room: a reader that is slow holds the logs back, and memory stays small."""
+        """Wait for room in the queue, so that a slow reader does not fill the memory."""
         while not self._is_closed:
             try:
                 self._queue.put(line, timeout=PUT_S)
@@ -73,7 +75,7 @@ class ReplicaLogs:
             return
 
     def _state(self, uid: str, num_restarts: int) -> State:
-        """Of one run of a container, by the newest that is known of its pod."""
+        """Return the state of one run of a container, from the newest version of its pod."""
         pod = next((each for each in self._pods() if each["metadata"]["uid"] == uid), None)
         if pod is None:
             return "gone"
@@ -84,7 +86,7 @@ class ReplicaLogs:
 
 
 def container_of(kind: Kind, pod: Object) -> Container | None:
-    """The one that trains; None while it has not started."""
+    """Return the container that trains; None before it has started."""
     state = (_status(kind, pod) or {}).get("state", {})
     if "running" not in state and "terminated" not in state:
         return None
