@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlvr_trainer.error_mapping import passing_error
 from rlvr_trainer.errors import CheckpointError, PlatformError
 from rlvr_trainer.files import write_durably
 
@@ -111,7 +112,9 @@ def verify(path: Path) -> Checkpoint:
     except FileNotFoundError:
         raise CheckpointError(f"{path} was never committed") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path / MARKER} is damaged ({error})") from error
+        raise passing_error(error) or CheckpointError(
+            f"{path / MARKER} is damaged ({error})"
+        ) from error
     for name, description in expected.items():
         file = path / name
         if not file.is_file():
@@ -132,7 +135,7 @@ def is_last(path: Path) -> bool:
         state = json.loads((path / TRAINER_STATE).read_text("utf-8"))
         return bool(state["global_step"] >= state["max_steps"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
+        raise passing_error(error) or CheckpointError(
             f"{path / TRAINER_STATE} cannot be read ({error}); remove the checkpoint to continue "
             "from the one before"
         ) from None

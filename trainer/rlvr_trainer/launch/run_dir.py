@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from rlvr_trainer import checkpoint, remote_checkpoint
+from rlvr_trainer.error_mapping import passing_error
 from rlvr_trainer.errors import CheckpointError, ConfigError, DataError, PlatformError, RLVRError
 from rlvr_trainer.recipe_file import parse_recipe
 from rlvr_trainer.remote_checkpoint import RUN_URI_VARIABLE
@@ -187,7 +188,9 @@ def recipe_hash(run_dir: Path) -> str:
     try:
         tree = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}); write it anew") from None
+        raise passing_error(error) or ConfigError(
+            f"{path} cannot be read ({error}); write it again"
+        ) from None
     return parse_recipe(tree, origin=str(path)).hash
 
 
