@@ -9,8 +9,8 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from rlvr_trainer.errors import CheckpointError, ConfigError, PlatformError, RLV
 from rlvr_trainer.launch import pod
 from rlvr_trainer.launch.attempts import Attempts
 from rlvr_trainer.ranks import RANK_ENDS_VARIABLE, read_rank_ends
+from rlvr_trainer.recipe import ModelSection
 
-MODEL_REVISION = "a" * 40
+REVISION = "a" * 40
 
 
 def raised(action: Callable[[], Any]) -> Exception:
@@ -183,42 +184,29 @@ def test_a_network_that_fails_is_worth_another_attempt(error: Exception) -> None
     assert isinstance(to_rlvr_error(error), PlatformError)
 
 
-HUB = """
-import sys
-from rlvr_trainer.data.sources import read_source
-from rlvr_trainer.errors import RLVRError
-from rlvr_trainer.models import load_tokenizer
-from rlvr_trainer.recipe import ModelSection
-import huggingface_hub.utils._http as http
-http._DEFAULT_RETRY_ON_STATUS_CODES = ()
-http.time.sleep = lambda _: None
-for load in (
-    lambda: load_tokenizer(ModelSection(name="owner/model", revision="REVISION")),
-    lambda: list(read_source("hub://owner/rows@REVISION?config=main", "train")),
-):
-    try:
-        load()
-    except RLVRError as error:
-        print(error.exit_code, error)
-""".replace("REVISION", MODEL_REVISION)
-
-
-def exit_codes_with_a_hub(endpoint: str, home: Path, **environment: str) -> list[int]:
+def exit_codes_with_a_hub(
+    endpoint: str, monkeypatch: pytest.MonkeyPatch, *, offline: bool = False
+) -> list[int]:
     """The exit codes of loading a model, and of loading a data set, from the hub at `endpoint`."""
-    done = subprocess.run(
-        [sys.executable, "-c", HUB],
-        env={
-            **os.environ,
-            "HF_ENDPOINT": endpoint,
-            "HF_HOME": str(home),
-            "HF_HUB_OFFLINE": "0",
-            **environment,
-        },
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return [int(line.split()[0]) for line in done.stdout.splitlines() if line[0].isdigit()]
+    import datasets
+    import huggingface_hub
+
+    from rlvr_trainer.data.sources import read_source
+    from rlvr_trainer.models import load_tokenizer
+
+    constants = huggingface_hub.constants
+    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", endpoint)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(time, "sleep", lambda _: None)  # between the hub's own attempts
+    errors = [
+        raised(lambda: load_tokenizer(ModelSection(name="owner/model", revision=REVISION))),
+        raised(lambda: list(read_source(f"hub://owner/rows@{REVISION}", "train"))),
+    ]
+    return [to_rlvr_error(error).exit_code for error in errors]
 
 
 class _Hub(http.server.BaseHTTPRequestHandler):
@@ -233,7 +221,7 @@ class _Hub(http.server.BaseHTTPRequestHandler):
         if self.command == "GET":
             self.wfile.write(body)
 
-    do_HEAD = do_GET  # noqa: N815  (http.server's name)
+    do_HEAD = do_GET
 
     def log_message(self, *_: object) -> None:
         pass
@@ -249,11 +237,13 @@ def hub() -> Iterator[str]:
     server.server_close()
 
 
-def test_a_hub_that_cannot_be_reached_is_worth_another_attempt(hub: str, tmp_path: Path) -> None:
-    assert exit_codes_with_a_hub("http://127.0.0.1:9", tmp_path) == [138, 138]
+def test_a_hub_that_cannot_be_reached_is_worth_another_attempt(
+    hub: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert exit_codes_with_a_hub("http://127.0.0.1:9", monkeypatch) == [138, 138]
     # what is not on the hub, or may not be asked for, stays the recipe's mistake
-    assert exit_codes_with_a_hub(hub, tmp_path) == [2, 3]
-    assert exit_codes_with_a_hub(hub, tmp_path, HF_HUB_OFFLINE="1") == [2, 3]
+    assert exit_codes_with_a_hub(hub, monkeypatch) == [2, 3]
+    assert exit_codes_with_a_hub(hub, monkeypatch, offline=True) == [2, 3]
 
 
 def test_our_own_errors_stay_as_they_are() -> None:
