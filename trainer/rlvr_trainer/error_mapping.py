@@ -74,16 +74,21 @@ def to_rlvr_error(
     )
 
 
-def passing_error(error: BaseException, where: Path | None = None) -> PlatformError | None:
+def passing_error(
+    error: BaseException, where: Path | None = None, *, source: str = ""
+) -> PlatformError | None:
     """Return a PlatformError for a failure of disk, network, GPU or peer; None for any other.
 
-    Such a failure may not come back, so that another attempt is worth it.
+    Such a failure may not come back, so that another attempt is worth it. `source` is what was
+    loaded over the network.
     """
     chain = list(_chain(error))
-    for find in (_disk_failure, _network_failure):
-        for each in chain:
-            if found := find(each, where):
-                return found
+    for each in chain:
+        if found := _disk_failure(each, where):
+            return found
+    for each in chain:
+        if found := _network_failure(each, source):
+            return found
     if is_peer_failure(error) or is_hardware_failure(error):
         return PlatformError(f"{type(error).__name__}: {error}")
     return None
@@ -128,7 +133,7 @@ def _disk_failure(error: BaseException, where: Path | None) -> PlatformError | N
     return found if isinstance(found, PlatformError) else None
 
 
-def _network_failure(error: BaseException, _: Path | None) -> PlatformError | None:
+def _network_failure(error: BaseException, source: str) -> PlatformError | None:
     response = getattr(error, "response", None)
     is_passing = (
         isinstance(error, ConnectionError | TimeoutError | socket.gaierror)
@@ -138,9 +143,11 @@ def _network_failure(error: BaseException, _: Path | None) -> PlatformError | No
     )
     if not is_passing or OFFLINE in f"{type(error).__name__} {error}":
         return None
+    what = f"{source} cannot be loaded: the network" if source else "the network"
     return PlatformError(
-        f"the network or a server failed ({type(error).__name__}: {_first_line(error)}); check "
-        "the connection and the proxy settings, then try again"
+        f"{what} or a server failed ({type(error).__name__}: {_first_line(error)}); check the "
+        f"connection and the proxy settings{', or name a local copy' if source else ''}, then try "
+        "again"
     )
 
 

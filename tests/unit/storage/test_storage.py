@@ -11,6 +11,7 @@ import io
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,8 +27,10 @@ from moto.server import ThreadedMotoServer
 from rlvr_trainer.data import load_rows, prepare
 from rlvr_trainer.errors import ConfigError, DataError, PlatformError
 from rlvr_trainer.files import write_text
+from rlvr_trainer.models import locate_model
+from rlvr_trainer.recipe import ModelSection
 from rlvr_trainer.recipe_file import parse_recipe
-from rlvr_trainer.storage import Storage, open_storage, safe_key
+from rlvr_trainer.storage import S3Storage, Storage, open_storage, safe_key
 
 BUCKET = "fake-bucket"
 
@@ -506,3 +509,86 @@ def test_rows_can_come_from_s3(s3: str, tmp_path: Path) -> None:
     assert load_rows(tmp_path / "d", "train")
     with pytest.raises(DataError, match=r"absent\.jsonl cannot be read"):
         run(f"{s3}/absent.jsonl")
+
+
+def test_what_was_appended_is_read_without_what_was_there(storage: Storage) -> None:
+    storage.write_bytes("log", b"one\ntwo\n")
+
+    assert storage.read_from("log", 4) == b"two\n"
+    assert storage.read_from("log", 8) == b""
+    with pytest.raises(FileNotFoundError):
+        storage.read_from("absent", 4)
+
+
+def test_keys_are_listed_from_one_on(storage: Storage) -> None:
+    for number in range(3):
+        storage.write_bytes(f"parts/{number}", b"x")
+
+    assert list(storage.sizes("parts", after="parts/1")) == ["parts/2"]
+
+
+@pytest.fixture
+def model_in_s3(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    monkeypatch.setenv("RLVR_CACHE", str(tmp_path / "cache"))
+    storage = open_storage(f"{s3}/model")
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        storage.write_bytes(name, name.encode())
+    return storage
+
+
+@pytest.fixture
+def brought(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The keys that were downloaded, in order."""
+    keys: list[str] = []
+    download = S3Storage.download_file
+
+    def count(self: S3Storage, key: str, target: Path) -> None:
+        keys.append(key)
+        time.sleep(0.05)
+        download(self, key, target)
+
+    monkeypatch.setattr(S3Storage, "download_file", count)
+    return keys
+
+
+def test_a_model_in_s3_is_brought_once_for_all_ranks_of_a_node(
+    model_in_s3: Storage, brought: list[str]
+) -> None:
+    model = ModelSection(name=model_in_s3.uri)
+    with ThreadPoolExecutor(4) as ranks:  # each for the model and for its tokenizer
+        folders = set(ranks.map(lambda _: locate_model(model), range(8)))
+
+    assert brought == ["config.json", "model.safetensors", "tokenizer.json"]
+    (folder,) = folders
+    assert Path(folder, "model.safetensors").read_bytes() == b"model.safetensors"
+
+    model_in_s3.write_bytes("model.safetensors", b"trained again")
+    assert Path(locate_model(model), "model.safetensors").read_bytes() == b"trained again"
+    assert Path(folder, "model.safetensors").read_bytes() == b"model.safetensors"
+
+
+def test_a_model_in_s3_that_comes_in_part_is_not_there(
+    model_in_s3: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    download = S3Storage.download_file
+
+    def broken(self: S3Storage, key: str, target: Path) -> None:
+        if key == "tokenizer.json":
+            raise PlatformError("the server cannot be reached")
+        download(self, key, target)
+
+    model = ModelSection(name=model_in_s3.uri)
+    with monkeypatch.context() as patch:
+        patch.setattr(S3Storage, "download_file", broken)
+        with pytest.raises(PlatformError):
+            locate_model(model)
+
+    assert Path(locate_model(model), "tokenizer.json").is_file()
+
+
+def test_a_model_that_is_not_in_s3_is_a_configuration_error(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RLVR_CACHE", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"absent holds no files; check model\.name"):
+        locate_model(ModelSection(name=f"{s3}/absent"))

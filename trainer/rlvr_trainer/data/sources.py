@@ -129,7 +129,7 @@ def _read_hub(source: str, split: Split) -> Iterator[Record]:
     try:
         rows = load_dataset(name, config, revision=revision, split=hub_split)
     except Exception as error:  # the hub's own errors share no base class
-        raise passing_error(error) or DataError(
+        raise passing_error(error, source=f"data.{split}: {source}") or DataError(
             f"data.{split}: {source} cannot be loaded ({type(error).__name__}: {error}); check the "
             "name, revision, config and split, and HF_TOKEN for a gated data set, or "
             f"set data.{split} to a JSONL or Parquet file"

@@ -70,7 +70,7 @@ def _from_pretrained(factory: Any, model: ModelSection, **options: Any) -> Any:
         return factory.from_pretrained(location, **revision, **options)
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise passing_error(error) or ConfigError(
+        raise passing_error(error, source=f"model {model.name!r}") or ConfigError(
             f"model {model.name!r} cannot be loaded ({reason}); check model.name and "
             "model.revision, or download it and name the directory"
         ) from error

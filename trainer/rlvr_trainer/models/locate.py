@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rlvr_trainer.errors import ConfigError
+from rlvr_trainer.errors import ConfigError, PlatformError
+from rlvr_trainer.files import disk_error
 from rlvr_trainer.recipe import EMBEDDED_PREFIX, ModelSection
 from rlvr_trainer.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from rlvr_trainer.storage import S3Storage
 
 WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 
@@ -60,8 +67,35 @@ def _embedded(name: str) -> Path:
 
 
 def _downloaded(uri: str) -> Path:
-    from rlvr_trainer.storage import open_storage
+    """Return this node's copy: the first process to ask brings it, the others wait and share it.
 
-    folder = cache_dir() / f"s3-{hashlib.sha256(uri.encode()).hexdigest()[:16]}"
-    open_storage(uri).download_dir("", folder)
+    It is whole or not there, and other files at the same address have another copy.
+    """
+    from rlvr_trainer.storage import S3Storage
+
+    storage, cache = S3Storage(uri), cache_dir()
+    state = storage.fingerprint()
+    folder = cache / f"s3-{hashlib.sha256(f'{storage.uri} {state}'.encode()).hexdigest()[:16]}"
+    if folder.is_dir():
+        return folder
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with folder.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # ends with its process
+            if not folder.is_dir():
+                _bring(storage, state, folder)
+    except OSError as error:
+        raise disk_error(folder, error) from error
     return folder
+
+
+def _bring(storage: S3Storage, state: str, folder: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        aside = Path(temporary, "model")
+        try:
+            storage.download_dir("", aside)
+        except FileNotFoundError:
+            raise ConfigError(f"{storage.uri} holds no files; check model.name") from None
+        if storage.fingerprint() != state:
+            raise PlatformError(f"{storage.uri} changed while it was copied; start again")
+        aside.rename(folder)
