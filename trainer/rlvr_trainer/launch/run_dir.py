@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from rlvr_trainer import checkpoint, remote_checkpoint
+from rlvr_trainer.checkpoint import VERIFIED_VARIABLE
 from rlvr_trainer.error_mapping import passing_error
 from rlvr_trainer.errors import CheckpointError, ConfigError, DataError, PlatformError, RLVRError
 from rlvr_trainer.recipe_file import parse_recipe
@@ -40,11 +41,19 @@ class SharedFolder:
         self._is_first = node_rank == 0
 
     def fetch(self, *, required: bool) -> None:
-        """Check that there is something to train. Raises ConfigError."""
+        """Check that there is something to train, and what to resume.
+
+        Raises ConfigError, CheckpointError.
+        """
         if required and not (self.path / RECIPE).is_file():
             raise ConfigError(
                 f"{self.path / RECIPE} does not exist; a run directory begins with it"
             )
+        if required:
+            found = checkpoint.newest(
+                self.path / remote_checkpoint.FOLDER, recipe_hash=recipe_hash(self.path)
+            )
+            self.environment[VERIFIED_VARIABLE] = str(found.path) if found else ""
 
     def start(self) -> None:
         """Nothing to keep up to date."""
@@ -107,6 +116,7 @@ class RemoteCopy:
                 self.path / remote_checkpoint.FOLDER,
                 recipe_hash=recipe_hash(self.path),
             )
+            self.environment[VERIFIED_VARIABLE] = str(found.path) if found else ""
             logger.info("%s: %s", self.storage.uri, f"step {found.step}" if found else "a new run")
 
     def start(self) -> None:
