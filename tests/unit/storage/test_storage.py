@@ -12,17 +12,15 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import boto3
 import pytest
 from boto3.exceptions import RetriesExceededError
 from botocore.exceptions import ClientError
-from moto.server import ThreadedMotoServer
 
 from rlvr_trainer.data import load_rows, prepare
 from rlvr_trainer.errors import ConfigError, DataError, PlatformError
@@ -31,34 +29,6 @@ from rlvr_trainer.models import locate_model
 from rlvr_trainer.recipe import ModelSection
 from rlvr_trainer.recipe_file import parse_recipe
 from rlvr_trainer.storage import S3Storage, Storage, open_storage, safe_key
-
-BUCKET = "fake-bucket"
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URI of a fresh prefix in the fake."""
-    for name, value in {
-        "AWS_ENDPOINT_URL_S3": endpoint,
-        "AWS_ACCESS_KEY_ID": "fake",
-        "AWS_SECRET_ACCESS_KEY": "fake",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "NO_PROXY": "127.0.0.1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    boto3.client("s3").create_bucket(Bucket=BUCKET)
-    return f"s3://{BUCKET}/{uuid4().hex}"
 
 
 @pytest.fixture(params=["local", "s3"])
