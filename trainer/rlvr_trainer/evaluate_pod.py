@@ -25,6 +25,7 @@ from rlvr_trainer.shards import Shard
 from rlvr_trainer.storage import Storage, open_storage
 
 POLL_S = 2.0
+SHARD_POLL_S = 0.2
 
 
 def evaluate(
@@ -91,7 +92,7 @@ def _fetch(adapter: str, folder: Path) -> None:
 def _evaluate_side_by_side(run_dir: Path, shards: Sequence[Shard], label: str, adapter: str) -> int:
     """A process for each part, each with a GPU of its own where there are any.
 
-    Returns the exit code of one that failed; it has said why itself.
+    The first one that fails ends the others; returns its exit code, and it has said why itself.
     """
     gpus = _visible_gpus()
     processes = [
@@ -108,9 +109,27 @@ def _evaluate_side_by_side(run_dir: Path, shards: Sequence[Shard], label: str, a
         )
         for i, shard in enumerate(shards)
     ]
-    codes = [process.wait() for process in processes]
-    failed = next((code for code in codes if code), 0)
+    failed = _first_failure(processes)
     return failed if failed >= 0 else 128 - failed
+
+
+def _first_failure(processes: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Wait for all, or until one fails and the others are killed; they hold nothing to save."""
+    running = list(processes)
+    try:
+        while running:
+            for process in list(running):
+                code = process.poll()
+                if code:
+                    return code
+                if code == 0:
+                    running.remove(process)
+            time.sleep(SHARD_POLL_S)
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    return 0
 
 
 def _visible_gpus() -> list[str]:

@@ -447,7 +447,9 @@ def _s3_client() -> Any:
         connect_timeout=CONNECT_TIMEOUT_S,
         read_timeout=READ_TIMEOUT_S,
     )
-    return boto3.client("s3", config=config)
+    # boto3 itself does not read AWS_REGION, which other tools of AWS set and read
+    region = os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION")
+    return boto3.client("s3", config=config, region_name=region)
 
 
 def _code(error: Any) -> str:

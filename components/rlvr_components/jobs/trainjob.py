@@ -20,7 +20,7 @@ from rlvr_components.jobs.pods import (
     resources,
 )
 from rlvr_components.jobs.pytorchjob import QUEUE_LABEL, check_name
-from rlvr_components.platform import Platform
+from rlvr_components.platform import SECRET_KEYS, Platform
 from rlvr_trainer.errors import ConfigError
 
 OverridesField = Literal["podSpecOverrides", "podTemplateOverrides", "runtimePatches"]
@@ -31,12 +31,6 @@ CONTAINER = "node"
 """The runtime's container, and its replicated job: Trainer looks for both by this name."""
 MANAGER = "rlvr.dev/launcher"
 """Whose patch it is."""
-
-SECRET_KEYS = (
-    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION",
-    "AWS_REGION", "AWS_ENDPOINT_URL_S3", "HF_TOKEN",
-)  # fmt: skip
-"""A TrainJob takes keys of a Secret, not all of it: these, where it has them."""
 
 COMMON_FIELDS = ("serviceAccountName", "nodeSelector", "tolerations", "volumes")
 FIELDS: dict[OverridesField, tuple[str, ...]] = {

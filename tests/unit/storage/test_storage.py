@@ -562,3 +562,21 @@ def test_a_model_that_is_not_in_s3_is_a_configuration_error(
     monkeypatch.setenv("RLVR_CACHE", str(tmp_path))
     with pytest.raises(ConfigError, match=r"absent holds no files; check model\.name"):
         locate_model(ModelSection(name=f"{s3}/absent"))
+
+
+@pytest.mark.parametrize(
+    ("variables", "region"),
+    [
+        ({"AWS_REGION": "eu-central-1"}, "eu-central-1"),
+        ({"AWS_DEFAULT_REGION": "eu-west-1"}, "eu-west-1"),
+        ({"AWS_DEFAULT_REGION": "eu-west-1", "AWS_REGION": "eu-central-1"}, "eu-west-1"),
+    ],
+)
+def test_the_region_is_read_by_either_of_its_names(
+    s3: str, variables: dict[str, str], region: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    assert S3Storage(s3)._client.meta.region_name == region
