@@ -39,7 +39,9 @@ class FakeApi:
             raise ConfigError("denied request: no digest; set image")
 
 
-def cluster(hard: int | str | None = None, used: int | str = 0, denied: tuple[str, ...] = ()) -> FakeApi:
+def cluster(
+    hard: int | str | None = None, used: int | str = 0, denied: tuple[str, ...] = ()
+) -> FakeApi:
     quota = {
         "metadata": {"name": "gpus"},
         "spec": {"hard": {"requests.nvidia.com/gpu": str(hard)}},
