@@ -22,6 +22,7 @@ from rlvr_components.pipeline_run import (
     in_kubeflow,
     owner_of_jobs,
     read_settings,
+    record_launch,
     run_folder,
     run_id,
 )
@@ -204,6 +205,7 @@ def _launch(site: Site, spec: JobSpec, prepare: Callable[[JobSpec], JobSpec]) ->
     place, events = site.settings.place, os.environ.get(EVENTS_VARIABLE)
     assert place != "local"
     tell = EventCopy(Path(events)).add if events else None
+    record_launch(open_storage(site.folder), is_launched=True)
     launch(open_backend(place, site.settings.platform, on_event=tell), spec, prepare)
 
 
