@@ -57,11 +57,14 @@ def parse_sweep(text: str) -> Sweep:
 
 
 def _split(values: str) -> tuple[str, ...]:
+    listing = f"[{values}]"
     try:
-        nodes = yaml.compose(f"[{values}]", Loader=yaml.SafeLoader).value
-    except (yaml.YAMLError, AttributeError):  # no YAML, such as @x: a comma can only separate
+        node = yaml.compose(listing, Loader=yaml.SafeLoader)
+    except yaml.YAMLError:
+        node = None
+    if not isinstance(node, yaml.SequenceNode):  # @x, say: a comma can only separate
         return tuple(value.strip() for value in values.split(","))
-    return tuple(values[node.start_mark.index - 1 : node.end_mark.index - 1] for node in nodes)
+    return tuple(listing[each.start_mark.index : each.end_mark.index] for each in node.value)
 
 
 def write_sweep(root: Path, sweep: Sweep) -> list[dict[str, Any]]:
