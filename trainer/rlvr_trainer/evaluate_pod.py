@@ -10,12 +10,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.evaluation import sample_lines
 from rlvr_trainer.events import EVENTS_VARIABLE
 from rlvr_trainer.launch.environment import NODE_RANK_VARIABLE, NUM_NODES_VARIABLE, num_gpus
@@ -68,25 +66,11 @@ def _evaluate_shard(
     if shard.index == 0:  # one speaks for all
         os.environ.setdefault(EVENTS_VARIABLE, str(run_dir / "metrics.jsonl"))
     from rlvr_trainer.evaluate import evaluate_shard
+    from rlvr_trainer.models import local_folder
 
-    with tempfile.TemporaryDirectory(prefix="rlvr-adapter-") as folder:
-        if adapter:
-            _fetch(adapter, Path(folder))
-        samples = evaluate_shard(
-            recipe,
-            run_dir / "data",
-            shard,
-            label=label,
-            adapter_dir=Path(folder) if adapter else None,
-        )
+    adapter_dir = local_folder(adapter) if adapter else None
+    samples = evaluate_shard(recipe, run_dir / "data", shard, label=label, adapter_dir=adapter_dir)
     storage.write_bytes(shard.key, sample_lines(samples).encode())
-
-
-def _fetch(adapter: str, folder: Path) -> None:
-    try:
-        open_storage(adapter).download_dir("", folder)
-    except FileNotFoundError:
-        raise ConfigError(f"{adapter} holds no adapter; train first") from None
 
 
 def _evaluate_side_by_side(run_dir: Path, shards: Sequence[Shard], label: str, adapter: str) -> int:

@@ -25,7 +25,7 @@ from botocore.exceptions import ClientError
 from rlvr_trainer.data import load_rows, prepare
 from rlvr_trainer.errors import ConfigError, DataError, PlatformError
 from rlvr_trainer.files import write_text
-from rlvr_trainer.models import locate_model
+from rlvr_trainer.models import local_folder, locate_model
 from rlvr_trainer.recipe import ModelSection
 from rlvr_trainer.recipe_file import parse_recipe
 from rlvr_trainer.storage import S3Storage, Storage, open_storage, safe_key
@@ -537,6 +537,19 @@ def test_a_model_in_s3_is_brought_once_for_all_ranks_of_a_node(
     assert Path(folder, "model.safetensors").read_bytes() == b"model.safetensors"
 
 
+def test_a_pod_whose_cache_is_read_only_keeps_its_copy_in_its_temporary_folder(
+    model_in_s3: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RLVR_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+
+    folder = local_folder(model_in_s3.uri)
+
+    assert folder.is_relative_to(tmp_path / "tmp")
+    assert (folder / "config.json").is_file()
+
+
 def test_a_model_in_s3_that_comes_in_part_is_not_there(
     model_in_s3: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -560,7 +573,7 @@ def test_a_model_that_is_not_in_s3_is_a_configuration_error(
     s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RLVR_CACHE", str(tmp_path))
-    with pytest.raises(ConfigError, match=r"absent holds no files; check model\.name"):
+    with pytest.raises(ConfigError, match=r"absent holds no files; check the address"):
         locate_model(ModelSection(name=f"{s3}/absent"))
 
 
