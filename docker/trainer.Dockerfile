@@ -50,8 +50,8 @@ print('' if os.path.exists(sysconfig.get_path('include') + '/Python.h') else 'py
     && rm -rf /var/lib/apt/lists/*
 # named, since getpass and torch ask for the user's name; 65532 is distroless's nonroot
 RUN groupadd --gid 65532 rlvr && useradd --uid 65532 --gid 65532 --create-home rlvr
-# /tmp can be written where the root file system cannot. RLVR_CACHE holds the embedded model; set it
-# to a volume for models from S3.
+# /tmp can be written where the root file system cannot. RLVR_CACHE holds the embedded model; models
+# from S3 go to /tmp, or to a volume that it is set to.
 ENV PATH=/opt/rlvr/bin:${PATH} \
     PYTHONUNBUFFERED=1 \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \

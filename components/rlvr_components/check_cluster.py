@@ -10,6 +10,7 @@ from rlvr_components.jobs.kinds import KINDS, Api, kind_of, missing_rights
 from rlvr_components.kubernetes.errors import ObjectNotFound
 from rlvr_components.pipeline_run import Place
 from rlvr_components.platform import Platform
+from rlvr_components.quantity import parse_quantity
 from rlvr_trainer.errors import ConfigError
 
 INSTALL = {
@@ -84,16 +85,17 @@ def _check_quota(api: Api, platform: Platform, namespace: str) -> Iterator[str]:
             hard = (status.get("hard") or quota["spec"].get("hard") or {}).get(resource)
             if hard is None:
                 continue
-            used = int((status.get("used") or {}).get(resource, 0))
-            if wanted > int(hard):
+            allowed = int(parse_quantity(hard))
+            used = int(parse_quantity((status.get("used") or {}).get(resource, 0)))
+            if wanted > allowed:
                 raise ConfigError(
                     f"the job asks for {wanted} GPUs ({platform.num_nodes} nodes of "
                     f"{platform.gpus_per_node}), and the quota {name} of namespace {namespace} "
                     f"allows {hard}; ask for fewer (job_num_nodes, job_gpus_per_node), or have it "
                     "raised"
                 )
-            if wanted > int(hard) - used:
+            if wanted > allowed - used:
                 yield (
-                    f"The quota {name} has {int(hard) - used} of {hard} GPUs left: the job of "
+                    f"The quota {name} has {allowed - used} of {hard} GPUs left: the job of "
                     f"{wanted} waits for the others."
                 )

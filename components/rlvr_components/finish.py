@@ -9,8 +9,10 @@ from typing import Any
 from rlvr_components.pipeline_run import (
     default_storage,
     in_kubeflow,
+    may_have_live_jobs,
     own_namespace,
     read_settings,
+    record_launch,
     run_folder,
     run_id,
 )
@@ -23,26 +25,28 @@ OUTCOME = "outcome.json"
 
 
 def finish(storage_uri: str, artifact_uri: str, state: str, message: str) -> str:
-    """Delete what still runs, keep the outcome in the run's folder, and tell it as Markdown.
+    """Delete the jobs that still run, keep the outcome in the run's folder, return it as Markdown.
 
-    `artifact_uri` is that of any artifact of this pipeline run. Raises ConfigError, PlatformError.
+    Outside Kubeflow the cluster is asked only if a job was launched since it was asked last.
+    `artifact_uri` is that of any artifact of this pipeline run.
     """
-    folder, settings = "", None
+    folder, settings, is_launched = "", None, False
     try:
         folder = run_folder(storage_uri or default_storage(artifact_uri))
         settings = read_settings(open_storage(folder))
+        is_launched = settings is not None and may_have_live_jobs(open_storage(folder))
     except (RLVRError, ValueError, TypeError, KeyError) as error:  # pydantic's are ValueErrors
         logger.warning("there are no settings of a launch: %s", error)
     deleted: list[str] | None = []
-    if settings is not None:
-        deleted = delete_live_jobs(settings.platform.namespace)
-        _keep(folder, {"state": state, "message": message, "deleted": deleted})
-    elif in_kubeflow():  # a storage that does not answer is no reason to leave GPUs busy
+    if is_launched or in_kubeflow():  # even without settings: GPUs must not stay busy
         try:
-            deleted = delete_live_jobs("")
+            deleted = delete_live_jobs(settings.platform.namespace if settings else "")
         except RLVRError as error:
             deleted = None
             logger.warning("whether jobs are left is not known: %s", error)
+    if settings is not None:
+        outcome = {"state": state, "message": message, "deleted": deleted}
+        _keep(folder, outcome, is_launched=deleted is None)
     return describe_outcome(state, message, deleted)
 
 
@@ -71,8 +75,9 @@ def describe_outcome(state: str, message: str, deleted: list[str] | None) -> str
     return "\n".join(lines) + "\n"
 
 
-def _keep(folder: str, outcome: dict[str, Any]) -> None:
+def _keep(folder: str, outcome: dict[str, Any], *, is_launched: bool) -> None:
     try:
+        record_launch(open_storage(folder), is_launched=is_launched)
         open_storage(folder).write_bytes(OUTCOME, json.dumps(outcome, indent=2).encode())
     except RLVRError as error:
         logger.warning("the outcome is kept in this step's artifact only: %s", error)

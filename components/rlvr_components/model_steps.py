@@ -15,7 +15,8 @@ from rlvr_components.step import record_outputs
 from rlvr_components.training import last_numbers, run_training
 from rlvr_trainer import steps
 from rlvr_trainer.evaluation import Shares, headline, write_samples
-from rlvr_trainer.launch.run_dir import ADAPTER, METRICS
+from rlvr_trainer.launch.run_dir import ADAPTER
+from rlvr_trainer.metrics_log import METRICS, read_metrics
 from rlvr_trainer.recipe import Recipe
 
 
@@ -82,7 +83,7 @@ def train(
         if not adapter_uri:
             run_dir.download_dir(ADAPTER, Path(adapter.path))
             record_outputs(adapter=adapter.path)
-        history.write_bytes(run_dir.read_bytes(METRICS))
+        history.write_bytes(read_metrics(run_dir))
     adapter.metadata |= describe_model(recipe)
     return last_numbers(history)
 

@@ -30,7 +30,7 @@ NAMESPACE_VARIABLE = "RLVR_NAMESPACE"
 POD_NAME_VARIABLE, POD_UID_VARIABLE = "KFP_POD_NAME", "KFP_POD_UID"
 """What Kubeflow Pipelines tells every step."""
 
-SETTINGS = "launch.json"
+SETTINGS, LAUNCHED = "launch.json", "launched.json"
 """In the run's folder."""
 
 
@@ -94,6 +94,25 @@ def read_settings(storage: Storage) -> LaunchSettings | None:
     except FileNotFoundError:
         return None
     return LaunchSettings(**{**tree, "platform": Platform.model_validate(tree["platform"])})
+
+
+def record_launch(storage: Storage, *, is_launched: bool) -> None:
+    """Write down that a job is about to be launched, or that none is left.
+
+    Raises ConfigError, PlatformError.
+    """
+    storage.write_bytes(LAUNCHED, json.dumps(is_launched).encode())
+
+
+def may_have_live_jobs(storage: Storage) -> bool:
+    """Return whether a job was launched that nobody knows to have ended.
+
+    Raises ConfigError, PlatformError.
+    """
+    try:
+        return bool(json.loads(storage.read_bytes(LAUNCHED)))
+    except FileNotFoundError:
+        return False
 
 
 def own_namespace() -> str:

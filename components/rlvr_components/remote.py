@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from rlvr_components.jobs import JobSpec, Step
-from rlvr_components.jobs.pods import cluster_job
+from rlvr_components.jobs.pods import cluster_job, launch_command
 from rlvr_components.pipeline_run import (
     LaunchSettings,
     in_kubeflow,
     owner_of_jobs,
     read_settings,
+    record_launch,
     run_folder,
     run_id,
 )
@@ -81,8 +82,12 @@ def train(recipe: Recipe, data_dir: Path, site: Site, adapter_uri: str) -> Stora
     run_dir = open_storage(site.folder)
     env = {ADAPTER_URI_VARIABLE: adapter_uri} if adapter_uri else {}
     with phase("train"):
-        stage(run_dir, recipe, data_dir)
-        _launch(site, job_spec("train", recipe, run_dir.uri, site, env=env))
+
+        def prepare(job: JobSpec) -> JobSpec:
+            stage(run_dir, recipe, data_dir)
+            return job
+
+        _launch(site, job_spec("train", recipe, run_dir.uri, site, env=env), prepare)
     adapter = open_storage(adapter_uri) if adapter_uri else run_dir
     if not adapter.list("" if adapter_uri else ADAPTER):
         raise _removed(f"no adapter is in {adapter_uri or site.folder}", site)
@@ -107,16 +112,21 @@ def evaluate(
     platform = site.settings.platform
     shards_per_node = max(platform.gpus_per_node, 1)
     with phase(step) as found:
-        stage(run_dir, recipe, data_dir)
-        if adapter_dir is not None and not adapter_uri:
-            adapter_uri = _adapter_for_pods(site, run_dir, adapter_dir)
-        command = [
-            *("python", "-m", "rlvr_trainer", "evaluate"),
-            *("--label", "before" if step == "evaluate-base" else "after"),
-            *("--shards-per-node", str(shards_per_node)),
-            *(("--adapter", adapter_uri) if adapter_uri else ()),
-        ]
-        _launch(site, job_spec(step, recipe, run_dir.uri, site, command))
+
+        def prepare(job: JobSpec) -> JobSpec:
+            stage(run_dir, recipe, data_dir)
+            uri = adapter_uri
+            if adapter_dir is not None and not uri:
+                uri = _adapter_for_pods(site, run_dir, adapter_dir)
+            command = (
+                *("python", "-m", "rlvr_trainer", "evaluate"),
+                *("--label", "before" if step == "evaluate-base" else "after"),
+                *("--shards-per-node", str(shards_per_node)),
+                *(("--adapter", uri) if uri else ()),
+            )
+            return replace(job, command=launch_command(run_dir.uri, platform, command))
+
+        _launch(site, job_spec(step, recipe, run_dir.uri, site), prepare)
         samples = collect_samples(
             run_dir, recipe, data_dir, platform.num_nodes * shards_per_node, site
         )
@@ -161,11 +171,10 @@ def job_spec(
     recipe: Recipe,
     run_dir: str,
     site: Site,
-    command: Sequence[str] = (),
     *,
     env: dict[str, str] | None = None,
 ) -> JobSpec:
-    """The job of a step: the training, or `command` in its place, in `run_dir`."""
+    """Return the job that trains in `run_dir`, under the name of a step."""
     settings, platform = site.settings, site.settings.platform
     return cluster_job(
         recipe,
@@ -175,7 +184,6 @@ def job_spec(
         run_dir=run_dir,
         run_id=run_id(),
         step=step,
-        command=tuple(command),
         env=env,
         is_automatic=in_kubeflow(),
         owner=_owner(platform.namespace),
@@ -190,14 +198,15 @@ def _owner(namespace: str) -> Any:
     return owner_of_jobs(namespace, KubernetesApi().get)
 
 
-def _launch(site: Site, spec: JobSpec) -> None:
+def _launch(site: Site, spec: JobSpec, prepare: Callable[[JobSpec], JobSpec]) -> None:
     from rlvr_components.jobs.cluster import open_backend
     from rlvr_components.jobs.launch import launch
 
     place, events = site.settings.place, os.environ.get(EVENTS_VARIABLE)
     assert place != "local"
     tell = EventCopy(Path(events)).add if events else None
-    launch(open_backend(place, site.settings.platform, on_event=tell), spec)
+    record_launch(open_storage(site.folder), is_launched=True)
+    launch(open_backend(place, site.settings.platform, on_event=tell), spec, prepare)
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rlvr_trainer.error_mapping import to_rlvr_error
 from rlvr_trainer.errors import RLVRError
-from rlvr_trainer.files import DISK_ERRNOS, disk_error
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.recipe_file import parse_recipe
 
@@ -48,7 +48,7 @@ def attempt(phase: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        cause = _as_rlvr_error(error)
+        cause = to_rlvr_error(error)
         if cause is not error:
             traceback.print_exc()
         print(f"error: {cause}", file=sys.stderr, flush=True)
@@ -76,14 +76,6 @@ def record_outputs(**paths: str) -> None:
         path = Path(file)
         known = json.loads(path.read_text("utf-8")) if path.is_file() else {}
         path.write_text(json.dumps({**known, **paths}), encoding="utf-8")
-
-
-def _as_rlvr_error(error: Exception) -> RLVRError:
-    if isinstance(error, RLVRError):
-        return error
-    if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
-        return disk_error(Path(error.filename or "a file"), error)
-    return RLVRError(f"unexpected {type(error).__name__}: {error}; the log has its traceback")
 
 
 def _record(phase: str, cause: RLVRError) -> None:

@@ -7,24 +7,16 @@ and volumes that are set on the task with KFP's own means come as a TaskConfig, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from decimal import Decimal
 from typing import Any
 
 from rlvr_components.platform import Platform, Volume
 from rlvr_components.platform_file import parse_platform
+from rlvr_components.quantity import parse_quantity
 from rlvr_trainer.errors import ConfigError
 
 GPU = "nvidia.com/gpu"
 EFA = "vpc.amazonaws.com/efa"
 GIB = 2**30
-SUFFIXES = {
-    suffix: Decimal(factor)
-    for suffix, factor in (
-        ("", 1), ("m", "0.001"), ("k", 10**3), ("M", 10**6), ("G", 10**9), ("T", 10**12),
-        ("Ki", 2**10), ("Mi", 2**20), ("Gi", 2**30), ("Ti", 2**40),
-    )
-}  # fmt: skip
-"""Of Kubernetes' quantities."""
 
 
 def merge_task_config(platform: Platform, config: Any) -> Platform:
@@ -116,21 +108,11 @@ def _resources(resources: Mapping[str, Any]) -> dict[str, Any]:
         asked["memory"] = limits["memory"]
     changed: dict[str, Any] = {}
     if "cpu" in asked:
-        changed["cpu_per_node"] = float(_quantity(asked["cpu"]))
+        changed["cpu_per_node"] = float(parse_quantity(asked["cpu"]))
     if "memory" in asked:
-        changed["memory_gib_per_node"] = float(_quantity(asked["memory"]) / GIB)
+        changed["memory_gib_per_node"] = float(parse_quantity(asked["memory"]) / GIB)
     if GPU in asked:
-        changed["gpus_per_node"] = int(_quantity(asked[GPU]))
+        changed["gpus_per_node"] = int(parse_quantity(asked[GPU]))
     if EFA in asked:
-        changed["efa_per_node"] = int(_quantity(asked[EFA]))
+        changed["efa_per_node"] = int(parse_quantity(asked[EFA]))
     return changed
-
-
-def _quantity(text: str | int) -> Decimal:
-    number = str(text).rstrip("".join(SUFFIXES))
-    try:
-        return Decimal(number) * SUFFIXES[str(text)[len(number) :]]
-    except (ArithmeticError, KeyError):
-        raise ConfigError(
-            f"the task asks for {text!r}, which is no quantity; write 500m, 4, 16Gi"
-        ) from None

@@ -14,6 +14,7 @@ from kfp import dsl, kubernetes  # noqa: TID253  (a pipeline is made by a decora
 from rlvr_components import steps
 from rlvr_components.images import Images
 from rlvr_components.pipeline_run import NAMESPACE_VARIABLE, RUN_ID_VARIABLE
+from rlvr_components.platform import SECRET_KEYS
 
 PHASE_BY_TASK = {
     "prepare-data": "prepare",
@@ -23,16 +24,6 @@ PHASE_BY_TASK = {
     "compare-and-report": "report",
 }
 """The phase that each task's events name; the others are over in a moment and have none."""
-
-SECRET_KEYS = (
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AWS_DEFAULT_REGION",
-    "AWS_ENDPOINT_URL_S3",
-    "HF_TOKEN",
-)
-"""Keys of a Secret that steps and jobs get as environment; each may be missing."""
 
 HOUR_S = 3600
 LAUNCHER_RETRIES = 3

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+
+import yaml
 
 from rlvr_pipelines.run_dir import RunDir
 from rlvr_trainer.errors import ConfigError
@@ -14,6 +18,9 @@ from rlvr_trainer.report import render_sweep_report, write_report
 
 SWEEP_INFIX = "-sweep-"
 """Between the recipe's name and the field, in the name of a sweep's own folder in runs/."""
+
+MAX_NAME_LENGTH = 150
+"""Of a value's folder; file systems allow 255 bytes, and a hash follows a name that is cut."""
 
 
 @dataclass(frozen=True)
@@ -28,19 +35,36 @@ class Sweep:
         return f"{self.field}={value}"
 
     def run_dir(self, root: Path, value: str) -> Path:
-        """The run directory of one value."""
-        return root / self.override(value).replace("/", "_")
+        """Return the run directory of one value; no two values have the same."""
+        name = quote(self.override(value), safe="=,+@")
+        if len(name) > MAX_NAME_LENGTH:
+            name = f"{name[:MAX_NAME_LENGTH]}-{hashlib.sha256(value.encode()).hexdigest()[:12]}"
+        return root / name
 
 
 def parse_sweep(text: str) -> Sweep:
-    """`FIELD=V1,V2,…`. Raises ConfigError."""
-    field, equals, values = text.partition("=")
-    parts = tuple(value.strip() for value in values.split(","))
-    if not equals or not field.strip() or not all(parts):
+    """Return the field and values of `FIELD=V1,V2,…`. Raises ConfigError.
+
+    A comma within quotes, brackets or braces belongs to its value: `lora.targets=[q,v],[q]`.
+    """
+    field, _, values = text.partition("=")
+    parts = _split(values)
+    if not field.strip() or not parts or not all(parts):
         raise ConfigError(f"--sweep {text!r} names no values; write it as section.field=V1,V2")
     if len(set(parts)) < len(parts):
         raise ConfigError(f"--sweep {text!r} names a value twice; name each once")
     return Sweep(field.strip(), parts)
+
+
+def _split(values: str) -> tuple[str, ...]:
+    listing = f"[{values}]"
+    try:
+        node = yaml.compose(listing, Loader=yaml.SafeLoader)
+    except yaml.YAMLError:
+        node = None
+    if not isinstance(node, yaml.SequenceNode):  # @x, say: a comma can only separate
+        return tuple(value.strip() for value in values.split(","))
+    return tuple(listing[each.start_mark.index : each.end_mark.index] for each in node.value)
 
 
 def write_sweep(root: Path, sweep: Sweep) -> list[dict[str, Any]]:

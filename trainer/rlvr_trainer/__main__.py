@@ -15,10 +15,12 @@ import json
 import logging
 import os
 import sys
+import traceback
 from pathlib import Path
 
 from rlvr_trainer import __version__
-from rlvr_trainer.errors import EXIT_PREEMPTED, ConfigError, RLVRError
+from rlvr_trainer.error_mapping import passing_error, to_rlvr_error
+from rlvr_trainer.errors import EXIT_PREEMPTED, ConfigError
 from rlvr_trainer.events import EVENTS_VARIABLE
 from rlvr_trainer.launch.pod import RUN_DIR_VARIABLE, Options, add_arguments, launch
 from rlvr_trainer.ranks import record_error, record_preempted, was_launched
@@ -39,7 +41,12 @@ def main(arguments: list[str] | None = None) -> int:
     train = verbs.add_parser("train", help="train the run directory's recipe on its data")
     # torchrun takes `--run` for one of its own options, cut short; under it, write --run-dir
     train.add_argument(
-        "--run", "--run-dir", type=Path, required=True, metavar="DIR", help="the run directory"
+        *("--run", "--run-dir"),
+        dest="run_dir",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="the run directory",
     )
     add_evaluate_arguments(verbs.add_parser("evaluate", help="evaluate on the test rows"))
     add_arguments(verbs.add_parser("launch", help="train as a pod of a job does"))
@@ -48,14 +55,14 @@ def main(arguments: list[str] | None = None) -> int:
     if options.verb == "launch":
         return launch(Options.parse(options))
     try:
-        return _evaluate(options) if options.verb == "evaluate" else _train(options.run)
-    except RLVRError as error:
-        record_error(error)
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return _evaluate(options) if options.verb == "evaluate" else _train(options.run_dir)
     except Exception as error:
         record_error(error)
-        raise
+        cause = to_rlvr_error(error, options.run_dir)
+        if cause is not error:
+            traceback.print_exc()
+        print(f"error: {cause}", file=sys.stderr)
+        return cause.exit_code
 
 
 def _train(run_dir: Path) -> int:
@@ -113,7 +120,7 @@ def _read_recipe(run_dir: Path) -> Recipe:
     try:
         tree = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(
+        raise passing_error(error) or ConfigError(
             f"{path} cannot be read ({error}); a run directory begins with it"
         ) from None
     return parse_recipe(tree, origin=str(path))

@@ -18,11 +18,12 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlvr_trainer.error_mapping import passing_error
 from rlvr_trainer.errors import CheckpointError, PlatformError
 from rlvr_trainer.files import write_durably
 
@@ -32,6 +33,11 @@ MARKER = "COMMITTED.json"
 STAGING = ".staging"
 STEP_DIR = re.compile(r"step-([0-9]+)$")
 TRAINER_STATE = "trainer_state.json"
+VERIFIED_VARIABLE = "RLVR_CHECKPOINT"
+"""Names the checkpoint that launch verified for all ranks of its node; empty: there is none."""
+
+Files = Mapping[str, Mapping[str, Any]]
+"""Size and hash of each file of a checkpoint, as its marker holds them."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +51,22 @@ class Checkpoint:
 
 
 def commit(
-    staged: Path, checkpoints: Path, *, step: int, recipe_hash: str, world_size: int
+    staged: Path,
+    checkpoints: Path,
+    *,
+    step: int,
+    recipe_hash: str,
+    world_size: int,
+    files: Files | None = None,
 ) -> Checkpoint:
     """Turn the directory `staged` (on the same file system) into the checkpoint of `step`.
 
-    Raises PlatformError when the disk refuses.
+    `files` is what `describe` returned for it, if it was called. Raises PlatformError when the disk
+    refuses.
     """
     target = checkpoints / f"step-{step}"
     try:
-        files = describe(staged)
+        files = describe(staged) if files is None else files
         if target.exists():  # an uncommitted or damaged one, or the same step trained again
             shutil.rmtree(target)
         os.rename(staged, target)
@@ -102,16 +115,20 @@ def newest(checkpoints: Path, *, recipe_hash: str) -> Checkpoint | None:
     return None
 
 
+def to_resume(checkpoints: Path, *, recipe_hash: str) -> Checkpoint | None:
+    """Return the checkpoint that launch verified for this node, or else `newest`."""
+    verified = os.environ.get(VERIFIED_VARIABLE)
+    if verified is None:
+        return newest(checkpoints, recipe_hash=recipe_hash)
+    return _read_marker(Path(verified))[0] if verified else None
+
+
 def verify(path: Path) -> Checkpoint:
-    """The checkpoint in `path`, its files checked against its marker. Raises CheckpointError."""
-    try:
-        marker = json.loads((path / MARKER).read_text("utf-8"))
-        checkpoint = Checkpoint(path, marker["step"], marker["recipe_hash"], marker["world_size"])
-        expected: dict[str, dict[str, Any]] = marker["files"]
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} was never committed") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path / MARKER} is damaged ({error})") from error
+    """Return the checkpoint in `path`, its files checked against its marker.
+
+    Raises CheckpointError.
+    """
+    checkpoint, expected = _read_marker(path)
     for name, description in expected.items():
         file = path / name
         if not file.is_file():
@@ -121,8 +138,21 @@ def verify(path: Path) -> Checkpoint:
     return checkpoint
 
 
-def describe(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and hash of each file below the folder, as a marker holds them."""
+def _read_marker(path: Path) -> tuple[Checkpoint, Files]:
+    try:
+        marker = json.loads((path / MARKER).read_text("utf-8"))
+        checkpoint = Checkpoint(path, marker["step"], marker["recipe_hash"], marker["world_size"])
+        return checkpoint, dict(marker["files"])
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} was never committed") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise passing_error(error) or CheckpointError(
+            f"{path / MARKER} is damaged ({error})"
+        ) from error
+
+
+def describe(folder: Path) -> Files:
+    """Return size and hash of each file below the folder."""
     return {path.relative_to(folder).as_posix(): _describe(path) for path in _files(folder)}
 
 
@@ -132,7 +162,7 @@ def is_last(path: Path) -> bool:
         state = json.loads((path / TRAINER_STATE).read_text("utf-8"))
         return bool(state["global_step"] >= state["max_steps"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
+        raise passing_error(error) or CheckpointError(
             f"{path / TRAINER_STATE} cannot be read ({error}); remove the checkpoint to continue "
             "from the one before"
         ) from None

@@ -7,7 +7,7 @@
     ├── RewardError          5    a verifier fails too often
     ├── Diverged             6    the loss is not finite
     ├── JobFailed            7    a launched job ended in failure
-    └── PlatformError      138    disk, network, cluster: worth another try
+    └── PlatformError      138    disk, network, GPU, cluster: worth retrying
 
 Codes from 2 to 99 are permanent, 138 and 143 (preempted after a commit) may be retried.
 A message has three parts: what was got, what is wrong with it, what to do.

@@ -10,12 +10,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.evaluation import sample_lines
 from rlvr_trainer.events import EVENTS_VARIABLE
 from rlvr_trainer.launch.environment import NODE_RANK_VARIABLE, NUM_NODES_VARIABLE, num_gpus
@@ -25,6 +23,7 @@ from rlvr_trainer.shards import Shard
 from rlvr_trainer.storage import Storage, open_storage
 
 POLL_S = 2.0
+SHARD_POLL_S = 0.2
 
 
 def evaluate(
@@ -67,31 +66,17 @@ def _evaluate_shard(
     if shard.index == 0:  # one speaks for all
         os.environ.setdefault(EVENTS_VARIABLE, str(run_dir / "metrics.jsonl"))
     from rlvr_trainer.evaluate_model import evaluate_shard
+    from rlvr_trainer.models import local_folder
 
-    with tempfile.TemporaryDirectory(prefix="rlvr-adapter-") as folder:
-        if adapter:
-            _fetch(adapter, Path(folder))
-        samples = evaluate_shard(
-            recipe,
-            run_dir / "data",
-            shard,
-            label=label,
-            adapter_dir=Path(folder) if adapter else None,
-        )
+    adapter_dir = local_folder(adapter) if adapter else None
+    samples = evaluate_shard(recipe, run_dir / "data", shard, label=label, adapter_dir=adapter_dir)
     storage.write_bytes(shard.key, sample_lines(samples).encode())
-
-
-def _fetch(adapter: str, folder: Path) -> None:
-    try:
-        open_storage(adapter).download_dir("", folder)
-    except FileNotFoundError:
-        raise ConfigError(f"{adapter} holds no adapter; train first") from None
 
 
 def _evaluate_side_by_side(run_dir: Path, shards: Sequence[Shard], label: str, adapter: str) -> int:
     """A process for each part, each with a GPU of its own where there are any.
 
-    Returns the exit code of one that failed; it has said why itself.
+    The first one that fails ends the others; returns its exit code, and it has said why itself.
     """
     gpus = _visible_gpus()
     processes = [
@@ -108,9 +93,27 @@ def _evaluate_side_by_side(run_dir: Path, shards: Sequence[Shard], label: str, a
         )
         for i, shard in enumerate(shards)
     ]
-    codes = [process.wait() for process in processes]
-    failed = next((code for code in codes if code), 0)
+    failed = _first_failure(processes)
     return failed if failed >= 0 else 128 - failed
+
+
+def _first_failure(processes: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Wait for all, or until one fails and the others are killed; they hold nothing to save."""
+    running = list(processes)
+    try:
+        while running:
+            for process in list(running):
+                code = process.poll()
+                if code:
+                    return code
+                if code == 0:
+                    running.remove(process)
+            time.sleep(SHARD_POLL_S)
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    return 0
 
 
 def _visible_gpus() -> list[str]:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
+from rlvr_trainer.error_mapping import passing_error
 from rlvr_trainer.errors import DataError
 from rlvr_trainer.files import write_text
 from rlvr_trainer.statistics import mcnemar_exact, pass_at_k, wilson_interval
@@ -227,7 +228,7 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
+        raise passing_error(error) or DataError(
             f"{path}: the samples cannot be read ({error}); evaluate again, or name another file"
         ) from error
     return parse_samples(str(path), text)

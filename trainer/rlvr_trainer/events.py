@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     """All whole events of a file, in order; a step trained again after a resume counts once."""
     if not path.is_file():
         return []
-    events = list(_parse(path.read_text("utf-8").splitlines()))
+    events = list(parse_events(path.read_bytes().splitlines()))
     latest = {
         event["step"]: index for index, event in enumerate(events) if event["event"] == "step"
     }
@@ -57,11 +57,12 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _parse(lines: list[str]) -> Iterator[dict[str, Any]]:
+def parse_events(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """Yield the events among the lines."""
     for line in lines:
         try:
             event = json.loads(line)
-        except json.JSONDecodeError:
+        except ValueError:
             continue  # the last line of a process that was killed
         if isinstance(event, dict) and "event" in event:
             yield event

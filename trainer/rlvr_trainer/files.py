@@ -11,8 +11,11 @@ from typing import Literal
 from rlvr_trainer.errors import ConfigError, PlatformError, RLVRError
 
 FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
-AWAY_ERRNOS = {errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ESHUTDOWN}
+AWAY_ERRNOS = {errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ESHUTDOWN, errno.EREMOTEIO}
 """What a file system of the network, NFS, FUSE or Lustre, answers while its server is away."""
+
+NETWORK_ERRNOS = {errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH}
+"""Errors of sockets without a class of their own."""
 
 DISK_ERRNOS = FULL_ERRNOS | AWAY_ERRNOS
 """What passes; all else needs somebody to change something."""

@@ -14,37 +14,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rlvr_trainer.errors import EXIT_PREEMPTED, PlatformError, RLVRError
+from rlvr_trainer.error_mapping import is_peer_failure, to_rlvr_error
+from rlvr_trainer.errors import EXIT_PREEMPTED
 from rlvr_trainer.files import write_durably
 
 logger = logging.getLogger(__name__)
 
 RANK_ENDS_VARIABLE = "RLVR_RANK_ENDS"
-
-PEER_ERRORS = {"DistBackendError", "DistNetworkError", "DistStoreError"}
-"""Classes of torch.distributed; known by name, so that nothing here imports torch."""
-
-PEER_WORDS = (
-    "connection closed by peer",
-    "connection reset by peer",
-    "connection refused",
-    "broken pipe",
-    "socket timeout",
-    "timed out waiting",
-    "nccl communicator was aborted",
-    "connectfullmesh failed",
-    "read error",  # gloo's, when a socket breaks between two messages
-)
-
-
-HARDWARE_WORDS = (
-    "uncorrectable ecc error",
-    "uncorrectable nvlink error",
-    "hardware stack error",
-    "fallen off the bus",
-    "all cuda-capable devices are busy or unavailable",
-)
-"""What CUDA says of a GPU that is broken: another node's may work, and this one's is repaired."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +40,8 @@ def was_launched() -> bool:
 
 def record_error(error: BaseException) -> None:
     """Write down why this rank fails; does nothing where no launch asked for it."""
-    peer = is_peer_failure(error)
-    code = error.exit_code if isinstance(error, RLVRError) else 1
-    if peer or is_hardware_failure(error):
-        code = PlatformError.exit_code
-    cause = str(error) if isinstance(error, RLVRError) else f"{type(error).__name__}: {error}"
-    _write(RankEnd(_rank(), code, cause, peer))
+    cause = to_rlvr_error(error)
+    _write(RankEnd(_rank(), cause.exit_code, str(cause), is_peer_failure(error)))
 
 
 def record_preempted() -> None:
@@ -80,22 +52,6 @@ def record_preempted() -> None:
 def read_rank_ends(folder: Path) -> list[RankEnd]:
     """What the ranks of this node wrote, by rank; a damaged file counts as none."""
     return sorted(_read(folder), key=lambda end: end.rank)
-
-
-def is_peer_failure(error: BaseException) -> bool:
-    """Whether the error only says that another rank is gone."""
-    if isinstance(error, RLVRError):
-        return False
-    if type(error).__name__ in PEER_ERRORS:
-        return True
-    message = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in message for words in PEER_WORDS)
-
-
-def is_hardware_failure(error: BaseException) -> bool:
-    """Whether the error says that a GPU is broken."""
-    message = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in message for words in HARDWARE_WORDS)
 
 
 def _rank() -> int:

@@ -11,6 +11,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from rlvr_trainer.error_mapping import passing_error
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.suggest import did_you_mean
@@ -103,7 +104,9 @@ def _read(path: Path, shipped: Mapping[str, Path], extended_by: tuple[Path, ...]
     try:
         tree = yaml.load(path.read_text("utf-8"), _Loader)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}); check the path") from None
+        raise passing_error(error) or ConfigError(
+            f"{path} cannot be read ({error.strerror}); check the path"
+        ) from None
     except (yaml.YAMLError, ValueError) as error:  # not UTF-8, a number of 5,000 digits
         raise ConfigError(f"{path} is not YAML: {error}") from None
     if not isinstance(tree, dict):

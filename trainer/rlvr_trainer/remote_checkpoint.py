@@ -22,7 +22,7 @@ from typing import Any
 from uuid import uuid4
 
 from rlvr_trainer import checkpoint
-from rlvr_trainer.checkpoint import Checkpoint
+from rlvr_trainer.checkpoint import Checkpoint, Files
 from rlvr_trainer.errors import CheckpointError, PlatformError, RLVRError
 from rlvr_trainer.files import disk_error
 from rlvr_trainer.storage import Storage, safe_key
@@ -41,7 +41,8 @@ Gather = Callable[[Any], list[Any]]
 
 
 def upload(
-    staged: Path | None,
+    staged: Path,
+    files: Files,
     storage: Storage,
     gather: Gather,
     *,
@@ -52,27 +53,24 @@ def upload(
 ) -> str:
     """Commit what the nodes staged; called by all processes, returns the checkpoint's folder.
 
-    `staged` is given by one process of each node. Raises PlatformError or ConfigError on the node
-    that cannot upload, and PlatformError on the others.
+    `files` describes what is in `staged`; one process of each node gives it, the others nothing.
+    Raises PlatformError or ConfigError on the node that cannot upload, and PlatformError on the
+    others.
     """
     folder = f"{FOLDER}/step-{step}.attempt-{uuid4().hex[:8]}"
-    own = checkpoint.describe(staged) if staged and staged.is_dir() else {}
-    gathered = gather((folder, own))
+    gathered = gather((folder, files))
     folder = str(gathered[0][0])
-    before = {name for _, files in gathered[:rank] for name in files}
-    if staged:
-        _together(gather, lambda: _upload_files(storage, staged, folder, own.keys() - before))
-    else:
-        _together(gather, lambda: None)
-    files: dict[str, Any] = {}
+    before = {name for _, others in gathered[:rank] for name in others}
+    _together(gather, lambda: _upload_files(storage, staged, folder, files.keys() - before))
+    every: dict[str, Any] = {}
     for _, each in gathered:
-        files = each | files  # of a file that two nodes have, the first one's counts
+        every = {**each, **every}  # of a file that two nodes have, the first one's counts
     marker = {
         "step": step,
         "recipe_hash": recipe_hash,
         "world_size": world_size,
         "time": round(time.time(), 3),
-        "files": files,
+        "files": every,
     }
     _together(gather, lambda: _put_marker(storage, folder, marker) if rank == 0 else None)
     return folder

@@ -8,6 +8,8 @@ raises ConfigError (it will not work until something is changed) or PlatformErro
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import re
 import stat
@@ -62,26 +64,44 @@ class Storage(Protocol):
     def exists(self, key: str) -> bool:
         """Whether there is such a key."""
 
+    def read_from(self, key: str, offset: int) -> bytes:
+        """Return what the key holds from that byte on. Raises FileNotFoundError as `read_bytes`."""
+
+    def sizes(self, prefix: str = "", *, after: str = "") -> dict[str, int]:
+        """Return the bytes of each key below the folder `prefix`, of those that sort after one."""
+
     def list(self, prefix: str = "") -> list[str]:
-        """All keys below the folder `prefix` (empty: all), sorted."""
+        """Return all keys below the folder `prefix` (empty: all), sorted."""
+        return sorted(self.sizes(prefix))
 
     def download_dir(self, prefix: str, target: Path) -> None:
         """Copy all keys below `prefix` to the folder `target`.
 
         Raises FileNotFoundError when there is none.
         """
+        keys = self.list(prefix)
+        if not keys:
+            raise FileNotFoundError(f"{self.uri}/{prefix} holds no files")
+        folder = safe_key(prefix) if prefix.strip("/") else ""
+        for key in keys:
+            path = target / safe_key(key.removeprefix(folder).lstrip("/"))
+            with _writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            self.download_file(key, path)
 
     def upload_dir(self, source: Path, prefix: str) -> None:
         """Copy all files of the folder `source` below `prefix`."""
+        if not source.is_dir():
+            raise FileNotFoundError(f"{source} is no folder")
+        for path in sorted(path for path in source.rglob("*") if path.is_file()):
+            key = "/".join(filter(None, (prefix.strip("/"), path.relative_to(source).as_posix())))
+            self.upload_file(path, key)
 
     def upload_file(self, source: Path, key: str) -> None:
         """Copy one file, of any size."""
 
     def download_file(self, key: str, target: Path) -> None:
         """Copy one file, of any size, into a folder that is there."""
-
-    def sizes(self, prefix: str = "") -> dict[str, int]:
-        """Bytes of each key below the folder `prefix`."""
 
     def delete(self, key: str) -> None:
         """Remove a key; nothing happens when there is none."""
@@ -100,7 +120,7 @@ def open_storage(uri: str | Path) -> Storage:
     return LocalStorage(Path(text.removeprefix("file://")).expanduser())
 
 
-class LocalStorage:
+class LocalStorage(Storage):
     """A folder on a disk."""
 
     def __init__(self, root: Path) -> None:
@@ -136,16 +156,20 @@ class LocalStorage:
     def exists(self, key: str) -> bool:
         return _size(self._path(key)) is not None
 
-    def list(self, prefix: str = "") -> list[str]:
-        return sorted(self.sizes(prefix))
+    def read_from(self, key: str, offset: int) -> bytes:
+        path = self._path(key)
+        with _open(path) as file, _reading(path):
+            file.seek(offset)
+            return file.read()
 
-    def sizes(self, prefix: str = "") -> dict[str, int]:
+    def sizes(self, prefix: str = "", *, after: str = "") -> dict[str, int]:
         start = self._path(prefix) if prefix.strip("/") else self._root
         paths = (path for path in _walk(start) if not path.name.startswith(ASIDE_PREFIX))
         return {
-            path.relative_to(self._root).as_posix(): size
+            key: size
             for path in paths
-            if (size := _size(path)) is not None  # else it is gone since it was listed
+            if (key := path.relative_to(self._root).as_posix()) > after
+            and (size := _size(path)) is not None  # else it is gone since it was listed
         }
 
     def delete(self, key: str) -> None:
@@ -154,12 +178,6 @@ class LocalStorage:
             path.unlink(missing_ok=True)
         except OSError as error:
             raise disk_error(path, error) from error
-
-    def download_dir(self, prefix: str, target: Path) -> None:
-        _download(self, prefix, target)
-
-    def upload_dir(self, source: Path, prefix: str) -> None:
-        _upload(self, source, prefix)
 
     def upload_file(self, source: Path, key: str) -> None:
         path = self._path(key)
@@ -192,7 +210,7 @@ class LocalStorage:
                 aside.unlink(missing_ok=True)
 
 
-class S3Storage:
+class S3Storage(Storage):
     """A prefix of a bucket in S3 or of a compatible server (AWS_ENDPOINT_URL_S3)."""
 
     def __init__(self, uri: str) -> None:
@@ -243,33 +261,48 @@ class S3Storage:
             return False
         return True
 
-    def list(self, prefix: str = "") -> list[str]:
-        return sorted(self.sizes(prefix))
+    def read_from(self, key: str, offset: int) -> bytes:
+        from botocore.exceptions import ClientError
 
-    def sizes(self, prefix: str = "") -> dict[str, int]:
+        with self._explained(key):
+            try:
+                response = self._client.get_object(
+                    Bucket=self._bucket, Key=self._key(key), Range=f"bytes={offset}-"
+                )
+            except ClientError as error:
+                if _code(error) in ("InvalidRange", "416"):  # nothing is there beyond the offset
+                    return b""
+                raise
+            content: bytes = response["Body"].read()
+        return content
+
+    def sizes(self, prefix: str = "", *, after: str = "") -> dict[str, int]:
+        return {key: int(each["Size"]) for key, each in self._listed(prefix, after).items()}
+
+    def fingerprint(self) -> str:
+        """Return a hash of all keys and of S3's own tags of what they hold."""
+        tags = {key: each["ETag"] for key, each in self._listed("").items()}
+        return hashlib.sha256(json.dumps(tags, sort_keys=True).encode()).hexdigest()
+
+    def _listed(self, prefix: str, after: str = "") -> dict[str, Any]:
         folder = self._key(prefix) if prefix.strip("/") else self._prefix
         start = f"{folder}/" if folder else ""
         own = len(self._prefix) + 1 if self._prefix else 0
+        options = {"StartAfter": self._key(after)} if after else {}
         with self._explained(prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=start
+                Bucket=self._bucket, Prefix=start, **options
             )
-            found = {
-                str(each["Key"])[own:]: int(each["Size"])
+            return {
+                str(each["Key"])[own:]: each
                 for page in pages
                 for each in page.get("Contents", ())
+                if not each["Key"].endswith("/")
             }
-        return {key: size for key, size in found.items() if not key.endswith("/")}
 
     def delete(self, key: str) -> None:
         with self._explained(key):
             self._client.delete_object(Bucket=self._bucket, Key=self._key(key))
-
-    def download_dir(self, prefix: str, target: Path) -> None:
-        _download(self, prefix, target)
-
-    def upload_dir(self, source: Path, prefix: str) -> None:
-        _upload(self, source, prefix)
 
     def download_file(self, key: str, target: Path) -> None:
         """In parts, side by side: for files too large for memory."""
@@ -403,28 +436,6 @@ def _create(path: Path, content: bytes) -> bool:
     return True
 
 
-def _download(storage: LocalStorage | S3Storage, prefix: str, target: Path) -> None:
-    keys = storage.list(prefix)
-    if not keys:
-        raise FileNotFoundError(f"{storage.uri}/{prefix} holds no files")
-    folder = safe_key(prefix) if prefix.strip("/") else ""
-    for key in keys:
-        path = target / safe_key(key.removeprefix(folder).lstrip("/"))
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise disk_error(path, error) from error
-        storage.download_file(key, path)
-
-
-def _upload(storage: LocalStorage | S3Storage, source: Path, prefix: str) -> None:
-    if not source.is_dir():
-        raise FileNotFoundError(f"{source} is no folder")
-    for path in sorted(path for path in source.rglob("*") if path.is_file()):
-        key = "/".join(filter(None, (prefix.strip("/"), path.relative_to(source).as_posix())))
-        storage.upload_file(path, key)
-
-
 def _s3_client() -> Any:
     try:
         import boto3
@@ -436,7 +447,9 @@ def _s3_client() -> Any:
         connect_timeout=CONNECT_TIMEOUT_S,
         read_timeout=READ_TIMEOUT_S,
     )
-    return boto3.client("s3", config=config)
+    # boto3 itself does not read AWS_REGION, which other tools of AWS set and read
+    region = os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION")
+    return boto3.client("s3", config=config, region_name=region)
 
 
 def _code(error: Any) -> str:

@@ -202,6 +202,9 @@ class Backend(Protocol):
         An empty `job` is the one being submitted. May be called by a signal handler.
         """
 
+    def stop_earlier(self, spec: JobSpec) -> None:
+        """Stop the job that an earlier launch of the spec left running, if there is one."""
+
 
 def training_job(
     recipe: Recipe, run_dir: PurePath, environment: Mapping[str, str], *, num_gpus: int = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from types import FrameType
@@ -12,25 +12,33 @@ from rlvr_components.jobs import Backend, JobSpec, JobStatus
 from rlvr_trainer.errors import EXIT_PREEMPTED, JobFailed
 
 
-def launch(backend: Backend, spec: JobSpec) -> None:
+def launch(
+    backend: Backend, spec: JobSpec, prepare: Callable[[JobSpec], JobSpec] = lambda spec: spec
+) -> None:
     """Submit the job or adopt it, print its lines, return once it has succeeded.
 
-    One that fails for a passing cause is started again, within the backend's budget. A signal that
-    stops it is passed on at once. Call from the main thread.
+    `prepare` writes what the job reads, and returns the job with what is known only then. One that
+    fails for a passing cause is started again, within the backend's budget. A signal that stops it
+    is passed on at once, also to a job that an earlier launch left. Call from the main thread.
     Raises JobFailed with the job's cause and exit code, ConfigError, PlatformError.
     """
     launched = _Launch(backend)
     with launched.stopped_by_signals():
+        spec = launched.begin(spec, prepare)
         for number in count(1):
-            spec = backend.next_attempt(spec)
             status = launched.run(spec)
             if launched.is_stopped or not status.is_retried or number >= backend.max_attempts:
                 break
             print(f"[{spec.name}] {status.cause}; another attempt is made", flush=True)
+            spec = backend.next_attempt(spec)
     if status.phase != "succeeded":
         raise JobFailed(status.cause, exit_code=status.exit_code)
     if launched.is_stopped:
         raise JobFailed("stopped after the last step", exit_code=EXIT_PREEMPTED)
+
+
+class _StoppedEarly(BaseException):
+    """A signal came before it was known which job to stop."""
 
 
 class _Launch:
@@ -39,7 +47,22 @@ class _Launch:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._job = ""
+        self._is_early = False
         self.is_stopped = False
+
+    def begin(self, spec: JobSpec, prepare: Callable[[JobSpec], JobSpec]) -> JobSpec:
+        """Prepare the job, and choose its attempt."""
+        self._is_early = True
+        try:
+            return self._backend.next_attempt(prepare(spec))
+        except _StoppedEarly:
+            self._backend.stop_earlier(spec)
+            raise JobFailed(
+                "stopped by a signal before its job was launched; run it again to continue",
+                exit_code=EXIT_PREEMPTED,
+            ) from None
+        finally:
+            self._is_early = False
 
     def run(self, spec: JobSpec) -> JobStatus:
         """One attempt, to its end."""
@@ -66,4 +89,6 @@ class _Launch:
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if not self.is_stopped:
             self.is_stopped = True
+            if self._is_early:
+                raise _StoppedEarly
             self._backend.stop(self._job)

@@ -87,6 +87,9 @@ class LocalBackend:
             yield line
         process.wait()
 
+    def stop_earlier(self, spec: JobSpec) -> None:
+        """Do nothing: a job ends with the process group that launched it."""
+
     def stop(self, job: str) -> None:
         """Send SIGTERM."""
         process = self._processes.get(job)

@@ -20,7 +20,7 @@ from rlvr_components.jobs.pods import (
     resources,
 )
 from rlvr_components.jobs.pytorchjob import QUEUE_LABEL, check_name
-from rlvr_components.platform import Platform
+from rlvr_components.platform import SECRET_KEYS, Platform
 from rlvr_trainer.errors import ConfigError
 
 OverridesField = Literal["podSpecOverrides", "podTemplateOverrides", "runtimePatches"]
@@ -31,12 +31,6 @@ CONTAINER = "node"
 """Trainer looks for the runtime's container and replicated job by this name."""
 MANAGER = "rlvr.dev/launcher"
 """Owner of our patch."""
-
-SECRET_KEYS = (
-    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION",
-    "AWS_REGION", "AWS_ENDPOINT_URL_S3", "HF_TOKEN",
-)  # fmt: skip
-"""Keys that a TrainJob takes from a Secret, if present: it cannot take all of it."""
 
 COMMON_FIELDS = ("serviceAccountName", "nodeSelector", "tolerations", "volumes")
 FIELDS: dict[OverridesField, tuple[str, ...]] = {

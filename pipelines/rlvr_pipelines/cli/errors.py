@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from rlvr_trainer.errors import RLVRError
+from rlvr_trainer.error_mapping import to_rlvr_error
 
 DEBUG = "rlvr.debug"
 EXIT_INTERRUPTED = 130
@@ -30,16 +30,12 @@ class ErrorGroup(click.Group):
             ctx.exit(EXIT_INTERRUPTED)
         except BrokenPipeError:
             raise  # click knows what to do
-        except RLVRError as error:
-            if ctx.meta.get(DEBUG):
-                raise
-            _show(str(error))
-            ctx.exit(error.exit_code)
         except Exception as error:
             if ctx.meta.get(DEBUG):
                 raise
-            _show(f"unexpected {type(error).__name__}: {error}\n--debug shows where it comes from")
-            ctx.exit(1)
+            cause = to_rlvr_error(error, hint="--debug shows where it comes from")
+            _show(str(cause))
+            ctx.exit(cause.exit_code)
 
 
 def _show(message: str) -> None:

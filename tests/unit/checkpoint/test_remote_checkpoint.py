@@ -50,6 +50,7 @@ def save(root: Path, step: int, *, storages: list[Storage] | None = None) -> lis
         try:
             results[rank] = remote_checkpoint.upload(
                 staged,
+                checkpoint.describe(staged),
                 storage,
                 gathering.of(rank),
                 rank=rank,

@@ -39,7 +39,9 @@ class FakeApi:
             raise ConfigError("denied request: no digest; set image")
 
 
-def cluster(hard: int | None = None, used: int = 0, denied: tuple[str, ...] = ()) -> FakeApi:
+def cluster(
+    hard: int | str | None = None, used: int | str = 0, denied: tuple[str, ...] = ()
+) -> FakeApi:
     quota = {
         "metadata": {"name": "gpus"},
         "spec": {"hard": {"requests.nvidia.com/gpu": str(hard)}},
@@ -87,6 +89,12 @@ def test_a_quota_that_others_use_is_a_remark() -> None:
     remarks = check_cluster(cluster(hard=24, used=16), "pytorchjob", PLATFORM, "team")
 
     assert remarks == ["The quota gpus has 8 of 24 GPUs left: the job of 16 waits for the others."]
+
+
+def test_a_quota_is_read_as_kubernetes_writes_it() -> None:
+    assert check_cluster(cluster(hard="1k", used="12"), "pytorchjob", PLATFORM, "team") == []
+    with pytest.raises(ConfigError, match="allows 8000m"):
+        check_cluster(cluster(hard="8000m"), "pytorchjob", PLATFORM, "team")
 
 
 def test_what_admission_would_say_of_the_job_is_said_before() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from rlvr_components.finish import finish
 from rlvr_components.jobs import JobSummary, cluster
-from rlvr_components.pipeline_run import LaunchSettings, write_settings
+from rlvr_components.pipeline_run import LaunchSettings, record_launch, write_settings
 from rlvr_components.platform import Platform
 from rlvr_trainer.errors import PlatformError
 from rlvr_trainer.storage import open_storage
@@ -43,6 +43,7 @@ def test_what_is_still_running_is_deleted_and_the_outcome_kept(
     folder = tmp_path / "b2c0"
     platform = Platform(image="r.example/t", namespace="team")
     write_settings(open_storage(folder), LaunchSettings("pytorchjob", "tiny", platform))
+    record_launch(open_storage(folder), is_launched=True)
 
     text = finish(str(tmp_path), "", "FAILED", "train failed")
 
@@ -91,6 +92,38 @@ def test_it_does_not_say_that_nothing_is_left_where_nobody_could_look(
     monkeypatch.setattr(cluster, "find_jobs", find)
 
     assert "Whether jobs are left is not known" in finish("", "minio://m/b2c0/o", "FAILED", "")
+
+
+def test_the_cluster_is_asked_only_where_a_job_was_launched_since_it_was_asked_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def unreachable(**_: Any) -> list[JobSummary]:
+        asked.append("once")
+        raise PlatformError("the API server cannot be reached")
+
+    def nothing(**_: Any) -> list[JobSummary]:
+        asked.append("again")
+        return []
+
+    monkeypatch.setenv("RLVR_RUN_ID", "b2c0")
+    storage = open_storage(tmp_path / "b2c0")
+    write_settings(storage, LaunchSettings("pytorchjob", "tiny", Platform(image="r.example/t")))
+    monkeypatch.setattr(cluster, "find_jobs", unreachable)
+
+    assert "Nothing was left running" in finish(str(tmp_path), "", "FAILED", "check failed")
+    assert asked == []
+
+    record_launch(storage, is_launched=True)
+    assert "is not known" in finish(str(tmp_path), "", "FAILED", "")
+    assert json.loads(storage.read_bytes("outcome.json"))["deleted"] is None
+
+    monkeypatch.setattr(cluster, "find_jobs", nothing)
+    monkeypatch.setattr(cluster, "delete_jobs", list)
+    for _ in range(2):
+        assert "Nothing was left running" in finish(str(tmp_path), "", "FAILED", "")
+    assert asked == ["once", "again"]
 
 
 def test_a_run_that_launched_nothing_leaves_nothing(deleted: list[str], tmp_path: Path) -> None:

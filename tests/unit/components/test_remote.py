@@ -44,7 +44,8 @@ class Pods:
         self.specs: list[JobSpec] = []
         self.act: Callable[[JobSpec], None] = lambda spec: None
 
-    def launch(self, backend: Any, spec: JobSpec) -> None:
+    def launch(self, backend: Any, spec: JobSpec, prepare: Callable[[JobSpec], JobSpec]) -> None:
+        spec = prepare(spec)
         self.specs.append(spec)
         self.act(spec)
 

@@ -83,7 +83,7 @@ def test_claims_are_mounted_where_the_task_mounts_them() -> None:
 def test_what_a_job_cannot_take_over_is_refused() -> None:
     with pytest.raises(ConfigError, match="affinity"):
         merged(affinity={"nodeAffinity": {}})
-    with pytest.raises(ConfigError, match="'much', which is no quantity"):
+    with pytest.raises(ConfigError, match="'much' is not a quantity"):
         merged(resources={"limits": {"memory": "much"}})
     renamed = {"secretKeyRef": {"name": "hub", "key": "token"}}
     with pytest.raises(

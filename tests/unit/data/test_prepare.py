@@ -413,7 +413,7 @@ def test_without_the_hub_the_error_says_what_to_do(
         raise ConnectionError("offline")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(DataError, match=r"offline.*check the network.*set data.train to a JSONL"):
+    with pytest.raises(PlatformError, match=r"hub://owner/name@abc cannot.*offline.*local copy"):
         run(tmp_path / "d", train="hub://owner/name@abc")
 
 

@@ -11,51 +11,24 @@ import io
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import boto3
 import pytest
 from boto3.exceptions import RetriesExceededError
 from botocore.exceptions import ClientError
-from moto.server import ThreadedMotoServer
 
 from rlvr_trainer.data import load_rows, prepare
 from rlvr_trainer.errors import ConfigError, DataError, PlatformError
 from rlvr_trainer.files import write_text
+from rlvr_trainer.models import local_folder, locate_model
+from rlvr_trainer.recipe import ModelSection
 from rlvr_trainer.recipe_file import parse_recipe
-from rlvr_trainer.storage import Storage, open_storage, safe_key
-
-BUCKET = "fake-bucket"
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URI of a fresh prefix in the fake."""
-    for name, value in {
-        "AWS_ENDPOINT_URL_S3": endpoint,
-        "AWS_ACCESS_KEY_ID": "fake",
-        "AWS_SECRET_ACCESS_KEY": "fake",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "NO_PROXY": "127.0.0.1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    boto3.client("s3").create_bucket(Bucket=BUCKET)
-    return f"s3://{BUCKET}/{uuid4().hex}"
+from rlvr_trainer.storage import S3Storage, Storage, open_storage, safe_key
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -506,3 +479,117 @@ def test_rows_can_come_from_s3(s3: str, tmp_path: Path) -> None:
     assert load_rows(tmp_path / "d", "train")
     with pytest.raises(DataError, match=r"absent\.jsonl cannot be read"):
         run(f"{s3}/absent.jsonl")
+
+
+def test_what_was_appended_is_read_without_what_was_there(storage: Storage) -> None:
+    storage.write_bytes("log", b"one\ntwo\n")
+
+    assert storage.read_from("log", 4) == b"two\n"
+    assert storage.read_from("log", 8) == b""
+    with pytest.raises(FileNotFoundError):
+        storage.read_from("absent", 4)
+
+
+def test_keys_are_listed_from_one_on(storage: Storage) -> None:
+    for number in range(3):
+        storage.write_bytes(f"parts/{number}", b"x")
+
+    assert list(storage.sizes("parts", after="parts/1")) == ["parts/2"]
+
+
+@pytest.fixture
+def model_in_s3(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    monkeypatch.setenv("RLVR_CACHE", str(tmp_path / "cache"))
+    storage = open_storage(f"{s3}/model")
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        storage.write_bytes(name, name.encode())
+    return storage
+
+
+@pytest.fixture
+def brought(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The keys that were downloaded, in order."""
+    keys: list[str] = []
+    download = S3Storage.download_file
+
+    def count(self: S3Storage, key: str, target: Path) -> None:
+        keys.append(key)
+        time.sleep(0.05)
+        download(self, key, target)
+
+    monkeypatch.setattr(S3Storage, "download_file", count)
+    return keys
+
+
+def test_a_model_in_s3_is_brought_once_for_all_ranks_of_a_node(
+    model_in_s3: Storage, brought: list[str]
+) -> None:
+    model = ModelSection(name=model_in_s3.uri)
+    with ThreadPoolExecutor(4) as ranks:  # each for the model and for its tokenizer
+        folders = set(ranks.map(lambda _: locate_model(model), range(8)))
+
+    assert brought == ["config.json", "model.safetensors", "tokenizer.json"]
+    (folder,) = folders
+    assert Path(folder, "model.safetensors").read_bytes() == b"model.safetensors"
+
+    model_in_s3.write_bytes("model.safetensors", b"trained again")
+    assert Path(locate_model(model), "model.safetensors").read_bytes() == b"trained again"
+    assert Path(folder, "model.safetensors").read_bytes() == b"model.safetensors"
+
+
+def test_a_pod_whose_cache_is_read_only_keeps_its_copy_in_its_temporary_folder(
+    model_in_s3: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RLVR_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+
+    folder = local_folder(model_in_s3.uri)
+
+    assert folder.is_relative_to(tmp_path / "tmp")
+    assert (folder / "config.json").is_file()
+
+
+def test_a_model_in_s3_that_comes_in_part_is_not_there(
+    model_in_s3: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    download = S3Storage.download_file
+
+    def broken(self: S3Storage, key: str, target: Path) -> None:
+        if key == "tokenizer.json":
+            raise PlatformError("the server cannot be reached")
+        download(self, key, target)
+
+    model = ModelSection(name=model_in_s3.uri)
+    with monkeypatch.context() as patch:
+        patch.setattr(S3Storage, "download_file", broken)
+        with pytest.raises(PlatformError):
+            locate_model(model)
+
+    assert Path(locate_model(model), "tokenizer.json").is_file()
+
+
+def test_a_model_that_is_not_in_s3_is_a_configuration_error(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RLVR_CACHE", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"absent holds no files; check the address"):
+        locate_model(ModelSection(name=f"{s3}/absent"))
+
+
+@pytest.mark.parametrize(
+    ("variables", "region"),
+    [
+        ({"AWS_REGION": "eu-central-1"}, "eu-central-1"),
+        ({"AWS_DEFAULT_REGION": "eu-west-1"}, "eu-west-1"),
+        ({"AWS_DEFAULT_REGION": "eu-west-1", "AWS_REGION": "eu-central-1"}, "eu-west-1"),
+    ],
+)
+def test_the_region_is_read_by_either_of_its_names(
+    s3: str, variables: dict[str, str], region: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    assert S3Storage(s3)._client.meta.region_name == region

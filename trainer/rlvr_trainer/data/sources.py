@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import parse_qsl
 
+from rlvr_trainer.error_mapping import passing_error
 from rlvr_trainer.errors import ConfigError, DataError
 from rlvr_trainer.storage import open_storage
 from rlvr_trainer.tasks import Split
@@ -69,7 +70,7 @@ def _open(source: str, split: Split) -> IO[bytes]:
             return BytesIO(open_storage(folder).read_bytes(name))
         return Path(source).expanduser().open("rb")
     except OSError as error:
-        raise DataError(
+        raise passing_error(error) or DataError(
             f"data.{split}: {source} cannot be read ({error.strerror or error}); "
             "check the path and its permissions"
         ) from error
@@ -83,7 +84,7 @@ def _read_json_lines(file: IO[bytes], name: str, source: str) -> Iterator[Record
             if line.strip():
                 yield _parse_line(line, f"{name}:{number}")
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(
+        raise passing_error(error) or DataError(
             f"{source} cannot be read after line {number} ({error}); copy it again"
         ) from error
 
@@ -114,7 +115,7 @@ def _read_parquet(file: IO[bytes], name: str, source: str) -> Iterator[Record]:
                 yield Record(f"{name}[{index}]", raw)
                 index += 1
     except (ArrowException, OSError) as error:
-        raise DataError(
+        raise passing_error(error) or DataError(
             f"{source} is not a readable Parquet file ({error}); copy it again"
         ) from error
 
@@ -128,9 +129,9 @@ def _read_hub(source: str, split: Split) -> Iterator[Record]:
     try:
         rows = load_dataset(name, config, revision=revision, split=hub_split)
     except Exception as error:  # the hub's own errors share no base class
-        raise DataError(
+        raise passing_error(error, source=f"data.{split}: {source}") or DataError(
             f"data.{split}: {source} cannot be loaded ({type(error).__name__}: {error}); check the "
-            "network, the name, revision, config and split, and HF_TOKEN for a gated data set, or "
+            "name, revision, config and split, and HF_TOKEN for a gated data set, or "
             f"set data.{split} to a JSONL or Parquet file"
         ) from error
     for index, raw in enumerate(rows):

@@ -63,12 +63,13 @@ def train(recipe: Recipe, run_dir: Path, data_dir: Path) -> bool:
     Raises DataError, CheckpointError, RewardError, Diverged, PlatformError.
     """
     checkpoints = run_dir / "checkpoints"
-    resume = checkpoint.newest(checkpoints, recipe_hash=recipe.hash)
+    resume = checkpoint.to_resume(checkpoints, recipe_hash=recipe.hash)
     if resume:
         _assert_same_data(resume, data_dir)
     if not torch.cuda.is_available():
         keep_freed_memory()
-    if resume is None or not checkpoint.is_last(resume.path):
+    is_trained = resume is not None and checkpoint.is_last(resume.path)
+    if not is_trained:
         _assert_same_world_size(recipe, resume)
         stop = StopOnSignal()
         stop.install()
@@ -82,9 +83,9 @@ def train(recipe: Recipe, run_dir: Path, data_dir: Path) -> bool:
         if stop.stopped:
             return False
     if _is_main_process():
-        last = checkpoint.newest(checkpoints, recipe_hash=recipe.hash)
+        last = resume.path if resume and is_trained else checkpoint.newest_committed(checkpoints)
         assert last is not None, "training ends with a commit"
-        _place_adapter(recipe, last.path, run_dir / "adapter")
+        _place_adapter(recipe, last, run_dir / "adapter")
     return True
 
 

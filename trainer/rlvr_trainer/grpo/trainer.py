@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from rlvr_trainer import checkpoint, remote_checkpoint
+from rlvr_trainer.checkpoint import Files
 from rlvr_trainer.events import emit
 from rlvr_trainer.files import write_text
 from rlvr_trainer.recipe import Recipe
@@ -42,7 +43,11 @@ class RLVRTrainer(SharedPrefixGRPOTrainer):
             write_text(staged / DATA_HASH, self.data_hash)
         self.accelerator.wait_for_everyone()
         uri = os.environ.get(RUN_URI_VARIABLE)
-        where = self._upload(staged, open_storage(uri), step) if uri else None
+        is_described = self.accelerator.is_main_process or (
+            uri and self.accelerator.is_local_main_process and staged.is_dir()
+        )
+        files = checkpoint.describe(staged) if is_described else {}
+        where = self._upload(staged, files, open_storage(uri), step) if uri else None
         if self.accelerator.is_main_process:
             committed = checkpoint.commit(
                 staged,
@@ -50,15 +55,17 @@ class RLVRTrainer(SharedPrefixGRPOTrainer):
                 step=step,
                 recipe_hash=self.recipe.hash,
                 world_size=self.accelerator.num_processes,
+                files=files,
             )
             checkpoint.prune(self.checkpoints, self.recipe.training.keep_checkpoints)
             emit("checkpoint", step=step, path=where or str(committed.path))
         self.accelerator.wait_for_everyone()
 
-    def _upload(self, staged: Path, storage: Storage, step: int) -> str:
+    def _upload(self, staged: Path, files: Files, storage: Storage, step: int) -> str:
         """Commit to S3 what all nodes staged on their own disks, and return where."""
         folder = remote_checkpoint.upload(
-            staged if self.accelerator.is_local_main_process else None,
+            staged,
+            files,
             storage,
             gather_objects,
             rank=self.accelerator.process_index,

@@ -15,11 +15,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
 
 from rlvr_trainer import remote_checkpoint
+from rlvr_trainer.error_mapping import to_rlvr_error
 from rlvr_trainer.errors import EXIT_PREEMPTED, PlatformError, RLVRError
-from rlvr_trainer.files import DISK_ERRNOS, FULL_ERRNOS, disk_error
 from rlvr_trainer.launch.attempts import DEFAULT_MAX_ATTEMPTS, Attempts
 from rlvr_trainer.launch.causes import End, first_cause
 from rlvr_trainer.launch.environment import (
@@ -139,10 +138,11 @@ class _Pod:
             )
             exhausted = attempts.begin(self._step)
             end = exhausted or self._attempt(nodes, run_dir)
-        except RLVRError as error:
-            end = End(error.exit_code, str(error))
         except Exception as error:
-            end = _unforeseen(error, run_dir.path if run_dir else Path(self._options.run))
+            cause = to_rlvr_error(error, run_dir.path if run_dir else Path(self._options.run))
+            if cause is not error and not isinstance(cause, PlatformError):
+                logger.error("launch failed", exc_info=error)
+            end = End(cause.exit_code, str(cause))
         if not run_dir or not attempts:
             self._say(end)
             return end
@@ -235,16 +235,6 @@ class _Pod:
         except (RLVRError, OSError) as error:
             logger.warning("the attempt is not recorded: %s", error)
             return end
-
-
-def _unforeseen(error: Exception, run_dir: Path) -> End:
-    """Permanent, but for a disk that is full or away: that passes."""
-    if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
-        doing: Literal["written", "read"] = "written" if error.errno in FULL_ERRNOS else "read"
-        explained = disk_error(Path(error.filename or run_dir), error, doing=doing)
-        return End(explained.exit_code, str(explained))
-    logger.error("launch failed", exc_info=error)
-    return End(1, f"{type(error).__name__}: {error}")
 
 
 def _send_logs(run_dir: RunDir) -> None:

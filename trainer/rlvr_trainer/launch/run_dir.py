@@ -13,20 +13,26 @@ import logging
 import os
 import shutil
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
 from rlvr_trainer import checkpoint, remote_checkpoint
+from rlvr_trainer.checkpoint import VERIFIED_VARIABLE
+from rlvr_trainer.error_mapping import passing_error
 from rlvr_trainer.errors import CheckpointError, ConfigError, DataError, PlatformError, RLVRError
+from rlvr_trainer.metrics_log import METRICS, MetricsSender
 from rlvr_trainer.recipe_file import parse_recipe
 from rlvr_trainer.remote_checkpoint import RUN_URI_VARIABLE
 from rlvr_trainer.storage import Storage, open_storage
 
 logger = logging.getLogger(__name__)
 
-RECIPE, DATA, METRICS, ADAPTER, LOGS = "recipe.json", "data", "metrics.jsonl", "adapter", "logs"
+RECIPE, DATA, ADAPTER, LOGS = "recipe.json", "data", "adapter", "logs"
 ADAPTER_URI_VARIABLE = "RLVR_ADAPTER_URI"
 UPLOAD_INTERVAL_S = 5.0
+MAX_UPLOAD_INTERVAL_S = 60.0
+"""A long run sends its metrics less often: no more than 1 % of its time apart."""
 
 
 class SharedFolder:
@@ -39,11 +45,19 @@ class SharedFolder:
         self._is_first = node_rank == 0
 
     def fetch(self, *, required: bool) -> None:
-        """Check that there is something to train. Raises ConfigError."""
+        """Check that there is something to train, and what to resume.
+
+        Raises ConfigError, CheckpointError.
+        """
         if required and not (self.path / RECIPE).is_file():
             raise ConfigError(
                 f"{self.path / RECIPE} does not exist; a run directory begins with it"
             )
+        if required:
+            found = checkpoint.newest(
+                self.path / remote_checkpoint.FOLDER, recipe_hash=recipe_hash(self.path)
+            )
+            self.environment[VERIFIED_VARIABLE] = str(found.path) if found else ""
 
     def start(self) -> None:
         """Nothing to keep up to date."""
@@ -74,7 +88,7 @@ class RemoteCopy:
         self.path = path
         self.environment = {RUN_URI_VARIABLE: storage.uri}
         self._is_first = node_rank == 0
-        self._sent = b""
+        self._metrics = MetricsSender(path / METRICS, storage)
         self._stopped = threading.Event()
         self._uploads = threading.Thread(target=self._keep_metrics, daemon=True)
 
@@ -98,14 +112,15 @@ class RemoteCopy:
                 raise DataError(
                     f"{self.storage.uri}/{DATA} holds no files; prepare the data first"
                 ) from None
-        if self._is_first and self._fetch_file(METRICS):
-            self._sent = (self.path / METRICS).read_bytes()
+        if self._is_first:
+            self._metrics.fetch()
         if has_recipe and required:
             found = remote_checkpoint.download_newest(
                 self.storage,
                 self.path / remote_checkpoint.FOLDER,
                 recipe_hash=recipe_hash(self.path),
             )
+            self.environment[VERIFIED_VARIABLE] = str(found.path) if found else ""
             logger.info("%s: %s", self.storage.uri, f"step {found.step}" if found else "a new run")
 
     def start(self) -> None:
@@ -119,7 +134,7 @@ class RemoteCopy:
         if self._is_first:
             with suppress(RuntimeError):  # it was never started
                 self._uploads.join()
-            self._send_metrics()
+            self._metrics.join()
 
     def send_logs(self) -> None:
         """Send what the ranks logged. Raises ConfigError, PlatformError, OSError."""
@@ -140,18 +155,14 @@ class RemoteCopy:
             raise PlatformError(f"{adapter} is not there after training; try again")
 
     def _keep_metrics(self) -> None:
-        while not self._stopped.wait(UPLOAD_INTERVAL_S):
+        interval_s, started = UPLOAD_INTERVAL_S, time.monotonic()
+        while not self._stopped.wait(interval_s):
             try:
-                self._send_metrics()
-            except (RLVRError, OSError) as error:  # the next one sends it all again
+                self._metrics.send()
+            except (RLVRError, OSError) as error:  # the next send takes it along
                 logger.warning("metrics are late: %s", error)
-
-    def _send_metrics(self) -> None:
-        metrics = self.path / METRICS
-        content = metrics.read_bytes() if metrics.is_file() else b""
-        if content != self._sent:
-            self.storage.write_bytes(METRICS, content)
-            self._sent = content
+            elapsed_s = time.monotonic() - started
+            interval_s = min(max(interval_s, elapsed_s / 100), MAX_UPLOAD_INTERVAL_S)
 
     def _fetch_file(self, key: str) -> bool:
         target = self.path / key
@@ -187,7 +198,9 @@ def recipe_hash(run_dir: Path) -> str:
     try:
         tree = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}); write it anew") from None
+        raise passing_error(error) or ConfigError(
+            f"{path} cannot be read ({error}); write it again"
+        ) from None
     return parse_recipe(tree, origin=str(path)).hash
 
 

@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
+from rlvr_trainer.error_mapping import passing_error
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.models.locate import locate_model
 from rlvr_trainer.recipe import ModelSection, QuantizationSection, Recipe
@@ -69,7 +70,7 @@ def _from_pretrained(factory: Any, model: ModelSection, **options: Any) -> Any:
         return factory.from_pretrained(location, **revision, **options)
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ConfigError(
+        raise passing_error(error, source=f"model {model.name!r}") or ConfigError(
             f"model {model.name!r} cannot be loaded ({reason}); check model.name and "
             "model.revision, or download it and name the directory"
         ) from error

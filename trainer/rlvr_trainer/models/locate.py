@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
+import tempfile
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rlvr_trainer.errors import ConfigError
+from rlvr_trainer.errors import ConfigError, PlatformError
+from rlvr_trainer.files import disk_error
 from rlvr_trainer.recipe import EMBEDDED_PREFIX, ModelSection
 from rlvr_trainer.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from rlvr_trainer.storage import S3Storage
 
 WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 
@@ -27,9 +35,16 @@ def locate_model(model: ModelSection) -> str:
         return str(_embedded(model.name.removeprefix(EMBEDDED_PREFIX)))
     if model.is_hub_id:
         return model.name
-    if model.name.startswith("s3://"):
-        return str(checked_model_dir(_downloaded(model.name)))
-    return str(checked_model_dir(Path(model.name).expanduser()))
+    return str(checked_model_dir(local_folder(model.name)))
+
+
+def local_folder(uri: str) -> Path:
+    """Return the folder itself, or this node's copy of one in S3.
+
+    The first process to ask brings the copy, the others wait and share it: it is whole or not
+    there, and other files at the same address have another copy. Raises ConfigError, PlatformError.
+    """
+    return _downloaded(uri) if uri.startswith("s3://") else Path(uri).expanduser()
 
 
 def checked_model_dir(folder: Path) -> Path:
@@ -60,8 +75,40 @@ def _embedded(name: str) -> Path:
 
 
 def _downloaded(uri: str) -> Path:
-    from rlvr_trainer.storage import open_storage
+    from rlvr_trainer.storage import S3Storage
 
-    folder = cache_dir() / f"s3-{hashlib.sha256(uri.encode()).hexdigest()[:16]}"
-    open_storage(uri).download_dir("", folder)
+    storage, cache = S3Storage(uri), _writable_cache()
+    state = storage.fingerprint()
+    folder = cache / f"s3-{hashlib.sha256(f'{storage.uri} {state}'.encode()).hexdigest()[:16]}"
+    if folder.is_dir():
+        return folder
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with folder.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # ends with its process
+            if not folder.is_dir():
+                _bring(storage, state, folder)
+    except OSError as error:
+        raise disk_error(folder, error) from error
     return folder
+
+
+def _writable_cache() -> Path:
+    """Return the cache, or a temporary folder where it is read-only, as a pod's is."""
+    cache = cache_dir()
+    with suppress(OSError):
+        cache.mkdir(parents=True, exist_ok=True)
+    is_writable = os.access(cache, os.W_OK)
+    return cache if is_writable else Path(tempfile.gettempdir(), f"rlvr-cache-{os.getuid()}")
+
+
+def _bring(storage: S3Storage, state: str, folder: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        aside = Path(temporary, "model")
+        try:
+            storage.download_dir("", aside)
+        except FileNotFoundError:
+            raise ConfigError(f"{storage.uri} holds no files; check the address") from None
+        if storage.fingerprint() != state:
+            raise PlatformError(f"{storage.uri} changed while it was copied; start again")
+        aside.rename(folder)

@@ -250,6 +250,15 @@ class ClusterBackend:
             path = self._kind.path(self._namespace, name)
             self._stop_api.delete(path, uid=uid, patience_s=STOP_PATIENCE_S)
 
+    def stop_earlier(self, spec: JobSpec) -> None:
+        """Stop the job that an earlier launch of the spec left running, if there is one.
+
+        Raises ConfigError, PlatformError.
+        """
+        for attempt in self._attempts(spec):
+            if attempt.status.phase in ("pending", "running") and not attempt.is_terminating:
+                self.stop(str(attempt.job["metadata"]["name"]))
+
     def _attempts(self, spec: JobSpec) -> list[JobAttempt]:
         found = self._list(f"{JOB_LABEL}={spec.name_of_all_attempts}")
         attempts = [JobAttempt(job, self._status_of(job)) for job in found]

@@ -5,19 +5,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rlvr_components.jobs.pods import PHASE_ANNOTATION, PROGRESS_STEP_ANNOTATION, REWARD_ANNOTATION
 from rlvr_trainer.errors import RLVRError
-from rlvr_trainer.storage import Storage, open_storage
+from rlvr_trainer.events import parse_events
+from rlvr_trainer.metrics_log import MetricsFollower
+from rlvr_trainer.storage import open_storage
 
 logger = logging.getLogger(__name__)
 
-METRICS = "metrics.jsonl"
 INTERVAL_S = 10.0
 Event = Mapping[str, Any]
 
@@ -34,11 +34,10 @@ class JobProgress:
         interval_s: float = INTERVAL_S,
     ) -> None:
         self._run_dir = run_dir
-        self._storage: Storage | None = None
+        self._follower: MetricsFollower | None = None
         self._annotate = annotate
         self._on_event = on_event
         self._interval_s = interval_s
-        self._num_bytes = 0
         self._known: dict[str, str] = {}
         self._written: dict[str, str] = {}
         self._told = False
@@ -66,34 +65,13 @@ class JobProgress:
                 self._told = True
 
     def _look(self) -> None:
-        try:
-            self._storage = self._storage or open_storage(self._run_dir)
-            content = self._storage.read_bytes(METRICS)
-        except FileNotFoundError:
-            return
-        for event in self._new_events(content):
+        self._follower = self._follower or MetricsFollower(open_storage(self._run_dir))
+        for event in parse_events(self._follower.new_lines()):
             self._known |= annotations_of(event)
             self._on_event(event)
         if self._known != self._written:
             self._annotate(self._known)
             self._written = dict(self._known)
-
-    def _new_events(self, content: bytes) -> Iterator[Event]:
-        end = content.rfind(b"\n") + 1
-        start = min(self._num_bytes, end)  # an attempt that resumed may have lost the last lines
-        self._num_bytes = end
-        yield from parse_events(content[start:end].splitlines())
-
-
-def parse_events(lines: Iterable[bytes]) -> Iterator[Event]:
-    """Yield the events among the lines."""
-    for line in lines:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict) and "event" in event:
-            yield event
 
 
 def annotations_of(event: Event) -> dict[str, str]:
