@@ -159,8 +159,8 @@ def log_lines(path: Path, *, step: str = "", follow: bool = False) -> Iterator[s
     read_recipe(run_dir)
     current = ""
     for line in _grow(run_dir, follow=follow):
-        if line.startswith(STARTED):
-            current = line.removeprefix(STARTED)
+        if line.lstrip().startswith(STARTED):
+            current = line.strip().removeprefix(STARTED)
         if not step or step == current:
             yield line
 
