@@ -20,7 +20,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 
 from rlvr_components import model_steps
 from rlvr_components.check import Form
@@ -29,6 +29,7 @@ from rlvr_components.jobs import training_job
 from rlvr_components.jobs.launch import launch
 from rlvr_components.jobs.local import LocalBackend
 from rlvr_components.preflight import Checked, check
+from rlvr_components.remote import EvaluateStep
 from rlvr_components.step import attempt
 from rlvr_pipelines.inputs import fingerprint
 from rlvr_pipelines.run_dir import RunDir, read_recipe
@@ -67,47 +68,34 @@ class LocalSteps:
 
     def run(self) -> None:
         """Run all steps. Raises SystemExit with the code of one that fails."""
-        run_dir, recipe = self.run_dir, self.checked.recipe
-        base, part = self.checked.base_recipe, self.checked.data_recipe
+        run_dir, checked = self.run_dir, self.checked
+        base, whole = checked.base_recipe, checked.recipe
         data = self._make(
-            "prepare",
-            run_dir.data,
-            (part.model_dump_json(), self.checked.data_identity),
-            lambda folder: steps.prepare(part, folder),
+            "prepare", run_dir.data, checked.data_recipe, checked.data_identity, steps.prepare
         )
-        self._make(
-            "evaluate-base",
-            run_dir.before,
-            (base.model_dump_json(), data),
-            lambda folder: self._evaluate("evaluate-base", base, folder),
-        )
-        adapter = self._make(
-            "train",
-            run_dir.adapter,
-            (recipe.model_dump_json(), data),
-            self._train_here if self.place == "local" else self._train_elsewhere,
-        )
-        self._make(
-            "evaluate-trained",
-            run_dir.after,
-            (recipe.model_dump_json(), adapter),
-            lambda folder: self._evaluate("evaluate-trained", recipe, folder),
-        )
+        self._make("evaluate-base", run_dir.before, base, data, self._evaluate_base)
+        adapter = self._make("train", run_dir.adapter, whole, data, self._train)
+        self._make("evaluate-trained", run_dir.after, whole, adapter, self._evaluate_trained)
         with attempt("report"):
             self._compare()
 
     def _make(
-        self, phase: str, target: Path, inputs: tuple[str, ...], make: Callable[[Path], object]
+        self,
+        phase: str,
+        target: Path,
+        recipe: Recipe,
+        inputs: str,
+        make: Callable[[Recipe, Path], object],
     ) -> str:
-        """Make a step's output, unless `target` carries the key of these inputs.
+        """Make a step's output, unless `target` carries the key of its recipe and inputs.
 
         Returns the key with a stamp of when the output was made, so that what depends on it is made
         again too. What `make` leaves in the folder that it is given becomes `target`.
         """
         with attempt(phase):
-            launched = (self.place, self.checked.storage, self.checked.job_image)
-            content = json.dumps([fingerprint(self.checked.recipe), launched, inputs])
-            key = hashlib.sha256(content.encode()).hexdigest()
+            where = (self.place, self.checked.storage, self.checked.job_image)
+            content = [fingerprint(self.checked.recipe), *where, recipe.model_dump_json(), inputs]
+            key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
             carried = self.run_dir.pipeline / f"{phase}.key"
             known = carried.read_text("utf-8") if carried.is_file() and target.exists() else ""
             if known.startswith(key):
@@ -116,7 +104,7 @@ class LocalSteps:
             carried.unlink(missing_ok=True)
             aside = self.run_dir.pipeline / f"{phase}.tmp"
             shutil.rmtree(aside, ignore_errors=True)
-            make(aside)
+            make(recipe, aside)
             if aside.exists():
                 shutil.rmtree(target, ignore_errors=True)
                 aside.rename(target)
@@ -125,41 +113,32 @@ class LocalSteps:
             write_text(carried, made)
             return made
 
-    def _evaluate(
-        self, step: Literal["evaluate-base", "evaluate-trained"], recipe: Recipe, folder: Path
-    ) -> None:
-        adapter = SimpleNamespace(path=str(self.run_dir.adapter), uri="")
-        model_steps.evaluate(
-            step,
-            recipe,
-            self.run_dir.data,
-            folder,
-            place=self.place,
-            storage=self.checked.storage,
-            adapter=None if step == "evaluate-base" else adapter,
-        )
+    def _evaluate_base(self, recipe: Recipe, folder: Path) -> None:
+        self._evaluate("evaluate-base", recipe, folder, None)
 
-    def _train_here(self, _: Path) -> None:
-        gpus, recipe, run_dir = num_gpus(), self.checked.recipe, self.run_dir
-        if gpus > 1 or recipe.grpo.get("use_vllm"):
+    def _evaluate_trained(self, recipe: Recipe, folder: Path) -> None:
+        adapter = SimpleNamespace(path=str(self.run_dir.adapter), uri="")
+        self._evaluate("evaluate-trained", recipe, folder, adapter)
+
+    def _evaluate(self, step: EvaluateStep, recipe: Recipe, folder: Path, adapter: Any) -> None:
+        data, where = self.run_dir.data, {"place": self.place, "storage": self.checked.storage}
+        model_steps.evaluate(step, recipe, data, folder, **where, adapter=adapter)
+
+    def _train(self, recipe: Recipe, folder: Path) -> None:
+        gpus, run_dir = num_gpus(), self.run_dir
+        if self.place != "local":
+            adapter = SimpleNamespace(path=str(folder), uri="", metadata={})
+            where = {"place": self.place, "storage": self.checked.storage}
+            model_steps.train(recipe, run_dir.data, adapter, run_dir.history, **where)
+        elif gpus > 1 or recipe.grpo.get("use_vllm"):
             # a process for each GPU; vLLM keeps its memory for as long as its process lives
             job = training_job(recipe, run_dir.path, os.environ, num_gpus=gpus)
             launch(LocalBackend(), job)
-            return
-        finished = steps.train(recipe, run_dir.path, run_dir.data)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which training takes
-        if not finished:
-            raise JobFailed("a signal stopped it after a commit", exit_code=EXIT_PREEMPTED)
-
-    def _train_elsewhere(self, folder: Path) -> None:
-        model_steps.train(
-            self.checked.recipe,
-            self.run_dir.data,
-            SimpleNamespace(path=str(folder), uri="", metadata={}),
-            self.run_dir.history,
-            place=self.place,
-            storage=self.checked.storage,
-        )
+        else:
+            finished = steps.train(recipe, run_dir.path, run_dir.data)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which training takes
+            if not finished:
+                raise JobFailed("a signal stopped it after a commit", exit_code=EXIT_PREEMPTED)
 
     def _compare(self) -> None:
         """Write the results aside, then put them in place, the evaluation last."""
