@@ -85,7 +85,7 @@ class Progress:
     def __init__(self, phases: Iterable[str] = TITLES) -> None:
         self.steps = {phase: Step(TITLES[phase]) for phase in phases}
         self.failure: Event | None = None
-        """The first cause since a step last began."""
+        """The newest cause since a step last began; one of the last step, finish, never hides another."""
 
     def update(self, event: Event) -> bool:
         """Take in one event; return False for one that says nothing about this run.
@@ -95,7 +95,8 @@ class Progress:
         """
         kind, time, state = event.get("event"), float(event.get("time") or 0), event.get("state")
         if kind == "failure":
-            self.failure = self.failure or event
+            if not self.failure or event.get("phase") != "finish":
+                self.failure = event
             return True
         of_training = kind in ("step", "checkpoint")
         step = self.steps.get("train" if of_training else str(event.get("phase")))

@@ -119,11 +119,15 @@ def test_events_of_a_step_that_has_not_started_are_of_an_earlier_attempt(
     assert progress.steps["train"].seconds(now=1_800_000_001) == 0
 
 
-def test_the_first_failure_counts_until_a_step_starts_again() -> None:
+def test_the_newest_failure_counts_until_a_step_starts_again() -> None:
     cause = {"event": "failure", "phase": "train", "message": "no rewards", "exit_code": 5}
     progress = progress_of(phase("train", "started", 0), phase("train", "failed", 1), cause)
     progress.update({**cause, "phase": "finish", "message": "no cluster"})
     assert progress.failure == cause
+
+    of_the_next_attempt = {**cause, "phase": "check", "message": "rows.jsonl cannot be read"}
+    progress.update(of_the_next_attempt)
+    assert progress.failure == of_the_next_attempt
 
     progress.update(phase("prepare", "reused", 2))
     assert progress.failure is None
