@@ -85,7 +85,7 @@ class Progress:
     def __init__(self, phases: Iterable[str] = TITLES) -> None:
         self.steps = {phase: Step(TITLES[phase]) for phase in phases}
         self.failure: Event | None = None
-        """The newest cause since a step last began; one of the last step, finish, never hides another."""
+        """The newest cause since a step began; that of the last step, finish, hides no other."""
 
     def update(self, event: Event) -> bool:
         """Take in one event; return False for one that says nothing about this run.
