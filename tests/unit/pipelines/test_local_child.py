@@ -50,7 +50,16 @@ def recipe(*overrides: str) -> Recipe:
 
 
 def checked(recipe: Recipe) -> Checked:
-    return Checked(recipe, data_recipe(recipe), base_recipe(recipe), "rows", "", "", "", "")
+    return Checked(
+        recipe=recipe,
+        data_recipe=data_recipe(recipe),
+        base_recipe=base_recipe(recipe),
+        data_identity="rows",
+        storage="",
+        job_image="",
+        reuse_key="",
+        plan="",
+    )
 
 
 def states(steps: LocalSteps, of: LocalSteps | None = None) -> list[str]:
