@@ -51,8 +51,8 @@ install = $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/pytho
 
 lock: $(VENV)/installed-dev
 	$(call compile,--extra local,local)
-	$(call compile,--extra local --group dev -c requirements/local.txt,dev)
 	$(call compile,--extra pipelines --extra kubernetes --extra s3 -c requirements/local.txt,components)
+	$(call compile,--extra local --extra pipelines --group dev -c requirements/local.txt -c requirements/components.txt,dev)
 
 compile = $(BIN)/uv pip compile pyproject.toml --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-annotate --quiet $(1) -o requirements/$(2).txt

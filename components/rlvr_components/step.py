@@ -1,31 +1,21 @@
-"""What surrounds the body of every component: the recipe in, the cause of a failure out.
-
-A component's process has no other way to say why it failed than its exit code and its log, and
-kfp.local keeps neither. So the cause is also written to the file that RLVR_FAILURE names.
-"""
+"""Surround the body of a step: parse its recipe, turn an error into an exit code and a cause."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from rlvr_trainer.error_mapping import to_rlvr_error
-from rlvr_trainer.errors import RLVRError
+from rlvr_trainer.errors import EXIT_PREEMPTED, RLVRError
+from rlvr_trainer.events import emit
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.recipe_file import parse_recipe
-
-FAILURE_VARIABLE = "RLVR_FAILURE"
-"""Environment variable that names the file for the cause of a failed step."""
-
-OUTPUTS_VARIABLE = "RLVR_OUTPUTS"
-"""Environment variable that names the file for where a run on this machine left its outputs."""
 
 STARTED = "started step "
 """Begins the line after which a step's own output stands in the log."""
@@ -40,7 +30,7 @@ def step(phase: str, recipe: str) -> Iterator[Recipe]:
 
 @contextmanager
 def attempt(phase: str) -> Iterator[None]:
-    """End the process with the code of an error that the body raises, and leave its cause."""
+    """End the process with the code of an error that the body raises, and emit its cause."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     # it tells of each client, and a step that follows a job opens many
     logging.getLogger("botocore").setLevel(logging.WARNING)
@@ -52,7 +42,9 @@ def attempt(phase: str) -> Iterator[None]:
         if cause is not error:
             traceback.print_exc()
         print(f"error: {cause}", file=sys.stderr, flush=True)
-        _record(phase, cause)
+        if cause.exit_code != EXIT_PREEMPTED:
+            with suppress(RLVRError):  # a full disk, as a rule; the log has the cause too
+                emit("failure", phase=phase, message=str(cause), exit_code=cause.exit_code)
         raise SystemExit(cause.exit_code) from None
 
 
@@ -67,23 +59,3 @@ def log_metrics(metrics: Any, values: Mapping[str, object]) -> None:
     for name, value in numbers.items():
         metrics.log_metric(name, value)
     Path(metrics.path).write_text(json.dumps(numbers), encoding="utf-8")
-
-
-def record_outputs(**paths: str) -> None:
-    """Add to what RLVR_OUTPUTS names; a pipeline gives no outputs of steps within a group."""
-    file = os.environ.get(OUTPUTS_VARIABLE)
-    if file:
-        path = Path(file)
-        known = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-        path.write_text(json.dumps({**known, **paths}), encoding="utf-8")
-
-
-def _record(phase: str, cause: RLVRError) -> None:
-    path = os.environ.get(FAILURE_VARIABLE)
-    if not path:
-        return
-    failure = {"phase": phase, "message": str(cause), "exit_code": cause.exit_code}
-    try:
-        Path(path).write_text(json.dumps(failure), encoding="utf-8")
-    except OSError as error:  # a full disk, as a rule; the log has the cause too
-        print(f"{path} cannot be written ({error.strerror})", file=sys.stderr)

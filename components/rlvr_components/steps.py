@@ -323,7 +323,7 @@ def compare_and_report(
     import tempfile
     from pathlib import Path
 
-    from rlvr_components.step import log_metrics, record_outputs, step
+    from rlvr_components.step import log_metrics, step
     from rlvr_components.summary import is_better, summarise
     from rlvr_trainer import steps
 
@@ -348,9 +348,6 @@ def compare_and_report(
                 "accuracy_after": trained["after"]["accuracy"],
                 "mcnemar_p": trained["mcnemar_p"],
             },
-        )
-        record_outputs(
-            data=data.path, evaluation=evaluation.path, samples=samples.path, report=report.path
         )
         return is_better(found)
 

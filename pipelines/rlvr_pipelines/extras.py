@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from rlvr_trainer.errors import ConfigError
 
-LOCAL = ("local", ("kfp", "torch", "transformers", "trl", "peft"))
+LOCAL = ("local", ("psutil", "torch", "transformers", "trl", "peft"))
 TRAIN = ("train", ("torch", "transformers", "peft"))
 PIPELINES = ("pipelines", ("kfp",))
 KUBERNETES = ("kubernetes", ("kubernetes", "urllib3"))

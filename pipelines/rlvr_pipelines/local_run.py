@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import signal
 import sys
@@ -88,7 +87,7 @@ def inspect_run(path: Path) -> LocalRun:
     elif run_dir.evaluation.exists() or _is_finished_evaluation(run_dir, progress):
         phase = "succeeded"
     else:
-        cause = _failure(run_dir)
+        cause = str((progress.failure or {}).get("message", ""))
         phase = "failed" if cause else "stopped"
         progress.end(last, phase)
     return LocalRun(run_dir, recipe.name, recipe.hash, phase, cause, process, progress)
@@ -198,11 +197,3 @@ def _terminate(process: int, path: Path) -> None:
 
 def _lock(run_dir: RunDir) -> Path:
     return run_dir.path / ".lock"
-
-
-def _failure(run_dir: RunDir) -> str:
-    try:
-        failure = json.loads(run_dir.failure.read_text("utf-8"))
-        return str(failure["message"])
-    except (OSError, ValueError, TypeError, KeyError):
-        return ""

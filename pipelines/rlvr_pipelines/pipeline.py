@@ -1,9 +1,9 @@
-"""The pipeline: the same function runs on this machine and compiles for Kubeflow.
+"""The pipeline as Kubeflow runs it; `local_child` calls the same steps on this machine.
 
     check → prepare data → evaluate base ∥ train → evaluate trained → compare and report → publish
 
 Whatever happens, `finish` comes last. The model steps launch jobs and follow them; what only
-Kubeflow can do for a step (image, security context, retries) is set here and ignored by kfp.local.
+Kubeflow can do for a step (image, security context, retries) is set here.
 """
 
 # KFP reads the annotations as objects, so they must not be postponed.
@@ -15,15 +15,6 @@ from rlvr_components import steps
 from rlvr_components.images import Images
 from rlvr_components.pipeline_run import NAMESPACE_VARIABLE, RUN_ID_VARIABLE
 from rlvr_components.platform import SECRET_KEYS
-
-PHASE_BY_TASK = {
-    "prepare-data": "prepare",
-    "evaluate-base": "evaluate-base",
-    "train": "train",
-    "evaluate-trained": "evaluate-trained",
-    "compare-and-report": "report",
-}
-"""The phase that each task's events name; the others are over in a moment and have none."""
 
 HOUR_S = 3600
 LAUNCHER_RETRIES = 3
@@ -155,9 +146,7 @@ def build(images: Images | None = None, *, secret: str = "") -> Any:
                 history=trained.outputs["history"],
             )
             on_kubernetes(compared, "Compare and report", timeout_s=12 * HOUR_S)
-            compared.set_caching_options(
-                False
-            )  # quick, and it says where a local run's outputs are
+            compared.set_caching_options(False)
 
             with (
                 dsl.If(publish_uri != "", name="Publishing is wanted"),
@@ -178,8 +167,3 @@ def build(images: Images | None = None, *, secret: str = "") -> Any:
 
 rlvr_pipeline = build()
 """On this package's own images."""
-
-
-def task_groups(spec: Any) -> list[Any]:
-    """The tasks of the pipeline and of every group in it, by name; KFP nests them."""
-    return [each.dag.tasks for each in (spec.root, *spec.components.values()) if each.dag.tasks]

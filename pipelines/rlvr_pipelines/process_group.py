@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import IO
 
+import psutil
+
 KILL_WAIT_S = 5.0
+ENDED = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 
 
 class ProcessGroup:
@@ -69,19 +70,9 @@ class ProcessGroup:
 
 
 def _any_alive(group: int) -> bool:
-    if not sys.platform.startswith("linux"):
-        try:
-            os.killpg(group, 0)
-        except (ProcessLookupError, PermissionError):
-            return False
-        return True
-    # An orphan may stay as a zombie for ever where the first process of a container collects none.
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[2]) == group and fields[0] not in "ZX":
+    """Return whether a process of the group runs; a zombie that nobody collects does not count."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if os.getpgid(process.pid) == group and process.status() not in ENDED:
                 return True
     return False

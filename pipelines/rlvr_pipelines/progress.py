@@ -84,18 +84,33 @@ class Progress:
 
     def __init__(self, phases: Iterable[str] = TITLES) -> None:
         self.steps = {phase: Step(TITLES[phase]) for phase in phases}
+        self.failure: Event | None = None
+        """The newest cause since a step began; that of the last step, finish, hides no other."""
 
-    def update(self, event: Event) -> None:
-        """Take in one event; what is not known is passed over."""
-        kind, time = event.get("event"), float(event.get("time") or 0)
-        step = self.steps.get("train" if kind == "step" else str(event.get("phase")))
-        if step is None:
-            return
-        if kind == "phase" and event.get("state") in STATES:
-            if event["state"] == "started":
+    def update(self, event: Event) -> bool:
+        """Take in one event; return False for one that says nothing about this run.
+
+        A step that has not started cannot advance or finish: such an event was written by a process
+        of an earlier attempt.
+        """
+        kind, time, state = event.get("event"), float(event.get("time") or 0), event.get("state")
+        if kind == "failure":
+            if not self.failure or event.get("phase") != "finish":
+                self.failure = event
+            return True
+        of_training = kind in ("step", "checkpoint")
+        step = self.steps.get("train" if of_training else str(event.get("phase")))
+        if step is None or (kind == "phase" and state not in STATES):
+            return False
+        if kind == "phase" and state in ("started", "reused"):
+            self.failure = None
+        elif step.state != "running":
+            return False
+        if kind == "phase":
+            if state == "started":
                 step.start(time)
             else:
-                step.state, step.ended = STATES[event["state"]], time
+                step.state, step.ended = STATES[str(state)], time
                 if event.get("preempted"):
                     step.state = "stopped"
                 step.numbers |= event
@@ -105,6 +120,7 @@ class Progress:
         elif kind == "evaluation" and event["phase"] != "train":
             step.advance(time, int(event.get("done") or 0), int(event.get("total") or 0))
             step.numbers = dict(event)
+        return True
 
     @property
     def running(self) -> Step | None:

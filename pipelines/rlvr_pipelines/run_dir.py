@@ -70,29 +70,29 @@ class RunDir:
         return self.path / "logs" / "pipeline.log"
 
     @property
-    def failure(self) -> Path:
-        """The cause of a failed step."""
-        return self.path / "logs" / "failure.json"
-
-    @property
     def pipeline(self) -> Path:
-        """What kfp.local needs while a run is unfinished."""
+        """Outputs and keys of the steps of an unfinished run."""
         return self.path / ".pipeline"
 
     @property
-    def arguments(self) -> Path:
-        """The pipeline's parameters beside the recipe."""
-        return self.pipeline / "arguments.json"
+    def before(self) -> Path:
+        """The base model's samples."""
+        return self.pipeline / "before"
+
+    @property
+    def after(self) -> Path:
+        """The trained model's samples."""
+        return self.pipeline / "after"
+
+    @property
+    def history(self) -> Path:
+        """The events of a training in a cluster."""
+        return self.pipeline / "history.jsonl"
 
     @property
     def remote_id(self) -> Path:
         """What the run is called in a cluster, so that another attempt finds its jobs."""
         return self.path / "run-id"
-
-    @property
-    def outputs(self) -> Path:
-        """Where the pipeline left its outputs."""
-        return self.pipeline / "outputs.json"
 
 
 @dataclass(frozen=True)

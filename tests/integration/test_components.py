@@ -218,13 +218,13 @@ def test_the_components_from_the_form_to_the_outcome(container: Container, tmp_p
 def test_a_form_that_cannot_work_fails_at_once_with_its_own_code(
     container: Container, tmp_path: Path
 ) -> None:
-    failure = tmp_path / "failure.json"
+    events = tmp_path / "metrics.jsonl"
 
-    outcome = container.run("check", {**FORM, "recipe": "arithmetik"}, RLVR_FAILURE=str(failure))
+    outcome = container.run("check", {**FORM, "recipe": "arithmetik"}, RLVR_EVENTS=str(events))
 
     assert outcome.done.returncode == 2
     assert "error: recipe: 'arithmetik' is not a shipped recipe" in outcome.log
-    assert json.loads(failure.read_text())["phase"] == "check"
+    assert json.loads(events.read_text())["phase"] == "check"
 
 
 def test_without_a_cluster_no_job_is_promised(container: Container, tmp_path: Path) -> None:

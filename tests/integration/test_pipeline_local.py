@@ -1,4 +1,4 @@
-"""`rlvr run` as a process, through kfp.local, with a fake of the trainer's steps."""
+"""`rlvr run` as a process, with a fake of the trainer's steps, where kfp is not installed."""
 
 import json
 import os
@@ -39,6 +39,7 @@ class Runs:
             env={
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join(map(str, [FAKE_TRAINER, *PACKAGES])),
+                "FAKE_WITHOUT": "kfp",
                 **environment,
             },
             cwd=self.working_dir,
@@ -96,10 +97,8 @@ def wait_until(true: Any) -> None:
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Iterator[Runs]:
-    # kfp.local changes "python3" wherever it stands, and does not quote
-    runs = Runs(tmp_path / "my python3 runs" / "one", tmp_path / "here")
-    # this repository has a folder of that name, and kfp a package
-    folder = runs.working_dir / "docker"
+    runs = Runs(tmp_path / "my runs" / "2026-11-28T09:30:00", tmp_path / "here")
+    folder = runs.working_dir / "yaml"
     folder.mkdir(parents=True)
     (folder / "__init__.py").write_text("raise AssertionError('a folder here is no package')")
     yield runs
@@ -188,6 +187,16 @@ def test_ctrl_c_commits_leaves_nothing_running_and_says_how_to_go_on(runs: Runs)
     assert "Evaluate trained model failed: unexpected KeyError: 'lost'" in err
     assert "| KeyError: 'lost'" in err
 
+    # A finished training is not repeated.
+    code, _, err = runs.run()
+
+    assert code == 0, err
+    assert runs.states()[-7:] == [
+        "prepare reused", "evaluate-base reused", "train reused",
+        "evaluate-trained started", "evaluate-trained finished",
+        "report started", "report finished",
+    ]  # fmt: skip
+
 
 def test_sigterm_stops_any_step_and_ends_with_its_own_code(runs: Runs) -> None:
     process = runs.start(FAKE_FAULT="evaluate-base:slow")
@@ -222,6 +231,55 @@ def test_nothing_outlives_a_run_that_is_killed(runs: Runs) -> None:
     process.wait()
 
     wait_until(lambda: runs.processes() == [])
+
+
+def test_events_of_a_killed_attempt_are_not_taken_for_those_of_the_next(runs: Runs) -> None:
+    process = runs.start(FAKE_FAULT="evaluate-base:slow")
+    wait_until(lambda: "evaluate-base started" in runs.states())
+    process.kill()
+    process.wait()
+    wait_until(lambda: runs.processes() == [])
+
+    process = runs.start(FAKE_FAULT="evaluate-base:slow")
+    wait_until(lambda: runs.states()[-2:] == ["prepare reused", "evaluate-base started"])
+    with (runs.path / "metrics.jsonl").open("a") as file:  # what an orphan still writes
+        for fields in (
+            {"event": "step", "step": 3, "max_steps": 4},
+            {"event": "phase", "phase": "train", "state": "finished"},
+            {"event": "evaluation", "phase": "evaluate-base", "done": 8, "total": 40},
+        ):
+            file.write(json.dumps({"time": time.time(), **fields}) + "\n")
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=WAIT_S)
+
+    assert [line[10:] for line in err.splitlines() if line[2:3] == ":"] == [
+        "Prepare data            reused from the earlier attempt",
+        "Evaluate base model     started",
+        "Evaluate base model     8/40 rows",
+    ]
+
+
+def test_a_step_runs_again_once_a_file_that_the_recipe_names_has_changed(runs: Runs) -> None:
+    runs.working_dir.joinpath("task.py").write_text(
+        "from rlvr_trainer.tasks.arithmetic import Arithmetic as Mine\n"
+    )
+    task = ("--set", f"task={runs.working_dir}/task.py:Mine")
+    code, _, err = runs.run(*task, FAKE_FAULT="train:config")
+    assert (code, runs.states()[-1]) == (2, "train failed"), err
+
+    code, _, _ = runs.run(*task, FAKE_FAULT="train:config")
+    assert runs.states()[-4:] == [
+        "prepare reused", "evaluate-base reused", "train started", "train failed",
+    ]  # fmt: skip
+
+    runs.working_dir.joinpath("task.py").write_text(
+        "from rlvr_trainer.tasks.arithmetic import Arithmetic\n\nMine = Arithmetic\n"
+    )
+    code, _, _ = runs.run(*task, FAKE_FAULT="evaluate-base:config")
+    assert runs.states()[-4:] == [
+        "prepare started", "prepare finished", "evaluate-base started", "evaluate-base failed",
+    ]  # fmt: skip
 
 
 def test_two_runs_do_not_share_a_run_directory(runs: Runs) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -93,6 +94,63 @@ def test_the_report_tells_the_run(finished_run: Path) -> None:
     evaluation = json.loads((finished_run / "evaluation.json").read_text())
     assert evaluation["verdict"] in html
     assert "http://" not in html.replace("http://www.w3.org", "")
+
+
+THROUGH_KFP = """
+import pathlib, sys
+from kfp import local
+from rlvr_pipelines.pipeline import rlvr_pipeline
+
+local.init(local.SubprocessRunner(use_venv=False), pipeline_root="root")
+recipe = pathlib.Path(sys.argv[1]).read_text()
+rlvr_pipeline(recipe=recipe, job_place="local", storage_uri=sys.argv[2])
+"""
+
+
+def test_the_pipeline_function_through_kfp_gives_the_same_artifacts(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", THROUGH_KFP, str(finished_run / "recipe.json"), str(tmp_path)],
+        cwd=tmp_path,
+        env={**os.environ, "RLVR_RUN_ID": "one"},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    (artifacts,) = (tmp_path / "root").iterdir()
+
+    compared = {
+        "data": "prepare-data/data",
+        "adapter/adapter_model.safetensors": "train/adapter/adapter_model.safetensors",
+        "samples.jsonl": "compare-and-report/samples",
+        "evaluation.json": "compare-and-report/evaluation",
+    }
+    for here, there in compared.items():
+        assert contents(finished_run / here) == contents(artifacts / there), here
+    assert (artifacts / "compare-and-report" / "report").is_file()
+    steps = [step_numbers(folder) for folder in (finished_run, tmp_path / "one")]
+    assert steps[0] == steps[1] != []
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Return the files by their paths below `path`, which may be a file itself."""
+    files = [path] if path.is_file() else sorted(path.rglob("*"))
+    return {
+        file.relative_to(path).as_posix(): file.read_bytes() for file in files if file.is_file()
+    }
+
+
+def step_numbers(run_dir: Path) -> list[dict[str, float]]:
+    """Return the events of the optimizer steps, without times."""
+    events = [json.loads(line) for line in (run_dir / "metrics.jsonl").open()]
+    timed = ("time", "tokens_per_second", "step_time")
+    return [
+        {name: value for name, value in event.items() if name not in timed}
+        for event in events
+        if event["event"] == "step"
+    ]
 
 
 def test_another_recipe_in_the_same_directory_is_refused(

@@ -61,8 +61,8 @@ def evaluate(
     display = LineDisplay(sys.stderr, progress, f"{loaded.name}  recipe {loaded.hash}")
 
     def show(event: Event) -> None:
-        progress.update(event)
-        display.show(event)
+        if progress.update(event):
+            display.show(event)
 
     with claim(run_dir or Path("runs", f"{loaded.name}-evaluate"), loaded) as claimed:
         found = claimed.run_dir

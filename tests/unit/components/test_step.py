@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlvr_components.step import FAILURE_VARIABLE, log_metrics, step
-from rlvr_trainer.errors import DataError
+from rlvr_components.step import log_metrics, step
+from rlvr_trainer.errors import DataError, JobFailed
+from rlvr_trainer.events import EVENTS_VARIABLE, read_events
 from rlvr_trainer.recipe_file import parse_recipe
 
 RECIPE = parse_recipe(
@@ -14,63 +15,71 @@ RECIPE = parse_recipe(
 ).model_dump_json()
 
 
-@pytest.fixture
-def failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / "failure.json"
-    monkeypatch.setenv(FAILURE_VARIABLE, str(path))
-    return path
+def failure_in(events_file: Path) -> dict[str, object]:
+    (failure,) = read_events(events_file)
+    assert failure.pop("event") == "failure"
+    assert failure.pop("time")
+    return failure
 
 
-def test_a_step_gets_the_parsed_recipe(failure: Path) -> None:
+def test_a_step_gets_the_parsed_recipe(events_file: Path) -> None:
     with step("train", RECIPE) as recipe:
         assert recipe.name == "tiny"
 
-    assert not failure.exists()
+    assert not events_file.exists()
 
 
-def test_an_error_ends_the_process_with_its_code_and_leaves_its_message(failure: Path) -> None:
+def test_a_training_that_was_stopped_has_not_failed(events_file: Path) -> None:
+    with pytest.raises(SystemExit) as ended, step("train", RECIPE):
+        raise JobFailed("stopped after a commit", exit_code=143)
+
+    assert ended.value.code == 143
+    assert not events_file.exists()
+
+
+def test_an_error_ends_the_process_with_its_code_and_leaves_its_message(events_file: Path) -> None:
     with pytest.raises(SystemExit) as ended, step("prepare", RECIPE):
         raise DataError("row 5,000 is broken")
 
     assert ended.value.code == 3
-    assert json.loads(failure.read_text()) == {
+    assert failure_in(events_file) == {
         "phase": "prepare",
         "message": "row 5,000 is broken",
         "exit_code": 3,
     }
 
 
-def test_an_invalid_recipe_is_a_configuration_error(failure: Path) -> None:
+def test_an_invalid_recipe_is_a_configuration_error(events_file: Path) -> None:
     with pytest.raises(SystemExit) as ended, step("train", '{"name": "tiny"}'):
         pytest.fail("the body must not run")
 
     assert ended.value.code == 2
-    assert "model: missing" in json.loads(failure.read_text())["message"]
+    assert "model: missing" in str(failure_in(events_file)["message"])
 
 
 def test_an_unexpected_error_has_its_traceback_in_the_log(
-    failure: Path, capsys: pytest.CaptureFixture[str]
+    events_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended, step("train", RECIPE):
         raise KeyError("lost")
 
     assert ended.value.code == 1
-    assert "unexpected KeyError: 'lost'" in json.loads(failure.read_text())["message"]
+    assert "unexpected KeyError: 'lost'" in str(failure_in(events_file)["message"])
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_full_disk_may_be_tried_again(failure: Path) -> None:
+def test_a_full_disk_may_be_tried_again(events_file: Path) -> None:
     with pytest.raises(SystemExit) as ended, step("train", RECIPE):
         raise OSError(errno.ENOSPC, "No space left on device", "/runs/x")
 
     assert ended.value.code == 138
-    assert json.loads(failure.read_text())["message"].startswith("/runs/x cannot be written")
+    assert str(failure_in(events_file)["message"]).startswith("/runs/x cannot be written")
 
 
 def test_a_failure_is_told_even_where_it_cannot_be_recorded(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(FAILURE_VARIABLE, "/no/such/folder/failure.json")
+    monkeypatch.setenv(EVENTS_VARIABLE, "/no/such/folder/metrics.jsonl")
 
     with pytest.raises(SystemExit), step("train", RECIPE):
         raise DataError("row 5,000 is broken")

@@ -100,8 +100,8 @@ def test_a_run_that_was_killed_is_stopped_and_so_is_its_step(tmp_path: Path) -> 
 
 def test_a_failed_run_has_its_cause(tmp_path: Path) -> None:
     run_dir = ended(tmp_path)
-    run_dir.failure.write_text(json.dumps({"phase": "train", "message": "the loss is not finite"}))
-    write_events(run_dir, STARTED)
+    cause = {"event": "failure", "phase": "train", "message": "the loss is not finite"}
+    write_events(run_dir, STARTED, {"time": 120, **cause, "exit_code": 6})
 
     run = inspect_run(tmp_path)
 
@@ -150,11 +150,11 @@ def test_a_number_that_another_process_has_by_now_is_not_killed(tmp_path: Path) 
             bystander.kill()
 
 
-LOG = """[KFP Executor] x
-    started step prepare
-    rows
-    started step train
-    step 1
+LOG = """a warning
+started step prepare
+rows
+started step train
+step 1
 """
 
 

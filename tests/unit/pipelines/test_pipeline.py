@@ -13,8 +13,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 from rlvr_components.images import Images
 from rlvr_components.platform import SECRET_KEYS
-from rlvr_pipelines.pipeline import PHASE_BY_TASK, build
-from rlvr_pipelines.progress import TITLES
+from rlvr_pipelines.pipeline import build
 from rlvr_trainer import __version__
 from rlvr_trainer.recipe_file import load_recipe, shipped_recipes
 
@@ -308,8 +307,3 @@ def test_images_of_ones_own_by_digest_and_a_secret_by_name(tmp_path: Path) -> No
         assert (secret["secretName"], secret["optional"]) == ("s3-keys", True)
         assert [each["envVar"] for each in secret["keyToEnv"]] == list(SECRET_KEYS)
         assert {"AWS_REGION", "AWS_DEFAULT_REGION"} <= set(SECRET_KEYS)
-
-
-def test_every_step_that_takes_time_has_a_phase(tasks: dict[str, Any]) -> None:
-    assert set(PHASE_BY_TASK) == tasks.keys() - {"check", "condition-2"}
-    assert list(PHASE_BY_TASK.values()) == list(TITLES)

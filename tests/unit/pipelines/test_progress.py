@@ -99,6 +99,40 @@ def test_what_runs_at_the_end_of_the_run_has_ended_with_it() -> None:
     assert progress.steps["report"].state == "pending"
 
 
+@pytest.mark.parametrize(
+    "orphan",
+    [
+        phase("train", "finished", 1_800_000_000),
+        phase("train", "failed", 1_800_000_000),
+        optimizer_step(5, 1_800_000_000),
+        {"event": "checkpoint", "step": 5, "time": 1_800_000_000},
+        {"event": "evaluation", "phase": "evaluate-base", "time": 1_800_000_000, "done": 8},
+    ],
+)
+def test_events_of_a_step_that_has_not_started_are_of_an_earlier_attempt(
+    orphan: dict[str, Any],
+) -> None:
+    progress = Progress()
+
+    assert not progress.update(orphan)
+    assert [step.state for step in progress.steps.values()] == ["pending"] * 5
+    assert progress.steps["train"].seconds(now=1_800_000_001) == 0
+
+
+def test_the_newest_failure_counts_until_a_step_starts_again() -> None:
+    cause = {"event": "failure", "phase": "train", "message": "no rewards", "exit_code": 5}
+    progress = progress_of(phase("train", "started", 0), phase("train", "failed", 1), cause)
+    progress.update({**cause, "phase": "finish", "message": "no cluster"})
+    assert progress.failure == cause
+
+    of_the_next_attempt = {**cause, "phase": "check", "message": "rows.jsonl cannot be read"}
+    progress.update(of_the_next_attempt)
+    assert progress.failure == of_the_next_attempt
+
+    progress.update(phase("prepare", "reused", 2))
+    assert progress.failure is None
+
+
 def test_events_that_are_not_known_are_passed_over() -> None:
     progress = progress_of(
         {"event": "weather", "time": 1},

@@ -1,6 +1,10 @@
-"""With this folder on PYTHONPATH, `rlvr_trainer.steps` is the fake beside this file."""
+"""With this folder on PYTHONPATH, `rlvr_trainer.steps` is the fake beside this file.
+
+FAKE_WITHOUT names a package that cannot be imported, as if it were not installed.
+"""
 
 import importlib.util
+import os
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -8,6 +12,8 @@ from pathlib import Path
 
 class FakeSteps:
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if name == os.environ.get("FAKE_WITHOUT"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         if name != "rlvr_trainer.steps":
             return None
         return importlib.util.spec_from_file_location(
