@@ -21,7 +21,7 @@ from rlvr_trainer.errors import Diverged, RewardError
 from rlvr_trainer.evaluation import headline, write_samples
 from rlvr_trainer.events import emit
 from rlvr_trainer.generation import Completion, Sampling, complete
-from rlvr_trainer.models import load_model, load_tokenizer, load_trained
+from rlvr_trainer.models import check_loaded, load_model, load_tokenizer, load_trained
 from rlvr_trainer.prompt import PromptLayout
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.rewards import (
@@ -174,14 +174,16 @@ def evaluate_shard(
     wanted = shard.of(batches(recipe, evaluated_rows(recipe, data_dir)))
     if not wanted:  # more parts than batches
         return []
+    tokenizer = load_tokenizer(recipe.model)
     if adapter_dir is None:
         model = load_model(recipe.model, recipe.quantization)
+        check_loaded(recipe, model, tokenizer)
     else:
         model = load_trained(recipe, adapter_dir)
     if torch.cuda.is_available() and not recipe.quantization:  # a quantised one is there already
         model.to("cuda")
     layout = PromptLayout(recipe.prompt, load_exemplars(data_dir))
-    evaluator = Evaluator(recipe, model.eval(), load_tokenizer(recipe.model), layout, label)
+    evaluator = Evaluator(recipe, model.eval(), tokenizer, layout, label)
     samples = [asdict(sample) for sample in _with_progress(evaluator, wanted)]
     _check_judged(evaluator, len(samples))
     return samples

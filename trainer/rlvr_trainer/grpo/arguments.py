@@ -74,11 +74,6 @@ def _vllm_options(recipe: Recipe) -> dict[str, Any]:
             "grpo.use_vllm is true and vllm is not installed; pip install vllm, or leave it out "
             "and completions are drawn by us"
         )
-    if recipe.quantization:
-        raise ConfigError(
-            "grpo.use_vllm is true and quantization is set, and TRL cannot send 4-bit weights to "
-            "vLLM; leave one of them out"
-        )
     return {"stop": [stop_text(recipe.prompt.stop)]}
 
 
