@@ -80,7 +80,9 @@ def _name_base(config_file: Path, model: ModelSection) -> None:
     try:
         config = json.loads(config_file.read_text("utf-8"))
     except ValueError as error:
-        raise ConfigError(f"{config_file.name} of the adapter is damaged ({error}); train again") from None
+        raise ConfigError(
+            f"{config_file.name} of the adapter is damaged ({error}); train again"
+        ) from None
     config |= {"base_model_name_or_path": _public_name(model), "revision": model.revision or None}
     config_file.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 

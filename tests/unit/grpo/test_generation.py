@@ -97,9 +97,7 @@ def test_a_model_that_gives_no_numbers_completes_nothing(
     sampling = Sampling(4, temperature=temperature)
     prompts = [[5, 6], [5, 7]]
     with pytest.raises(LogitsNotFinite, match="NaN or infinite"):
-        complete(
-            llama, tokenizer, prompts, sampling=sampling, stop="Q", share_prefix=share_prefix
-        )
+        complete(llama, tokenizer, prompts, sampling=sampling, stop="Q", share_prefix=share_prefix)
 
 
 @pytest.mark.parametrize("share_prefix", [True, False])

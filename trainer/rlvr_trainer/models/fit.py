@@ -61,7 +61,9 @@ def _check_targets(targets: tuple[str, ...], layers: frozenset[str], name: str) 
     ]
     if unknown:
         # those that repeat; the embedding and the head are not meant
-        known = sorted({layer.rpartition(".")[2] for layer in layers if re.search(r"\.\d+\.", layer)})
+        known = sorted(
+            {layer.rpartition(".")[2] for layer in layers if re.search(r"\.\d+\.", layer)}
+        )
         raise ConfigError(
             f"lora.target_modules names {', '.join(unknown)}, and {name} has no such linear "
             f"layers{did_you_mean(unknown[0], known)}; choose from {', '.join(known)}"

@@ -83,9 +83,8 @@ def load_adapter(model: PreTrainedModel, adapter_dir: Path) -> PreTrainedModel:
     fitting = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
     if other := sorted(held ^ fitting):
         raise ConfigError(
-            f"the adapter in {adapter_dir} was trained on another model: {len(other)} of its "
-            f"tensors and the model's layers do not match, first {other[0]}; name the recipe that "
-            "it was trained with"
+            f"the adapter in {adapter_dir} was trained on another model: {len(other)} tensors are "
+            f"only in one of the two, first {other[0]}; name the recipe that it was trained with"
         )
     return adapted
 
