@@ -33,8 +33,8 @@ from rlvr_trainer.rewards import (
     is_correct_number,
     last_number,
 )
-from rlvr_trainer.shared_prefix import LogitsNotFinite
 from rlvr_trainer.shards import Batch, Shard, batches, evaluated_rows, greedy_batches
+from rlvr_trainer.shared_prefix import LogitsNotFinite
 from rlvr_trainer.tasks import Row
 
 if TYPE_CHECKING:

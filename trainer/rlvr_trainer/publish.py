@@ -76,7 +76,7 @@ def _read_recipe(run_dir: Path) -> Recipe:
 
 
 def _name_base(config_file: Path, model: ModelSection) -> None:
-    """Name the base as the recipe does, where PEFT wrote down the folder that it was loaded from."""
+    """Name the base as the recipe does, in place of the folder that it was loaded from."""
     try:
         config = json.loads(config_file.read_text("utf-8"))
     except ValueError as error:
