@@ -29,7 +29,8 @@ class ModelFacts:
 def facts_in(folder: Path) -> ModelFacts:
     """Read the facts from a saved model; what cannot be read there is left to its loading."""
     config = _json(folder / "config.json")
-    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
+    nested = config.get("text_config")
+    text: dict[str, Any] = nested if isinstance(nested, dict) else config
     return ModelFacts(
         linear_layers=_linear_layers(folder),
         num_positions=num_positions(text),
@@ -47,7 +48,7 @@ def num_positions(config: dict[str, Any]) -> int | None:
     declared = config.get("max_position_embeddings") or config.get("n_positions")
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     factor = rope.get("factor") or 1
-    return int(declared * factor) if declared else None
+    return int(declared * factor) if declared and declared > 0 else None
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -79,5 +80,5 @@ def _num_tokens(tokenizer: dict[str, Any]) -> int | None:
         vocabulary = tokenizer["model"]["vocab"]
         ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
         added = [token["id"] for token in tokenizer.get("added_tokens") or ()]
-        return 1 + max(*ids, *added)
+        return 1 + int(max(*ids, *added))
     return None
