@@ -16,7 +16,8 @@ from rlvr_pipelines.progress import TITLES
 from rlvr_trainer.batch import batch_of
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.launch.environment import num_gpus
-from rlvr_trainer.recipe import Recipe
+from rlvr_trainer.models.fit import check_local_model
+from rlvr_trainer.recipe import NOTHING_LEARNT_IN_ONE_STEP, Recipe
 
 if TYPE_CHECKING:
     from rlvr_pipelines.cluster_plan import ClusterJob
@@ -100,6 +101,7 @@ def plan_in_cluster(recipe: Recipe, run_dir: Path, job: ClusterJob) -> Plan:
 
 
 def _sizes(recipe: Recipe, world_size: int) -> Sizes | None:
+    check_local_model(recipe)
     batch_of(recipe, world_size)  # also where the rows are elsewhere
     remote = any(
         source.startswith(REMOTE_SCHEMES) for source in (recipe.data.train, recipe.data.test)
@@ -110,7 +112,8 @@ def _sizes(recipe: Recipe, world_size: int) -> Sizes | None:
 def measure(recipe: Recipe, world_size: int = 1) -> Sizes:
     """Prepare the rows aside and count; lengths in tokens are estimates from the characters.
 
-    Raises ConfigError when there are fewer rows than one step takes, DataError.
+    Raises ConfigError when there are fewer rows than one step takes or when nothing would be
+    learnt, DataError.
     """
     from rlvr_trainer.data import load_exemplars, load_rows, prepare
     from rlvr_trainer.prompt import PromptLayout
@@ -131,6 +134,11 @@ def measure(recipe: Recipe, world_size: int = 1) -> Sizes:
             f"processes), and there are {counts['train']} training rows; lower "
             "training.per_device_batch_size, --nodes or --gpus"
         )
+    num_steps = recipe.training.max_steps or _steps(
+        recipe, counts["train"] // questions, completions // world_size
+    )
+    if num_steps == 1 and recipe.training.begins_at_zero:
+        raise ConfigError(NOTHING_LEARNT_IN_ONE_STEP)
     tokens = completions * recipe.sampling.max_completion_tokens
     if recipe.shared_prefix == "on":
         tokens += world_size * header + questions * question
@@ -140,8 +148,7 @@ def measure(recipe: Recipe, world_size: int = 1) -> Sizes:
     samples = 1 + (recipe.evaluation.pass_at_k.num_samples if recipe.evaluation.pass_at_k else 0)
     return Sizes(
         num_rows=counts,
-        num_steps=recipe.training.max_steps
-        or _steps(recipe, counts["train"] // questions, completions // world_size),
+        num_steps=num_steps,
         completions_per_step=completions,
         questions_per_step=questions,
         header_tokens=header,

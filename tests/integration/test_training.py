@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlvr_trainer.errors import CheckpointError, RLVRError
+from rlvr_trainer.errors import CheckpointError, Diverged, RLVRError
 from rlvr_trainer.events import read_events
 from rlvr_trainer.models import load_adapter, load_model, load_tokenizer
 from rlvr_trainer.publish import merged_model, publish
@@ -236,3 +236,49 @@ def _assert_merged_equals_adapter(recipe: Recipe, run_dir: Path) -> None:
         base = load_model(recipe.model, recipe.quantization).eval()(**batch).logits
     torch.testing.assert_close(merged, expected, atol=1e-4, rtol=1e-4)
     assert (expected - base).abs().max() > 1e-4  # or the comparison would show nothing
+
+
+def test_a_run_resumes_between_two_generations_as_if_it_had_not_stopped(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """Each batch is trained on twice, and the checkpoint of step 1 lies between the two."""
+    recipe = recipe_for(
+        tiny_model_dir,
+        tmp_path,
+        "training.max_steps=4",
+        "training.keep_checkpoints=4",
+        "training.num_validation_rows=0",
+        "grpo.num_iterations=2",
+    )
+    whole = prepared_run(recipe, tmp_path / "whole")
+    train(whole)
+    events = [e for e in read_events(whole / "metrics.jsonl") if e["event"] == "step"]
+    assert [event["step"] for event in events] == [1, 2, 3, 4]
+    assert ["reward" in event for event in events] == [True, False, True, False]
+
+    resumed = tmp_path / "resumed"
+    shutil.copytree(whole, resumed)
+    shutil.rmtree(resumed / "adapter")
+    for step in (2, 3, 4):
+        shutil.rmtree(resumed / "checkpoints" / f"step-{step}")
+    train(resumed)
+    expected, actual = (
+        load_file(run_dir / "adapter" / "adapter_model.safetensors") for run_dir in (whole, resumed)
+    )
+    assert actual.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(actual[name], tensor), name
+    assert not list((whole / "adapter").glob("rollout*"))
+
+
+def test_a_run_whose_weights_overflow_has_diverged(tiny_model_dir: Path, tmp_path: Path) -> None:
+    recipe = recipe_for(
+        tiny_model_dir,
+        tmp_path,
+        *("training.learning_rate=1e20", "training.warmup_ratio=0", "training.max_steps=4"),
+    )
+    run_dir = prepared_run(recipe, tmp_path / "run")
+    assert train(run_dir, check=False) == Diverged.exit_code
+    log = (run_dir / "train.log").read_text()
+    assert "logits are not finite (NaN or infinite) after 1 steps" in log
+    assert "lower training.learning_rate" in log

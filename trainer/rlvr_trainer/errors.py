@@ -5,7 +5,7 @@
     ├── DataError            3    rows, files, splits
     ├── CheckpointError      4    no valid checkpoint, or one that does not fit
     ├── RewardError          5    a verifier fails too often
-    ├── Diverged             6    the loss is not finite
+    ├── Diverged             6    the loss or the logits are not finite
     ├── JobFailed            7    a launched job ended in failure
     └── PlatformError      138    disk, network, GPU, cluster: worth retrying
 
@@ -49,7 +49,7 @@ class RewardError(RLVRError):
 
 
 class Diverged(RLVRError):
-    """The loss was not finite for several steps in a row."""
+    """The logits are not finite, or the loss was not for several steps in a row."""
 
     exit_code = 6
 

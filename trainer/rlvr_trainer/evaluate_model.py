@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rlvr_trainer.data import load_exemplars
-from rlvr_trainer.errors import RewardError
+from rlvr_trainer.errors import Diverged, RewardError
 from rlvr_trainer.evaluation import Shares, headline, write_samples
 from rlvr_trainer.events import emit
 from rlvr_trainer.generation import Completion, Sampling, complete
-from rlvr_trainer.models import load_model, load_tokenizer, load_trained
+from rlvr_trainer.models import check_loaded, load_model, load_tokenizer, load_trained
 from rlvr_trainer.prompt import PromptLayout
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.rewards import (
@@ -34,12 +34,18 @@ from rlvr_trainer.rewards import (
     last_number,
 )
 from rlvr_trainer.shards import Batch, Shard, batches, evaluated_rows, greedy_batches
+from rlvr_trainer.shared_prefix import LogitsNotFinite
 from rlvr_trainer.tasks import Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PROGRESS_EVERY = 8
+
+_NOT_FINITE_ADVICE = {
+    "before": "check the weights of model.name, and set model.dtype to the type they were made for",
+    "after": "the training diverged: lower training.learning_rate and train again",
+}
 
 logger = logging.getLogger(__name__)
 
@@ -91,18 +97,24 @@ class Evaluator:
         return chain.from_iterable(map(self.samples, greedy_batches(rows, num_shots, size)))
 
     def samples(self, batch: Batch) -> Iterator[Sample]:
-        """The completions of a batch, judged, in order."""
+        """The completions of a batch, judged, in order. Raises Diverged."""
         if batch.temperature:  # a greedy one draws nothing, and may run while a model trains
             torch.manual_seed(batch.seed)
         prompts = [self.layout.prompt(row, batch.num_shots) for row, _ in batch.wanted]
-        completions = complete(
-            self.model,
-            self.tokenizer,
-            self.tokenizer(text=prompts)["input_ids"],
-            sampling=Sampling(self.recipe.evaluation_max_completion_tokens, batch.temperature),
-            stop=self.recipe.prompt.stop,
-            share_prefix=self.recipe.shared_prefix == "on",
-        )
+        try:
+            completions = complete(
+                self.model,
+                self.tokenizer,
+                self.tokenizer(text=prompts)["input_ids"],
+                sampling=Sampling(self.recipe.evaluation_max_completion_tokens, batch.temperature),
+                stop=self.recipe.prompt.stop,
+                share_prefix=self.recipe.shared_prefix == "on",
+            )
+        except LogitsNotFinite as error:
+            raise Diverged(
+                f"{error} from {batch.wanted[0][0].id} on, so that its accuracy would mean "
+                f"nothing; {_NOT_FINITE_ADVICE[self.label]}"
+            ) from error
         for (row, index), completion in zip(batch.wanted, completions, strict=True):
             yield replace(
                 self._judge(row, completion, batch.num_shots),
@@ -162,14 +174,16 @@ def evaluate_shard(
     wanted = shard.of(batches(recipe, evaluated_rows(recipe, data_dir)))
     if not wanted:  # more parts than batches
         return []
+    tokenizer = load_tokenizer(recipe.model)
     if adapter_dir is None:
         model = load_model(recipe.model, recipe.quantization)
+        check_loaded(recipe, model, tokenizer)
     else:
         model = load_trained(recipe, adapter_dir)
     if torch.cuda.is_available() and not recipe.quantization:  # a quantised one is there already
         model.to("cuda")
     layout = PromptLayout(recipe.prompt, load_exemplars(data_dir))
-    evaluator = Evaluator(recipe, model.eval(), load_tokenizer(recipe.model), layout, label)
+    evaluator = Evaluator(recipe, model.eval(), tokenizer, layout, label)
     samples = [asdict(sample) for sample in _with_progress(evaluator, wanted)]
     _check_judged(evaluator, len(samples))
     return samples

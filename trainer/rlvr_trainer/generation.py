@@ -9,6 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from rlvr_trainer import shared_prefix
 from rlvr_trainer.rewards import cut_at_stop
@@ -58,7 +59,7 @@ def complete(
     `stop` ends a completion where a line starts with it; it and what follows are left out. With
     `share_prefix` what the prompts have in common is computed once (the same tokens when greedy);
     an architecture that cannot be served so is generated from plainly, and one logged line says
-    why.
+    why. Raises LogitsNotFinite.
     """
     reason = shared_prefix.unsupported_reason(model) if share_prefix else None
     if reason:
@@ -148,12 +149,13 @@ def _generate_plain(
         }
     else:
         draw = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    was_training = model.training
+    was_training, finite = model.training, _FiniteLogits()
     model.eval()
     try:
         sequences = model.generate(
             **batch,
             **draw,
+            logits_processor=[finite],
             max_new_tokens=sampling.max_new_tokens,
             stop_strings=[stop_string],
             tokenizer=tokenizer,
@@ -162,10 +164,30 @@ def _generate_plain(
         )
     finally:
         model.train(was_training)
+    finite.check()
     return [
         _until_end(row, eos_token_ids)
         for row in sequences[:, batch["input_ids"].shape[1] :].tolist()
     ]
+
+
+class _FiniteLogits:
+    """A logits processor of transformers' that keeps rows of NaN from sampling, for which CUDA
+    ends the process, and looks at the device once, after the generation."""
+
+    def __init__(self) -> None:
+        self.all_finite: Tensor | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        finite = scores.amax(-1, keepdim=True).isfinite()
+        seen = finite.all()
+        self.all_finite = seen if self.all_finite is None else self.all_finite & seen
+        return torch.where(finite, scores, 0.0)
+
+    def check(self) -> None:
+        """Raise LogitsNotFinite if any logits were not finite."""
+        if self.all_finite is not None and not self.all_finite:
+            raise shared_prefix.LogitsNotFinite
 
 
 def _until_end(ids: list[int], eos_token_ids: set[int]) -> list[int]:

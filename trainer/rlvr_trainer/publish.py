@@ -1,4 +1,4 @@
-"""Publishing a trained adapter: as it is, or merged into the model that it was trained on."""
+"""Publishing what a run trained: an adapter, the model with it merged in, or all weights."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rlvr_trainer.errors import ConfigError, PlatformError
-from rlvr_trainer.models import load_adapter, load_model, load_tokenizer, load_trained
-from rlvr_trainer.recipe import Recipe
+from rlvr_trainer.models import load_adapter, load_model, load_tokenizer
+from rlvr_trainer.models.load import ADAPTER_CONFIG
+from rlvr_trainer.recipe import EMBEDDED_PREFIX, ModelSection, Recipe
 from rlvr_trainer.recipe_file import parse_recipe
 from rlvr_trainer.tables import markdown, shots_table
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def publish(run_dir: Path, output_dir: Path, *, merge: bool) -> Path:
-    """Write the adapter of `run_dir`, or the merged model, with its card to `output_dir`.
+    """Write the adapter of `run_dir`, the merged model or all weights, with a card.
 
     It is written aside and renamed when whole. Raises ConfigError, PlatformError.
     """
@@ -35,11 +36,13 @@ def publish(run_dir: Path, output_dir: Path, *, merge: bool) -> Path:
         output_dir.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=".publish-") as temporary:
             aside = Path(temporary, "model")
-            if merge:
+            if merge and recipe.lora:
                 merged_model(recipe, adapter_dir).save_pretrained(aside)
                 load_tokenizer(recipe.model).save_pretrained(aside)
             else:
                 shutil.copytree(adapter_dir, aside)
+                if recipe.lora:
+                    _name_base(aside / ADAPTER_CONFIG, recipe.model)
             (aside / "README.md").write_text(_card(recipe, run_dir, merge=merge), "utf-8")
             shutil.copyfile(run_dir / "recipe.json", aside / "recipe.json")
             os.replace(aside, output_dir)
@@ -58,8 +61,6 @@ def merged_model(recipe: Recipe, adapter_dir: Path) -> PreTrainedModel:
     weights, not for the original ones. Logits equal the adapter model's up to the rounding of the
     sum to the recipe's type (1e-4 in fp32).
     """
-    if recipe.lora is None:
-        return load_trained(recipe, adapter_dir)
     model = load_model(recipe.model, recipe.quantization)
     if recipe.quantization:
         model = model.dequantize()
@@ -75,11 +76,33 @@ def _read_recipe(run_dir: Path) -> Recipe:
         raise ConfigError(f"{run_dir} is not a run directory (no readable recipe.json)") from None
 
 
+def _name_base(config_file: Path, model: ModelSection) -> None:
+    """Name the base as the recipe does, in place of the folder that it was loaded from."""
+    try:
+        config = json.loads(config_file.read_text("utf-8"))
+    except ValueError as error:
+        raise ConfigError(
+            f"{config_file.name} of the adapter is damaged ({error}); train again"
+        ) from None
+    config |= {"base_model_name_or_path": _public_name(model), "revision": model.revision or None}
+    config_file.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+
+
+def _public_name(model: ModelSection) -> str:
+    """Return a name that says nothing about this machine: of a directory, its last part."""
+    if model.is_hub_id or model.name.startswith((EMBEDDED_PREFIX, "s3://")):
+        return model.name
+    return Path(model.name).name
+
+
 def _card(recipe: Recipe, run_dir: Path, *, merge: bool) -> str:
-    base = recipe.model.name
+    base = _public_name(recipe.model)
     hub = f"base_model: {base}\n" if recipe.model.is_hub_id else ""
-    kind = "The merged model" if merge else "A LoRA adapter"
-    library = "transformers" if merge else "peft"
+    if recipe.lora is None:
+        kind = "All weights"
+    else:
+        kind = "The merged model" if merge else "A LoRA adapter"
+    library = "peft" if recipe.lora and not merge else "transformers"
     return (
         f"---\n{hub}library_name: {library}\ntags: [grpo, rlvr]\n---\n\n"
         f"# {recipe.name}\n\n{recipe.description}\n\n"

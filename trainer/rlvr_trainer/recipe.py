@@ -34,6 +34,12 @@ PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
+NOTHING_LEARNT_IN_ONE_STEP = (
+    "there is one step, and with a warm-up its learning rate is 0, so that nothing is learnt; set "
+    "training.warmup_ratio to 0, or train for more steps"
+)
+
+
 class Section(BaseModel):
     """A part of the recipe: immutable, and closed to fields that it does not know."""
 
@@ -154,10 +160,20 @@ class LoraSection(Section):
     """Scale: the update is multiplied by alpha / r."""
     dropout: Fraction = 0.0
     """Dropout on the adapter's input; above 0 the old and the new policy differ by chance."""
-    target_modules: tuple[str, ...] = (
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = (
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
     )  # fmt: skip
-    """Linear layers that get an adapter."""
+    """Linear layers that get an adapter, each by the end of its name."""
+
+    @field_validator("target_modules")
+    @classmethod
+    def _trainable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if any(target.rpartition(".")[2] == "lm_head" for target in value):
+            raise ValueError(
+                "an adapter on 'lm_head' would never be trained, because TRL computes "
+                "log-probabilities from its weight directly; leave it out"
+            )
+        return value
 
 
 class QuantizationSection(Section):
@@ -226,6 +242,17 @@ class TrainingSection(Section):
     """Validation rows that are evaluated, chosen by the seed; 0: none."""
     max_verifier_failures: Fraction = 0.05
     """The run fails when a larger share of the completions could not be verified."""
+
+    @model_validator(mode="after")
+    def _learns(self) -> Self:
+        if self.max_steps == 1 and self.begins_at_zero:
+            raise ValueError(NOTHING_LEARNT_IN_ONE_STEP)
+        return self
+
+    @property
+    def begins_at_zero(self) -> bool:
+        """Whether the first step has learning rate 0, as with any warm-up."""
+        return self.warmup_ratio > 0 and self.lr_scheduler != "constant"
 
 
 class PassAtKSection(Section):
@@ -368,9 +395,35 @@ class Recipe(Section):
                 f"evaluation.correct_by = {judge!r} is not one of the rewards "
                 f"({', '.join(self.rewards)}){did_you_mean(judge, self.rewards)}"
             )
+        if self.grpo.get("use_vllm"):
+            self._fits_vllm()
         if self.quantization and not self.lora:
             raise ValueError("quantization without lora: 4-bit weights cannot be trained; add lora")
         return self
+
+    def _fits_vllm(self) -> None:
+        if self.quantization:
+            raise ValueError(
+                "grpo.use_vllm with quantization: TRL cannot send 4-bit weights to vLLM; leave one "
+                "of them out (the shipped recipe gsm8k-bf16 trains without quantization)"
+            )
+        sampling = self.sampling
+        truncated = [
+            f"{name} = {value:g}"
+            for name, value, off in (
+                ("top_p", sampling.top_p, 1.0),
+                ("top_k", sampling.top_k, 0),
+                ("min_p", sampling.min_p, 0.0),
+            )
+            if value != off
+        ]
+        if truncated and self.grpo.get("vllm_importance_sampling_correction", True):
+            raise ValueError(
+                f"grpo.use_vllm with sampling.{', sampling.'.join(truncated)}: vLLM's "
+                "log-probabilities are of the tokens that are left, TRL 1.16's of all, so that its "
+                "importance ratios are too small by the share that is cut off; leave out what "
+                "truncates, or grpo.use_vllm"
+            )
 
     @property
     def evaluated_shots(self) -> tuple[int, ...]:
@@ -430,6 +483,7 @@ OWNED_GRPO_FIELDS: Mapping[str, str] = {
     "remove_unused_columns": "nothing: rewards see every column",
     "use_cpu": "nothing: a GPU is used where there is one",
     "generation_kwargs": "sampling",
+    "trust_remote_code": "nothing: a model's own code is not run",
     "cache_implementation": "nothing: completions are drawn by us or by vLLM",
     "use_transformers_continuous_batching": "grpo.use_vllm",
     "transformers_continuous_batching_config": "grpo.use_vllm",
@@ -441,15 +495,24 @@ _SCALARS = {"bool": bool, "int": int, "float": float, "str": str, "None": None}
 
 
 def _of_type(name: str, declared: str, value: Any) -> Any:
-    """`value` as the type that GRPOConfig declares; as it is where that is more than scalars."""
+    """`value` as the type that GRPOConfig declares; as it is where that is more than scalars.
+
+    A quoted type is one of the texts that TRL knows; GRPOConfig itself takes any.
+    """
     kinds = declared.split(" | ")
-    if not all(kind in _SCALARS for kind in kinds):
+    if not all(kind in _SCALARS or kind.startswith("'") for kind in kinds):
         return value
-    known: Any = Union[tuple(_SCALARS[kind] for kind in kinds)]  # noqa: UP007
+    known: Any = Union[  # noqa: UP007
+        tuple(_SCALARS[kind] if kind in _SCALARS else Literal[kind.strip("'")] for kind in kinds)
+    ]
     try:
         return TypeAdapter(known, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
     except ValidationError:
-        raise ValueError(f"{name!r} is {declared} in TRL's GRPOConfig, got {value!r}") from None
+        texts = [kind.strip("'") for kind in kinds if kind not in _SCALARS]
+        raise ValueError(
+            f"{name!r} is {declared} in TRL's GRPOConfig, got {value!r}"
+            f"{did_you_mean(str(value), texts)}"
+        ) from None
 
 
 @cache

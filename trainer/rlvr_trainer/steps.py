@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 def prepare(recipe: Recipe, data_dir: Path) -> Manifest:
     """Write the splits and their manifest to `data_dir`, and return the manifest."""
     from rlvr_trainer.data import prepare as prepare_data
+    from rlvr_trainer.models.fit import check_local_model
     from rlvr_trainer.models.load import load_tokenizer
 
     with _phase("prepare") as found:
+        check_local_model(recipe)
         tokenizer = load_tokenizer(recipe.model)
         manifest = prepare_data(
             recipe, data_dir, count_tokens=lambda text: len(tokenizer(text=text)["input_ids"])

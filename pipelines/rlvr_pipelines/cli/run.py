@@ -172,7 +172,10 @@ def _require(place: str, storage: str) -> None:
 
 
 def _check_fit(recipe: Recipe, arguments: Mapping[str, Any]) -> None:
-    """Refuse what the cluster's settings do not fit, before anything runs."""
+    """Refuse what the model or the cluster's settings do not fit, before anything runs."""
+    from rlvr_trainer.models.fit import check_local_model
+
+    check_local_model(recipe)
     if not arguments:
         return
     from rlvr_components.check import Form

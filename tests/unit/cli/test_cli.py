@@ -88,7 +88,7 @@ def test_every_command_explains_itself(command: str) -> None:
 def test_recipes_lists_what_is_shipped() -> None:
     text, facts = rlvr("recipes"), json.loads(rlvr("recipes", "--output", "json").stdout)
 
-    assert {"arithmetic", "gsm8k", "gsm8k-one-shot", "gsm8k-smollm2"} <= {
+    assert {"arithmetic", "gsm8k", "gsm8k-bf16", "gsm8k-one-shot", "gsm8k-smollm2"} <= {
         each["name"] for each in facts
     }
     for each in facts:

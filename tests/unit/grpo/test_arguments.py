@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -43,24 +44,22 @@ def test_vllm_stops_where_we_would(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert config.generation_kwargs == {"stop": ["\nQuestion:"]}
 
 
-@pytest.mark.parametrize(
-    ("installed", "override", "message"),
-    [
-        (False, "seed=1", "pip install vllm"),
-        (True, "quantization={}", "4-bit weights"),
-    ],
-)
-def test_vllm_that_cannot_work_is_refused_at_once(
-    installed: bool,
-    override: str,
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_vllm_that_is_not_installed_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arguments, "is_vllm_available", lambda: installed)
-    recipe = load_recipe("arithmetic", ["grpo.use_vllm=true", override])
-    with pytest.raises(ConfigError, match=message):
+    monkeypatch.setattr(arguments, "is_vllm_available", lambda: False)
+    recipe = load_recipe("arithmetic", ["grpo.use_vllm=true"])
+    with pytest.raises(ConfigError, match="pip install vllm"):
         grpo_config(recipe, tmp_path)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 30, 64, 1000, 999_983])
+@pytest.mark.parametrize(("ratio", "share"), [(0.0, 0), (0.5, 0.5), (1.0, 1)])
+def test_a_warm_up_is_a_share_of_the_steps(
+    ratio: float, share: float, num_steps: int, tmp_path: Path
+) -> None:
+    recipe = load_recipe("arithmetic", [f"training.warmup_ratio={ratio}"])
+    assert grpo_config(recipe, tmp_path).get_warmup_steps(num_steps) == math.ceil(share * num_steps)
 
 
 def test_what_trl_refuses_is_a_configuration_error(tmp_path: Path) -> None:

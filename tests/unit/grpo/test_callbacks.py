@@ -37,6 +37,20 @@ def test_each_step_is_an_event_with_trls_numbers(
     assert event["tokens_per_second"] > 0
 
 
+def test_a_step_on_completions_of_an_earlier_one_is_an_event_too(
+    args: TrainingArguments, events_file: Path
+) -> None:
+    """With num_iterations 2 every second step generates nothing, and has no rewards to log."""
+    callback = StepEvents()
+    callback.on_train_begin(args, state(0), TrainerControl())
+    for step, logs in ((1, {"loss": 0.5, "reward": 1.0, "num_tokens": 100.0}), (2, {"loss": 0.4})):
+        callback.on_log(args, state(step), TrainerControl(), logs=logs)
+    first, second = read_events(events_file)
+    assert (first["step"], second["step"]) == (1, 2)
+    assert (second["loss"], second["tokens_per_second"]) == (0.4, 0.0)
+    assert "reward" not in second
+
+
 def test_a_step_that_is_trained_again_after_a_resume_counts_once(
     args: TrainingArguments, events_file: Path
 ) -> None:

@@ -18,7 +18,7 @@ from transformers import (
 
 from rlvr_trainer import generation
 from rlvr_trainer.generation import Sampling, complete
-from rlvr_trainer.shared_prefix import unsupported_reason
+from rlvr_trainer.shared_prefix import LogitsNotFinite, unsupported_reason
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +83,21 @@ def test_a_model_whose_training_has_dropout_shares_prefixes_here(
         for _ in range(2)
     )
     assert first == second  # nothing was dropped
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("share_prefix", [True, False])
+def test_a_model_that_gives_no_numbers_completes_nothing(
+    share_prefix: bool,
+    temperature: float,
+    llama: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    llama.model.norm.weight.data.fill_(float("nan"))
+    sampling = Sampling(4, temperature=temperature)
+    prompts = [[5, 6], [5, 7]]
+    with pytest.raises(LogitsNotFinite, match="NaN or infinite"):
+        complete(llama, tokenizer, prompts, sampling=sampling, stop="Q", share_prefix=share_prefix)
 
 
 @pytest.mark.parametrize("share_prefix", [True, False])

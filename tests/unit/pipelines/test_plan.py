@@ -1,7 +1,10 @@
 from pathlib import Path
 
+import pytest
+
 from rlvr_components.jobs.local import LocalBackend
 from rlvr_pipelines.plan import measure, plan
+from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.recipe_file import load_recipe
 
@@ -41,6 +44,32 @@ def test_without_max_steps_the_epochs_decide() -> None:
 
     assert sizes.num_rows["train"] == 90
     assert sizes.num_steps == 2 * (90 // 2)
+
+
+def test_a_plan_says_that_one_step_with_a_warm_up_learns_nothing() -> None:
+    one_epoch = (
+        "data.num_train_rows=20",
+        "training.max_steps=null",
+        "training.gradient_accumulation_steps=1",
+        "training.per_device_batch_size=64",
+        "sampling.num_generations=8",
+    )
+    with pytest.raises(ConfigError, match="its learning rate is 0"):
+        measure(tiny(*one_epoch))
+    assert measure(tiny(*one_epoch, "training.warmup_ratio=0")).num_steps == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("lora.target_modules=[nope]", "names nope, and .* no such linear layers"),
+        ("lora.target_modules=[q_proj, kproj]", r"names kproj, .* \(did you mean 'k_proj'\?\)"),
+        ("model.context_length=9000", "has 8192 positions; lower it to 8192"),
+    ],
+)
+def test_a_plan_refuses_what_the_model_does_not_have(override: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        plan(tiny("model.name=embedded:smollm2-135m-instruct", override), Path("runs/x"))
 
 
 def test_each_batch_is_trained_on_num_iterations_times() -> None:

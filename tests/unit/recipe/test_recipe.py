@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,15 @@ def test_gsm8k_is_the_published_recipe() -> None:
         ("evaluation.pass_at_k={k: []}", "at least 1 item"),
         ("grpo.temperature=0.7", "set sampling.temperature instead"),
         ("grpo.min_p=0.1", "set sampling.min_p instead"),
+        ("grpo.loss_type=bnp", "got 'bnp' (did you mean 'bnpo'?)"),
+        ("grpo.importance_sampling_level=tokens", "'token' | 'sequence'"),
+        ("grpo.scale_rewards=groups", "(did you mean 'group'?)"),
+        ("grpo.vllm_mode=serve", "(did you mean 'server'?)"),
+        ("grpo.trust_remote_code=true", "a model's own code is not run"),
+        ("grpo.use_vllm=true", "TRL cannot send 4-bit weights to vLLM"),
+        ("lora.target_modules=[q_proj, lm_head]", "an adapter on 'lm_head' would never be trained"),
+        ("lora.target_modules=[]", "at least 1 item"),
+        ("training.max_steps=1", "its learning rate is 0, so that nothing is learnt"),
         ("grpo.repetition_penalty=1.1", "is for vLLM"),
         ("grpo.cache_implementation=static", "completions are drawn by us or by vLLM"),
         ("grpo.ds3_gather_for_generation=false", "every rank gathers the weights"),
@@ -118,6 +128,29 @@ def test_a_number_in_scientific_notation_is_a_number() -> None:
 def test_a_penalty_is_for_vllm_which_knows_it() -> None:
     recipe = load("arithmetic", "grpo.repetition_penalty=1.1", "grpo.use_vllm=true")
     assert recipe.grpo["repetition_penalty"] == 1.1
+
+
+@pytest.mark.parametrize("override", ["top_p=0.9", "top_k=20", "min_p=0.1"])
+def test_vllm_does_not_draw_from_a_truncated_distribution(override: str) -> None:
+    """TRL 1.16 multiplies each importance ratio by the share that is left."""
+    arguments = ["grpo.use_vllm=true", f"sampling.{override}"]
+    name, value = override.split("=")
+    with pytest.raises(ConfigError, match=f"sampling.{name} = {value}: .* importance ratios"):
+        load("gsm8k-bf16", *arguments)
+    load("gsm8k-bf16", f"sampling.{override}")  # we draw
+    load("gsm8k-bf16", *arguments, "grpo.vllm_importance_sampling_correction=false")
+
+
+def test_vllm_may_draw_for_the_published_recipe_in_bf16() -> None:
+    published, sibling = load("gsm8k"), load("gsm8k-bf16", "grpo.use_vllm=true")
+    assert sibling.quantization is None
+    own = {"name", "description", "quantization", "grpo"}
+    assert sibling.model_dump(exclude=own) == published.model_dump(exclude=own)
+
+
+@pytest.mark.parametrize("override", ["training.warmup_ratio=0", "training.lr_scheduler=constant"])
+def test_one_step_without_warm_up_learns(override: str) -> None:
+    assert load("arithmetic", "training.max_steps=1", override).training.max_steps == 1
 
 
 def test_an_option_of_trl_has_its_own_type() -> None:
@@ -203,6 +236,19 @@ def test_the_known_grpo_fields_are_those_of_the_installed_trl() -> None:
 
     assert set(grpo_fields()) == {field.name for field in dataclasses.fields(GRPOConfig)}
     assert set(OWNED_GRPO_FIELDS) <= set(grpo_fields())
+
+
+def test_the_values_that_trl_knows_are_those_of_its_own_help() -> None:
+    """GRPOConfig takes any text there, and the first step fails."""
+    from trl import GRPOConfig
+
+    for field in dataclasses.fields(GRPOConfig):
+        known = set(re.findall(r"(\w+)'", grpo_fields()[field.name]))
+        if known:
+            quoted = set(re.findall(r"[`'](\w+)'", field.metadata["help"]))
+            others = {"sequence"} if field.name == "loss_type" else set()  # of another field
+            assert known == quoted - others, field.name
+            assert field.default in known
 
 
 def test_reading_a_recipe_does_not_import_torch() -> None:

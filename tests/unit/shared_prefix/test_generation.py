@@ -19,7 +19,7 @@ from transformers import (
 
 from rlvr_trainer.shared_prefix import decode_attention, generate
 from rlvr_trainer.shared_prefix.decode_attention import DecodeAttention
-from rlvr_trainer.shared_prefix.sampling import Sampler
+from rlvr_trainer.shared_prefix.sampling import NOT_FINITE, Sampler
 from rlvr_trainer.shared_prefix.stopping import StopStrings
 
 from .conftest import ARCHITECTURES, random_model
@@ -217,6 +217,21 @@ def test_a_seed_makes_sampling_repeatable() -> None:
         )
 
     assert sample(0) == sample(0) != sample(1)
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.1}])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_not_finite_give_no_token(
+    temperature: float, options: dict[str, Any]
+) -> None:
+    logits = torch.zeros(5, 50)
+    logits[0, 7] = logits[0, 9] = float("nan")
+    logits[1, 49] = float("inf")
+    logits[2] = float("-inf")
+    logits[3] = float("nan")
+    logits[4, 1:] = float("-inf")  # a vocabulary of one token
+    sampler = Sampler(temperature, **options)
+    assert sampler(logits).tolist() == [NOT_FINITE] * 4 + [0]
 
 
 def test_filters_keep_the_tokens_that_transformers_keeps() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ def grpo_config(recipe: Recipe, output_dir: Path) -> GRPOConfig:
         "max_steps": training.max_steps or -1,
         "per_device_train_batch_size": training.per_device_batch_size,
         "gradient_accumulation_steps": training.gradient_accumulation_steps,
-        "warmup_steps": training.warmup_ratio,  # a fraction means a share of the steps
+        # a share of the steps below 1, and a number of them from there on
+        "warmup_steps": min(training.warmup_ratio, math.nextafter(1.0, 0.0)),
         "lr_scheduler_type": training.lr_scheduler,
         "max_grad_norm": training.max_grad_norm,
         "weight_decay": training.weight_decay,
@@ -71,11 +73,6 @@ def _vllm_options(recipe: Recipe) -> dict[str, Any]:
         raise ConfigError(
             "grpo.use_vllm is true and vllm is not installed; pip install vllm, or leave it out "
             "and completions are drawn by us"
-        )
-    if recipe.quantization:
-        raise ConfigError(
-            "grpo.use_vllm is true and quantization is set, and TRL cannot send 4-bit weights to "
-            "vLLM; leave one of them out"
         )
     return {"stop": [stop_text(recipe.prompt.stop)]}
 

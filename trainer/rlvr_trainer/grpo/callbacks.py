@@ -39,10 +39,11 @@ class StepEvents(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        if not state.is_world_process_zero or not logs or "reward" not in logs:
-            return  # the summary at the end of training has no reward
+        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
+            return  # the summary at the end of training is no step
         numbers = {key: value for key, value in logs.items() if isinstance(value, int | float)}
-        now, tokens = time.monotonic(), float(logs.get("num_tokens", 0))
+        # A step on completions that an earlier one has generated brings no new tokens.
+        now, tokens = time.monotonic(), float(logs.get("num_tokens", self._last_tokens))
         elapsed = now - self._last_time
         numbers["tokens_per_second"] = (tokens - self._last_tokens) / elapsed if elapsed else 0.0
         numbers["step_time"] = elapsed

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from trl.models import unwrap_model_for_generation
 
+from rlvr_trainer.errors import Diverged
 from rlvr_trainer.generation import Completion, Sampling, complete, cut, end_tokens
 from rlvr_trainer.recipe import Recipe
+from rlvr_trainer.shared_prefix import LogitsNotFinite
 
 if TYPE_CHECKING:
     from trl import GRPOTrainer
@@ -25,7 +27,7 @@ LogProbs = list[list[float | None]]
 class Rollout:
     """TRL's `rollout_func`: prompts to completions of the current policy.
 
-    They are drawn by us, or by vLLM where the trainer uses it.
+    They are drawn by us, or by vLLM where the trainer uses it. Raises Diverged.
     """
 
     def __init__(self, recipe: Recipe, *, share_prefix: bool) -> None:
@@ -43,7 +45,14 @@ class Rollout:
         tokenizer = trainer.processing_class
         prompt_ids: list[list[int]] = tokenizer(text=prompts)["input_ids"]
         draw = self._by_vllm if trainer.use_vllm else self._by_us
-        completions, log_probs = draw(prompt_ids, trainer)
+        try:
+            completions, log_probs = draw(prompt_ids, trainer)
+        except LogitsNotFinite as error:
+            raise Diverged(
+                f"{error} after {trainer.state.global_step} steps; the last checkpoint is kept: "
+                "lower training.learning_rate, or check the weights of model.name if no step was "
+                "trained"
+            ) from error
         return to_trl(prompt_ids, completions, tokenizer.eos_token_id, log_probs)
 
     def _by_us(

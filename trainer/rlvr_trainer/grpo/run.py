@@ -32,7 +32,7 @@ from rlvr_trainer.grpo.callbacks import StepEvents, StopOnDivergence, StopOnSign
 from rlvr_trainer.grpo.rewards import ROW, BatchScorer
 from rlvr_trainer.grpo.rollout import Rollout
 from rlvr_trainer.grpo.trainer import DATA_HASH, RLVRTrainer, gather_objects
-from rlvr_trainer.models import load_model, load_tokenizer
+from rlvr_trainer.models import check_loaded, load_model, load_tokenizer
 from rlvr_trainer.prompt import PromptLayout
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.remote_checkpoint import RUN_URI_VARIABLE
@@ -141,11 +141,13 @@ def _trainer(recipe: Recipe, checkpoints: Path, data_dir: Path) -> RLVRTrainer:
     if recipe.data.repeat_to_batch:  # the batch of all ranks, which the data step cannot know
         rows = repeat_rows(rows, arguments.generation_batch_size // arguments.num_generations)
     scorer = BatchScorer(build_rewards(recipe), recipe.training.max_verifier_failures)
+    model = load_model(recipe.model, recipe.quantization)
+    check_loaded(recipe, model, tokenizer)
     trainer = RLVRTrainer(
         recipe=recipe,
         data_hash=data_hash(data_dir),
         checkpoints=checkpoints,
-        model=load_model(recipe.model, recipe.quantization),
+        model=model,
         processing_class=tokenizer,
         args=arguments,
         reward_funcs=scorer.reward_functions(),

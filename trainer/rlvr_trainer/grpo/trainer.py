@@ -1,4 +1,4 @@
-"""TRL's GRPOTrainer with checkpoints that are committed."""
+"""TRL's GRPOTrainer with checkpoints that are committed, from which it resumes exactly."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ from rlvr_trainer.storage import Storage, open_storage
 
 DATA_HASH = "data.sha256"
 """In a checkpoint: which rows it was trained on."""
+
+ROLLOUT = "rollout-{rank}-of-{world_size}.pt"
+"""In a checkpoint between two generations: the completions that a rank goes on to train on."""
 
 
 class RLVRTrainer(SharedPrefixGRPOTrainer):
@@ -60,6 +63,27 @@ class RLVRTrainer(SharedPrefixGRPOTrainer):
             checkpoint.prune(self.checkpoints, self.recipe.training.keep_checkpoints)
             emit("checkpoint", step=step, path=where or str(committed.path))
         self.accelerator.wait_for_everyone()
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Save this rank's random state and, between two generations, its completions.
+
+        TRL keeps none: a resumed run would generate again, at the wrong place in the cycle.
+        """
+        super()._save_rng_state(output_dir)
+        if self._step % (self.args.steps_per_generation * self.num_iterations):
+            torch.save((self._step, self._buffered_inputs), self._rollout_file(output_dir))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)
+        # Another number of ranks, which divides the rows differently, generates again.
+        if checkpoint and (rollout := self._rollout_file(checkpoint)).is_file():
+            self._step, self._buffered_inputs = torch.load(
+                rollout, map_location=self.accelerator.device, weights_only=True
+            )
+
+    def _rollout_file(self, folder: str) -> Path:
+        rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
+        return Path(folder, ROLLOUT.format(rank=rank, world_size=world_size))
 
     def _upload(self, staged: Path, files: Files, storage: Storage, step: int) -> str:
         """Commit to S3 what all nodes staged on their own disks, and return where."""

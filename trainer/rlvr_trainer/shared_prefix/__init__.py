@@ -9,9 +9,11 @@ if TYPE_CHECKING:
     from rlvr_trainer.shared_prefix.generation import generate
     from rlvr_trainer.shared_prefix.log_probs import token_log_probs
     from rlvr_trainer.shared_prefix.registration import unsupported_reason
+    from rlvr_trainer.shared_prefix.sampling import LogitsNotFinite
     from rlvr_trainer.shared_prefix.trainer import SharedPrefixGRPOTrainer, SharedPrefixMismatch
 
 __all__ = [
+    "LogitsNotFinite",
     "SharedPrefixGRPOTrainer",
     "SharedPrefixMismatch",
     "generate",
@@ -20,6 +22,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "LogitsNotFinite": "sampling",
     "SharedPrefixGRPOTrainer": "trainer",
     "SharedPrefixMismatch": "trainer",
     "generate": "generation",

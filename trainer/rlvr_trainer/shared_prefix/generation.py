@@ -19,7 +19,7 @@ from rlvr_trainer.shared_prefix.registration import (
     enable,
     packed_mask,
 )
-from rlvr_trainer.shared_prefix.sampling import Sampler
+from rlvr_trainer.shared_prefix.sampling import NOT_FINITE, LogitsNotFinite, Sampler
 from rlvr_trainer.shared_prefix.stopping import StopStrings
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def generate(
         prompt_ids: prompts without padding; a prompt that occurs G times is computed once.
         max_batch_size: sequences decoded at a time.
 
-    Raises ValueError for an empty prompt.
+    Raises ValueError for an empty prompt, LogitsNotFinite.
     """
     if not prompt_ids:
         return []
@@ -126,8 +126,10 @@ class _Decoder:
         done = set[int]()
         for step in range(max_new_tokens):
             tokens = sampler(logits)
-            # The only wait for the device in a step.
-            for row, token in zip(rows, tokens.tolist(), strict=True):
+            drawn = tokens.tolist()  # the only wait for the device in a step
+            if NOT_FINITE in drawn:
+                raise LogitsNotFinite
+            for row, token in zip(rows, drawn, strict=True):
                 if row not in done:
                     completions[row].append(token)
                     if token in eos_token_ids:

@@ -5,6 +5,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+NOT_FINITE = -1
+"""In place of a token id: the row's logits are NaN, or their largest one is infinite."""
+
+
+class LogitsNotFinite(RuntimeError):
+    """The model gives logits that are NaN or infinite, from which no token can be drawn."""
+
+    def __init__(self) -> None:
+        super().__init__("the model's logits are not finite (NaN or infinite)")
+
 
 @dataclass(frozen=True)
 class Sampler:
@@ -17,9 +27,10 @@ class Sampler:
     generator: torch.Generator | None = None
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """(n, V) → (n,) token ids."""
+        """(n, V) → (n,) token ids, or NOT_FINITE; without waiting for the device."""
         if self.temperature == 0.0:
-            return logits.argmax(-1)
+            tokens = logits.argmax(-1)  # a NaN or an infinite one, if there is any
+            return _checked(tokens, logits.gather(-1, tokens[:, None])[:, 0])
         x = logits.float() / self.temperature
         if self.top_k:
             kth = torch.topk(x, min(self.top_k, x.shape[-1])).values[:, -1:]
@@ -43,4 +54,8 @@ class Sampler:
         )
         # Rounding must not reach the total: past the last token with any probability.
         point = torch.minimum(u * total, torch.nextafter(total, torch.zeros_like(total)))
-        return torch.searchsorted(cumulative, point, right=True)[:, 0]
+        return _checked(torch.searchsorted(cumulative, point, right=True)[:, 0], total[:, 0])
+
+
+def _checked(tokens: Tensor, values: Tensor) -> Tensor:
+    return torch.where(values.isfinite(), tokens, NOT_FINITE)

@@ -1,0 +1,84 @@
+"""The facts about a model that a recipe must fit, read from its files: no torch, no network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What is known of a model; None for what is not."""
+
+    linear_layers: frozenset[str] | None = None
+    """Full names of the modules that can get an adapter."""
+    num_positions: int | None = None
+    """Tokens of the longest sequence."""
+    num_embeddings: int | None = None
+    """Rows of the input embedding."""
+    num_tokens: int | None = None
+    """The tokenizer's largest id and one."""
+    own_code_of: str | None = None
+    """The model type, where it is implemented in files beside the weights."""
+
+
+def facts_in(folder: Path) -> ModelFacts:
+    """Read the facts from a saved model; what cannot be read there is left to its loading."""
+    config = _json(folder / "config.json")
+    nested = config.get("text_config")
+    text: dict[str, Any] = nested if isinstance(nested, dict) else config
+    return ModelFacts(
+        linear_layers=_linear_layers(folder),
+        num_positions=num_positions(text),
+        num_embeddings=text.get("vocab_size"),
+        num_tokens=_num_tokens(_json(folder / "tokenizer.json")),
+        own_code_of=config.get("model_type", "") if "auto_map" in config else None,
+    )
+
+
+def num_positions(config: dict[str, Any]) -> int | None:
+    """Return the longest sequence of a configuration, with the factor by which RoPE stretches it.
+
+    A model whose positions are computed without any limit declares none.
+    """
+    declared = config.get("max_position_embeddings") or config.get("n_positions")
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    factor = rope.get("factor") or 1
+    return int(declared * factor) if declared and declared > 0 else None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError):
+        tree = json.loads(path.read_text("utf-8"))
+        if isinstance(tree, dict):
+            return tree
+    return {}
+
+
+def _linear_layers(folder: Path) -> frozenset[str] | None:
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        names = {name for path in folder.glob("*.safetensors") for name in _matrices(path)}
+        return frozenset(names) or None
+    return None
+
+
+def _matrices(path: Path) -> Iterator[str]:
+    """The modules that hold a two-dimensional tensor, by the header of a safetensors file."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    for name, tensor in header.items():
+        if name != "__metadata__" and len(tensor["shape"]) == 2:
+            yield name.rpartition(".")[0]
+
+
+def _num_tokens(tokenizer: dict[str, Any]) -> int | None:
+    with suppress(KeyError, TypeError, ValueError):
+        vocabulary = tokenizer["model"]["vocab"]
+        ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
+        added = [token["id"] for token in tokenizer.get("added_tokens") or ()]
+        return 1 + int(max(*ids, *added))
+    return None
