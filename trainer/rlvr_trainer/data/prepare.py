@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import statistics
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -185,7 +186,10 @@ def _check_number(row: Row) -> None:
 
 
 def _question_key(row: Row) -> str:
-    return " ".join(row.question.split()).casefold()
+    """Return the same key for questions that read the same, however they are encoded."""
+    visible = "".join(char for char in row.question if unicodedata.category(char) != "Cf")
+    folded = unicodedata.normalize("NFD", visible).casefold()
+    return unicodedata.normalize("NFC", " ".join(folded.split()))
 
 
 def _unique(rows: Sequence[Row], read: Quarantine) -> list[Row]:

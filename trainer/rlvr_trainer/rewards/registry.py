@@ -84,17 +84,17 @@ def try_rewards(rewards: Mapping[str, Reward], layout: PromptLayout, rows: Seque
     """
     tried = rows[:NUM_TRIED]
     for reward in rewards.values():
-        failures = []
+        failures: list[Unverifiable] = []
         for row in tried:
             try:
                 reward.verify(layout.completion(row), row.columns)
             except Unverifiable as error:
-                failures.append(str(error))
+                failures.append(error)
         if failures and 2 * len(failures) >= len(tried):
             raise ConfigError(
                 f"{failures[0]} and its gold completion, as on {len(failures)} of {len(tried)} "
                 "rows tried; mend it: a reward takes (completion, row) and returns a number"
-            )
+            ) from failures[0]
 
 
 def first_failure(rewards: Mapping[str, Verifier]) -> str:
