@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlvr_trainer.errors import CheckpointError, RLVRError
+from rlvr_trainer.errors import CheckpointError, RewardError, RLVRError
 from rlvr_trainer.events import read_events
 from rlvr_trainer.models import load_adapter, load_model, load_tokenizer
 from rlvr_trainer.publish import merged_model, publish
@@ -125,8 +125,36 @@ def test_a_run_that_learns_nothing_fails(tiny_model_dir: Path, tmp_path: Path) -
     (tmp_path / "reward.py").write_text("def vowels(completion, row):\n    return 1.0\n")
     run_dir = prepared_run(recipe, tmp_path / "run")
     assert train(run_dir, check=False) == RLVRError.exit_code
-    assert "the adapter did not change" in (run_dir / "train.log").read_text()
+    log = (run_dir / "train.log").read_text()
+    assert "the adapter did not change" in log
+    assert "all completions were cut at sampling.max_completion_tokens = 8 (raise it)" in log
+    assert "every group had equal rewards" in log
+    assert "the learning rate was 0" not in log
     assert not (run_dir / "adapter").exists()
+
+
+@pytest.mark.parametrize(("fails_of_four", "told"), [(4, "16 of 16"), (2, "8 of 16")])
+def test_a_reward_that_fails_on_completions_ends_a_short_run_with_its_own_code(
+    tiny_model_dir: Path, tmp_path: Path, fails_of_four: int, told: str
+) -> None:
+    recipe = recipe_for(tiny_model_dir, tmp_path)
+    (tmp_path / "reward.py").write_text(
+        "calls = 0\n"
+        "def vowels(completion, row):\n"
+        "    global calls\n"
+        "    if 'The final answer is' in completion: return 1.0\n"
+        "    calls += 1\n"
+        f"    if calls % 4 < {fails_of_four}: raise KeyError('topic')\n"
+        "    return calls / 40\n"
+    )
+    run_dir = prepared_run(recipe, tmp_path / "run")
+    assert train(run_dir, check=False) == RewardError.exit_code
+    log = (run_dir / "train.log").read_text()
+    assert f"{told} completions could not be verified" in log
+    assert "reward.py:vowels raised KeyError: 'topic', on row train-" in log
+    assert "equal rewards" not in log
+    assert not (run_dir / "adapter").exists()
+    assert train(run_dir, check=False) == RewardError.exit_code  # not a finished training
 
 
 def test_a_finished_run_is_not_trained_again(trained: Path) -> None:

@@ -498,6 +498,9 @@ def test_a_template_that_is_never_rewarded_is_a_configuration_error(
 ) -> None:
     with pytest.raises(ConfigError, match="make them agree"):
         run(tmp_path / "d", train=hundred, prompt={"solution_template": " Answer: {answer}"})
+    cut = {"solution_template": "\nA: {solution}\n#### The final answer is {answer}", "stop": "A:"}
+    with pytest.raises(ConfigError, match=r"a line begins with prompt\.stop 'A:'"):
+        run(tmp_path / "d", train=hundred, prompt=cut)
     own = {"solution_template": " Answer: {answer}", "answer_marker": "Answer:"}
     run(tmp_path / "agrees", train=hundred, prompt=own)
     mine = {"mine": {"function": "my.module:reward"}}

@@ -25,7 +25,12 @@ from rlvr_trainer.data.quarantine import Quarantine
 from rlvr_trainer.data.sources import Record, read_source
 from rlvr_trainer.errors import ConfigError, DataError
 from rlvr_trainer.prompt import PromptLayout
-from rlvr_trainer.rewards import correctness_reward, judges_numbers, normalise_answer
+from rlvr_trainer.rewards import (
+    correctness_reward,
+    cut_at_stop,
+    judges_numbers,
+    normalise_answer,
+)
 from rlvr_trainer.suggest import did_you_mean
 from rlvr_trainer.tasks import Row, Split, Task, UnusableRow, load_task
 
@@ -285,9 +290,15 @@ def _rewarded(recipe: Recipe, rows: Sequence[Row]) -> list[Row]:
 
     for row in rows[:1]:
         plain = replace(row, solution="")
+        text = layout.completion(plain)
+        if cut_at_stop(text, prompt.stop) != text:
+            raise ConfigError(
+                f"prompt.solution_template gives {text!r}, in which a line begins with prompt.stop "
+                f"{prompt.stop!r}, so that a completion like it is cut there; take another stop"
+            )
         if not rewarded(plain):
             raise ConfigError(
-                f"prompt.solution_template gives {layout.completion(plain)!r}, in which no line is "
+                f"prompt.solution_template gives {text!r}, in which no line is "
                 f"prompt.answer_marker {prompt.answer_marker!r} and the answer {row.answer}, so "
                 "that no completion like it is rewarded; make them agree"
             )
