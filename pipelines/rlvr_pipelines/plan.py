@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rlvr_components.jobs import JobSpec, training_job
@@ -19,7 +17,7 @@ from rlvr_trainer.batch import batch_of
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.launch.environment import num_gpus
 from rlvr_trainer.recipe import Recipe
-from rlvr_trainer.rewards import Reward, build_rewards, try_rewards
+from rlvr_trainer.rewards import build_rewards
 
 if TYPE_CHECKING:
     from rlvr_pipelines.cluster_plan import ClusterJob
@@ -87,42 +85,35 @@ class Plan:
 def plan(recipe: Recipe, run_dir: Path) -> Plan:
     """Compose the plan of a run on this machine; reads the rows where they are here.
 
-    Tries the rewards on the rows. Raises ConfigError, DataError.
+    Raises ConfigError, for rewards that cannot be loaded or fail on gold completions too, and
+    DataError.
     """
-    rewards = build_rewards(recipe)
+    build_rewards(recipe)
     gpus = num_gpus()
     job = training_job(recipe, run_dir.resolve(), os.environ, num_gpus=gpus)
     world_size = max(gpus, 1)
     rendered = LocalBackend().render(job)
-    sizes = _sizes(recipe, world_size, rewards)
-    return Plan(recipe, run_dir, world_size, sizes, job, rendered)
+    return Plan(recipe, run_dir, world_size, _sizes(recipe, world_size), job, rendered)
 
 
 def plan_in_cluster(recipe: Recipe, run_dir: Path, job: ClusterJob) -> Plan:
     """Likewise of a run whose model steps are jobs. Raises ConfigError for what does not fit."""
-    try:
-        rewards = build_rewards(recipe)
-    except ConfigError:  # pods have other files and packages
-        rewards = {}
-    sizes = _sizes(recipe, job.world_size, rewards)
+    sizes = _sizes(recipe, job.world_size)
     return Plan(recipe, run_dir, job.world_size, sizes, job.spec, job.manifest)
 
 
-def _sizes(recipe: Recipe, world_size: int, rewards: Mapping[str, Reward]) -> Sizes | None:
+def _sizes(recipe: Recipe, world_size: int) -> Sizes | None:
     batch_of(recipe, world_size)  # also where the rows are elsewhere
     remote = any(
         source.startswith(REMOTE_SCHEMES) for source in (recipe.data.train, recipe.data.test)
     )
-    return None if remote else measure(recipe, world_size, rewards)
+    return None if remote else measure(recipe, world_size)
 
 
-def measure(
-    recipe: Recipe, world_size: int = 1, rewards: Mapping[str, Reward] = MappingProxyType({})
-) -> Sizes:
+def measure(recipe: Recipe, world_size: int = 1) -> Sizes:
     """Prepare the rows aside and count; lengths in tokens are estimates from the characters.
 
-    Raises ConfigError when there are fewer rows than one step takes, or one of the `rewards` fails
-    on their gold completions; DataError.
+    Raises ConfigError when there are fewer rows than one step takes, DataError.
     """
     from rlvr_trainer.data import load_exemplars, load_rows, prepare
     from rlvr_trainer.prompt import PromptLayout
@@ -132,7 +123,6 @@ def measure(
         manifest = prepare(recipe, data_dir, count_tokens=lambda text: 0)
         layout = PromptLayout(recipe.prompt, load_exemplars(data_dir))
         rows = load_rows(data_dir, "train")
-    try_rewards(rewards, layout, rows)
     counts = manifest["counts"]
     header = _tokens(len(layout.header(recipe.prompt.num_shots)))
     question = _tokens(mean(len(layout.question(row)) for row in rows))

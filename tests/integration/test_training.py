@@ -133,24 +133,19 @@ def test_a_run_that_learns_nothing_fails(tiny_model_dir: Path, tmp_path: Path) -
     assert not (run_dir / "adapter").exists()
 
 
-@pytest.mark.parametrize(("fails_of_four", "told"), [(4, "16 of 16"), (2, "8 of 16")])
 def test_a_reward_that_fails_on_completions_ends_a_short_run_with_its_own_code(
-    tiny_model_dir: Path, tmp_path: Path, fails_of_four: int, told: str
+    tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     recipe = recipe_for(tiny_model_dir, tmp_path)
     (tmp_path / "reward.py").write_text(
-        "calls = 0\n"
         "def vowels(completion, row):\n"
-        "    global calls\n"
         "    if 'The final answer is' in completion: return 1.0\n"
-        "    calls += 1\n"
-        f"    if calls % 4 < {fails_of_four}: raise KeyError('topic')\n"
-        "    return calls / 40\n"
+        "    raise KeyError('topic')\n"
     )
     run_dir = prepared_run(recipe, tmp_path / "run")
     assert train(run_dir, check=False) == RewardError.exit_code
     log = (run_dir / "train.log").read_text()
-    assert f"{told} completions could not be verified" in log
+    assert "16 of 16 completions could not be verified" in log
     assert "reward.py:vowels raised KeyError: 'topic', on row train-" in log
     assert "equal rewards" not in log
     assert not (run_dir / "adapter").exists()

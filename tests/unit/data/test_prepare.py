@@ -533,6 +533,16 @@ def test_an_answer_that_nothing_can_judge_is_set_aside(tmp_path: Path) -> None:
     assert len(ids(tmp_path / "judged", "test")) == 4
 
 
+def test_a_reward_that_fails_on_gold_completions_is_a_configuration_error(
+    tmp_path: Path, hundred: str
+) -> None:
+    (tmp_path / "mine.py").write_text("def f(completion, row): return row['topic']")
+    mine = {"mine": {"function": f"{tmp_path}/mine.py:f"}}
+    with pytest.raises(ConfigError, match=r"mine\.py:f raised KeyError: 'topic', on row train-"):
+        run(tmp_path / "d", train=hundred, rewards=mine)
+    assert not (tmp_path / "d").exists()
+
+
 @pytest.mark.parametrize("gives", ["None", "Row(id, 'q', 5)"])
 def test_a_task_that_gives_no_row_is_told_so(gives: str, tmp_path: Path, hundred: str) -> None:
     code = CAPITALS.replace('Row(id, raw["question"], raw["answer"])', gives)

@@ -26,10 +26,13 @@ from rlvr_trainer.data.sources import Record, read_source
 from rlvr_trainer.errors import ConfigError, DataError
 from rlvr_trainer.prompt import PromptLayout
 from rlvr_trainer.rewards import (
+    Reward,
+    build_rewards,
     correctness_reward,
     cut_at_stop,
     judges_numbers,
     normalise_answer,
+    try_rewards,
 )
 from rlvr_trainer.suggest import did_you_mean
 from rlvr_trainer.tasks import Row, Split, Task, UnusableRow, load_task
@@ -53,7 +56,7 @@ def prepare(
     A row is over-long when its prompt and the longest completion exceed the context: for training
     rows at the trained shots, for test rows at the most shots that are evaluated.
 
-    Raises ConfigError (templates, a header longer than the context, an unwritable folder),
+    Raises ConfigError (templates, rewards, a header longer than the context, an unwritable folder),
     DataError (unreadable or empty sources, too many unusable rows, unknown ids) and PlatformError
     (a full disk).
     """
@@ -92,6 +95,7 @@ def prepare(
     for split, rows in (("train", train), ("test", test)):
         if not rows:
             raise DataError(f"no row is left for the {split} split of {read.describe()}; add rows")
+    try_rewards(_loadable_rewards(recipe), layout, train)
     if recipe.data.repeat_to_batch:
         batch = recipe.device_generation_batch_size // recipe.sampling.num_generations
         train = repeat_rows(train, batch)
@@ -303,6 +307,14 @@ def _rewarded(recipe: Recipe, rows: Sequence[Row]) -> list[Row]:
                 "that no completion like it is rewarded; make them agree"
             )
     return [row for row in rows if rewarded(row)]
+
+
+def _loadable_rewards(recipe: Recipe) -> dict[str, Reward]:
+    """Build the rewards; none where their code is only where they are used, such as in a pod."""
+    try:
+        return build_rewards(recipe)
+    except ConfigError:
+        return {}
 
 
 def _count_headers(
