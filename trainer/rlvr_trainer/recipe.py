@@ -47,7 +47,7 @@ class DataSection(Section):
 
     train: str = ""
     """Training rows: a path, `s3://bucket/key` or `hub://owner/name@revision?config=…&split=…`
-    (JSONL or Parquet). Empty: the task's own rows."""
+    (JSONL, a JSON array or Parquet). Empty: the task's own rows."""
     test: str = ""
     """Test rows, likewise. Empty: the task's own, or `test_fraction` of the training rows when
     `train` is given."""

@@ -80,6 +80,13 @@ def test_a_users_failing_function_gives_none_and_is_logged_once(
     assert "my_rewards.py:mine" in caplog.text
 
 
+def test_a_reward_that_changes_its_row_leaves_the_others_theirs(tmp_path: Path) -> None:
+    (tmp_path / "pops.py").write_text("def pops(completion, row): return len(row.pop('answer'))")
+    pops = {"pops": {"function": f"{tmp_path}/pops.py:pops"}, "correctness": {}}
+    rewards = build_rewards(recipe(rewards=pops))
+    assert score(rewards, RIGHT, ROW) == {"pops": 2.0, "correctness": 1.0}
+
+
 def test_a_failure_of_one_reward_takes_the_completion_from_all(tmp_path: Path) -> None:
     file = tmp_path / "failing.py"
     file.write_text("def fails(completion, row): raise RuntimeError", "utf-8")

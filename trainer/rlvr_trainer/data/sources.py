@@ -97,10 +97,10 @@ def _read_json(file: Iterable[bytes], name: str, source: str) -> Iterator[Record
             f"{source} has JSON objects over several lines; write one object a line, or an array "
             "of objects"
         )
-    numbered = chain([first], lines)
+    numbered: Iterable[tuple[int, bytes]] = chain([first], lines)
     if start.startswith(b"["):
-        numbered = list(numbered)
-        array = _array(b"".join(line for _, line in numbered), start, source)
+        numbered = whole = list(numbered)
+        array = _array(b"".join(line for _, line in whole), start, source)
         if array is not None:
             yield from (_record(raw, f"{name}[{index}]") for index, raw in enumerate(array))
             return

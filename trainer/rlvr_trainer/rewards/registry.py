@@ -53,7 +53,7 @@ class Reward:
     def verify(self, completion: str, row: Mapping[str, Any]) -> float:
         """Return the reward. Raises Unverifiable, which names reward, reason and row."""
         try:
-            return _number(self._function(completion, row))
+            return _number(self._function(completion, dict(row)))  # its own, to change as it likes
         except (Exception, SystemExit) as error:
             raised = "" if isinstance(error, Unverifiable) else f"raised {type(error).__name__}: "
             reason = " ".join(f"{raised}{error}".split())[:MAX_REASON_CHARACTERS]
