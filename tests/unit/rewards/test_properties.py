@@ -100,11 +100,11 @@ def test_time_is_linear_in_the_length_of_a_completion(piece: str) -> None:
         text = f"x\n{MARKER} " + piece * (length // len(piece))
         best = float("inf")
         for _ in range(3):
-            start = time.perf_counter()
+            start = time.process_time()
             format_reward(text)
             correctness_reward(text, "42")
             last_number(text)
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.process_time() - start)
         return best
 
     # Eight times the length: a quadratic function would take 64 times as long.
