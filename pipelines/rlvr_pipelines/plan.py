@@ -18,6 +18,7 @@ from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.launch.environment import num_gpus
 from rlvr_trainer.models.fit import check_local_model
 from rlvr_trainer.recipe import NOTHING_LEARNT_IN_ONE_STEP, Recipe
+from rlvr_trainer.rewards import build_rewards
 
 if TYPE_CHECKING:
     from rlvr_pipelines.cluster_plan import ClusterJob
@@ -85,8 +86,10 @@ class Plan:
 def plan(recipe: Recipe, run_dir: Path) -> Plan:
     """Compose the plan of a run on this machine; reads the rows where they are here.
 
-    Raises what reading them raises: ConfigError, DataError.
+    Raises ConfigError, for rewards that cannot be loaded or fail on gold completions too, and
+    DataError.
     """
+    build_rewards(recipe)
     gpus = num_gpus()
     job = training_job(recipe, run_dir.resolve(), os.environ, num_gpus=gpus)
     world_size = max(gpus, 1)

@@ -174,3 +174,29 @@ def test_a_file_with_a_broken_row_names_its_line(tmp_path: Path) -> None:
     assert "rows.jsonl:50" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run" / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "cause"),
+    [
+        ("row['topic']", "raised KeyError: 'topic', on row t"),
+        ("None", "returned None, not a finite number, on row t"),
+        ("(1.0, 'good')", "returned (1.0, 'good'), a tuple, not a finite number, on row t"),
+    ],
+)
+def test_a_reward_that_cannot_work_is_found_in_a_plan_and_before_anything_is_evaluated(
+    tiny_model_dir: Path, tmp_path: Path, body: str, cause: str
+) -> None:
+    (tmp_path / "mine.py").write_text(f"def mine(completion, row):\n    return {body}\n")
+    sets = [f"model.name={tiny_model_dir}", "model.dtype=fp32", *TINY]
+    sets.append(f"rewards.mine={{function: '{tmp_path}/mine.py:mine'}}")
+    arguments = [
+        *(str(own_task(tmp_path, tiny_model_dir)), "--run-dir", str(tmp_path / "run")),
+        *(part for override in sets for part in ("--set", override)),
+    ]
+    for verb in ("plan", "run") if body == "None" else ("plan",):
+        done = rlvr(verb, *arguments)
+        assert done.returncode == 2, done.stderr
+        assert f"rewards.mine.function: {tmp_path}/mine.py:mine {cause}" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert "Evaluate base model" not in done.stderr

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlvr_trainer.errors import CheckpointError, Diverged, RLVRError
+from rlvr_trainer.errors import CheckpointError, Diverged, RewardError, RLVRError
 from rlvr_trainer.events import read_events
 from rlvr_trainer.models import load_adapter, load_model, load_tokenizer
 from rlvr_trainer.publish import merged_model, publish
@@ -124,8 +124,31 @@ def test_a_run_that_learns_nothing_fails(tiny_model_dir: Path, tmp_path: Path) -
     (tmp_path / "reward.py").write_text("def vowels(completion, row):\n    return 1.0\n")
     run_dir = prepared_run(recipe, tmp_path / "run")
     assert train(run_dir, check=False) == RLVRError.exit_code
-    assert "the adapter did not change" in (run_dir / "train.log").read_text()
+    log = (run_dir / "train.log").read_text()
+    assert "the adapter did not change" in log
+    assert "all completions were cut at sampling.max_completion_tokens = 8 (raise it)" in log
+    assert "every group had equal rewards" in log
+    assert "the learning rate was 0" not in log
     assert not (run_dir / "adapter").exists()
+
+
+def test_a_reward_that_fails_on_completions_ends_a_short_run_with_its_own_code(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_for(tiny_model_dir, tmp_path)
+    (tmp_path / "reward.py").write_text(
+        "def vowels(completion, row):\n"
+        "    if 'The final answer is' in completion: return 1.0\n"
+        "    raise KeyError('topic')\n"
+    )
+    run_dir = prepared_run(recipe, tmp_path / "run")
+    assert train(run_dir, check=False) == RewardError.exit_code
+    log = (run_dir / "train.log").read_text()
+    assert "16 of 16 completions could not be verified" in log
+    assert "reward.py:vowels raised KeyError: 'topic', on row train-" in log
+    assert "equal rewards" not in log
+    assert not (run_dir / "adapter").exists()
+    assert train(run_dir, check=False) == RewardError.exit_code  # not a finished training
 
 
 def test_a_finished_run_is_not_trained_again(trained: Path) -> None:

@@ -25,13 +25,14 @@ from rlvr_trainer.models import check_loaded, load_model, load_tokenizer, load_t
 from rlvr_trainer.prompt import PromptLayout
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.rewards import (
-    Verifier,
+    Reward,
     build_judge,
     build_rewards,
     extract_answer,
     format_reward,
     is_correct_number,
     last_number,
+    try_rewards,
 )
 from rlvr_trainer.shards import Batch, Shard, batches, evaluated_rows, greedy_batches
 from rlvr_trainer.shared_prefix import LogitsNotFinite
@@ -87,7 +88,7 @@ class Evaluator:
     """Rows of which a completion could not be judged; it counts as wrong."""
 
     @cached_property
-    def judge(self) -> Verifier:
+    def judge(self) -> Reward:
         """What says whether a completion is correct."""
         return build_judge(self.recipe)
 
@@ -167,11 +168,17 @@ def evaluate_shard(
 ) -> list[dict[str, Any]]:
     """The samples of one part of the evaluation, in order.
 
-    Raises ConfigError for a reward that cannot be loaded, before the model is, and RewardError when
-    more completions than `training.max_verifier_failures` cannot be judged.
+    Raises ConfigError for a reward that cannot be loaded or fails on gold completions, before the
+    model is loaded, and RewardError when more completions than `training.max_verifier_failures`
+    cannot be judged.
     """
-    build_rewards(recipe)  # of which training would find out after the evaluation
-    wanted = shard.of(batches(recipe, evaluated_rows(recipe, data_dir)))
+    rewards = build_rewards(recipe)  # of which training would find out after the evaluation
+    rows, layout = (
+        evaluated_rows(recipe, data_dir),
+        PromptLayout(recipe.prompt, load_exemplars(data_dir)),
+    )
+    try_rewards(rewards, layout, rows)
+    wanted = shard.of(batches(recipe, rows))
     if not wanted:  # more parts than batches
         return []
     tokenizer = load_tokenizer(recipe.model)
@@ -182,7 +189,6 @@ def evaluate_shard(
         model = load_trained(recipe, adapter_dir)
     if torch.cuda.is_available() and not recipe.quantization:  # a quantised one is there already
         model.to("cuda")
-    layout = PromptLayout(recipe.prompt, load_exemplars(data_dir))
     evaluator = Evaluator(recipe, model.eval(), tokenizer, layout, label)
     samples = [asdict(sample) for sample in _with_progress(evaluator, wanted)]
     _check_judged(evaluator, len(samples))
@@ -201,7 +207,7 @@ def _check_judged(evaluator: Evaluator, num_samples: int) -> None:
     if len(failed) > recipe.training.max_verifier_failures * num_samples:
         raise RewardError(
             f"{what}, over training.max_verifier_failures = "
-            f"{recipe.training.max_verifier_failures}; the log has the first error: mend the reward"
+            f"{recipe.training.max_verifier_failures}; mend the reward: {evaluator.judge.failure}"
         )
     logger.warning("%s; they count as wrong", what)
 

@@ -53,7 +53,7 @@ class DataSection(Section):
 
     train: str = ""
     """Training rows: a path, `s3://bucket/key` or `hub://owner/name@revision?config=…&split=…`
-    (JSONL or Parquet). Empty: the task's own rows."""
+    (JSONL, a JSON array or Parquet). Empty: the task's own rows."""
     test: str = ""
     """Test rows, likewise. Empty: the task's own, or `test_fraction` of the training rows when
     `train` is given."""
@@ -113,6 +113,16 @@ class PromptSection(Section):
     def _one_line(cls, value: str) -> str:
         if not value.strip() or "\n" in value:
             raise ValueError(f"{value!r} must be one line that is not blank")
+        return value
+
+    @field_validator("answer_marker")
+    @classmethod
+    def _opens_a_line(cls, value: str) -> str:
+        if value != value.lstrip():
+            raise ValueError(
+                f"{value!r} begins with a blank, and lines are read without blanks around them; "
+                f"write {value.lstrip()!r}"
+            )
         return value
 
 
@@ -389,6 +399,13 @@ class Recipe(Section):
                     f"{where}.max_completion_tokens = {tokens} leaves no room for a prompt in "
                     f"model.context_length = {self.model.context_length}; lower it"
                 )
+        marker, stop = self.prompt.answer_marker, self.prompt.stop
+        if self._reads_marker and (marker.startswith(stop) or stop.startswith(marker)):
+            raise ValueError(
+                f"prompt.stop = {stop!r} and prompt.answer_marker = {marker!r} begin the same "
+                "line, so that a completion ends before its answer and is never rewarded; take "
+                "another stop, which begins the next question"
+            )
         judge = self.evaluation.correct_by
         if judge not in {*self.rewards, "correctness"}:
             raise ValueError(
@@ -424,6 +441,12 @@ class Recipe(Section):
                 "importance ratios are too small by the share that is cut off; leave out what "
                 "truncates, or grpo.use_vllm"
             )
+
+    @property
+    def _reads_marker(self) -> bool:
+        """True where a reward of ours, which reads the answer's line, rewards or judges."""
+        names = {*self.rewards, self.evaluation.correct_by}
+        return any(name not in self.rewards or not self.rewards[name].function for name in names)
 
     @property
     def evaluated_shots(self) -> tuple[int, ...]:

@@ -26,14 +26,18 @@ class _Loader(yaml.SafeLoader):
     `3e-4` is a number, `010` is ten, `on`, `off`, `1:30` and dates are words; a key stands once.
     """
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for (key, _), value in zip(node.value, keys, strict=True):
-            if keys.count(value) > 1:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Refuse a key that stands twice, as it is written: merge keys (`<<`) come later."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else key
+            if name in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {value!r} is there twice", key.start_mark
+                    None, None, f"the key {key.value!r} is there twice", key.start_mark
                 )
-        return super().construct_mapping(node, deep)
+            seen.add(name)
+        return node
 
 
 _BOOL, _FLOAT, _INT = (f"tag:yaml.org,2002:{name}" for name in ("bool", "float", "int"))

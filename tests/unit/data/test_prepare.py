@@ -245,6 +245,29 @@ def test_unusable_rows_are_set_aside_with_their_place_and_reason(tmp_path: Path)
         assert len(json.loads(line)["excerpt"]) <= 200
 
 
+@pytest.mark.parametrize(
+    "same",
+    [
+        "Combien co\u00fbte le the\u0301 ?",
+        "Combien cou\u0302te le th\u00e9 ?",
+        "COMBIEN CO\u00dbTE\u00a0le TH\u00c9 ?",
+        "Combien\u200b co\u00ad\u00fbte le\nth\u00e9 ?\ufeff",
+    ],
+)
+def test_a_question_is_the_same_however_it_is_encoded(tmp_path: Path, same: str) -> None:
+    asked = {"question": "Combien co\u00fbte le th\u00e9 ?", "answer": 3}
+    train = jsonl(tmp_path / "train.jsonl", [*map(row, range(50)), {"question": same, "answer": 3}])
+    test = jsonl(tmp_path / "test.jsonl", [asked, *map(row, range(1000, 1050))])
+    run(tmp_path / "d", train=train, test=test, max_quarantined_fraction=0.1)
+    assert quarantined(tmp_path / "d") == [("train.jsonl:51", "duplicate")]
+
+
+def test_questions_that_only_look_alike_are_two(tmp_path: Path) -> None:
+    rows = [{"question": "What is x\u00b2?", "answer": 4}, {"question": "What is x2?", "answer": 4}]
+    train = jsonl(tmp_path / "train.jsonl", [*map(row, range(50)), *rows])
+    assert run(tmp_path / "d", train=train)["counts"]["quarantined"] == 0
+
+
 def test_broken_json_in_row_5000_is_found_by_its_line(tmp_path: Path) -> None:
     rows = [*map(row, range(6000))]
     train = jsonl(tmp_path / "train.jsonl", [*rows[:4999], '{"question": 1,', *rows[5000:]])
@@ -325,6 +348,43 @@ def test_gzip_and_parquet_give_the_same_rows_as_jsonl(tmp_path: Path, hundred: s
         assert load_rows(tmp_path / "d", "train") == expected
 
 
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("name", ["rows.json", "ROWS.JSON", "rows.jsonl", "rows.json.gz"])
+def test_a_json_array_is_rows(tmp_path: Path, hundred: str, name: str, indent: int | None) -> None:
+    content = b"\xef\xbb\xbf\n" + json.dumps([row(i) for i in range(100)], indent=indent).encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    run(tmp_path / "plain", train=hundred)
+    run(tmp_path / "d", train=str(tmp_path / name))
+    assert load_rows(tmp_path / "d", "train") == load_rows(tmp_path / "plain", "train")
+
+
+def test_what_is_no_row_in_a_json_array_is_found_by_its_index(tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text(json.dumps([*map(row, range(150)), 7]))
+    run(tmp_path / "d", train=str(tmp_path / "rows.json"))
+    assert quarantined(tmp_path / "d") == [("rows.json[150]", "malformed")]
+
+
+def test_a_first_line_that_is_an_array_costs_only_itself(tmp_path: Path) -> None:
+    train = jsonl(tmp_path / "rows.jsonl", ["[1, 2]", *map(row, range(150))])
+    run(tmp_path / "d", train=train)
+    assert quarantined(tmp_path / "d") == [("rows.jsonl:1", "malformed")]
+
+
+@pytest.mark.parametrize(
+    "name", ["ROWS.JSONL", "Rows.NdJson", "rows.JSONL.GZ", "rows.ndjson.gz", "ROWS.PARQUET"]
+)
+def test_capitals_in_a_file_name_change_nothing(tmp_path: Path, hundred: str, name: str) -> None:
+    source = tmp_path / name
+    if name.lower().endswith("parquet"):
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([*map(row, range(100))]), source)
+    else:
+        content = Path(hundred).read_bytes()
+        source.write_bytes(gzip.compress(content) if name.lower().endswith("gz") else content)
+    run(tmp_path / "plain", train=hundred)
+    run(tmp_path / "d", train=str(source))
+    assert load_rows(tmp_path / "d", "train") == load_rows(tmp_path / "plain", "train")
+
+
 def test_parquet_columns_that_json_does_not_know_are_kept_as_text(tmp_path: Path) -> None:
     table = pyarrow.Table.from_pylist([row(i, day=date(2024, 2, 29)) for i in range(30)])
     pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
@@ -345,6 +405,14 @@ def test_parquet_columns_that_json_does_not_know_are_kept_as_text(tmp_path: Path
             "cannot be read after",
         ),
         ("broken.parquet", b"no parquet", "is not a readable Parquet file"),
+        (
+            "cut.json",
+            b'[\n{"question": "?", "answer": 1},\n{"que',
+            "begins as a JSON array and is not",
+        ),
+        ("deep.json", b"[" * 100_000, "begins as a JSON array and is not"),
+        ("rows.json", b'{\n"question": "?",\n"answer": 1\n}\n', "write one object a line"),
+        ("wide.jsonl", '{"question": "?"}'.encode("utf-16"), "is UTF-16; write it as UTF-8"),
     ],
 )
 def test_a_source_that_cannot_be_read_is_a_data_error(
@@ -430,6 +498,9 @@ def test_a_template_that_is_never_rewarded_is_a_configuration_error(
 ) -> None:
     with pytest.raises(ConfigError, match="make them agree"):
         run(tmp_path / "d", train=hundred, prompt={"solution_template": " Answer: {answer}"})
+    cut = {"solution_template": "\nA: {solution}\n#### The final answer is {answer}", "stop": "A:"}
+    with pytest.raises(ConfigError, match=r"a line begins with prompt\.stop 'A:'"):
+        run(tmp_path / "d", train=hundred, prompt=cut)
     own = {"solution_template": " Answer: {answer}", "answer_marker": "Answer:"}
     run(tmp_path / "agrees", train=hundred, prompt=own)
     mine = {"mine": {"function": "my.module:reward"}}
@@ -460,6 +531,16 @@ def test_an_answer_that_nothing_can_judge_is_set_aside(tmp_path: Path) -> None:
         run(tmp_path / "d", **options)
     run(tmp_path / "judged", **options, evaluation={"correct_by": "same"})
     assert len(ids(tmp_path / "judged", "test")) == 4
+
+
+def test_a_reward_that_fails_on_gold_completions_is_a_configuration_error(
+    tmp_path: Path, hundred: str
+) -> None:
+    (tmp_path / "mine.py").write_text("def f(completion, row): return row['topic']")
+    mine = {"mine": {"function": f"{tmp_path}/mine.py:f"}}
+    with pytest.raises(ConfigError, match=r"mine\.py:f raised KeyError: 'topic', on row train-"):
+        run(tmp_path / "d", train=hundred, rewards=mine)
+    assert not (tmp_path / "d").exists()
 
 
 @pytest.mark.parametrize("gives", ["None", "Row(id, 'q', 5)"])

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import pytest
 
+from rlvr_trainer.data import prepare
 from rlvr_trainer.errors import ConfigError, RewardError
 from rlvr_trainer.evaluate_model import Evaluator, _check_judged, evaluate_shard
 from rlvr_trainer.generation import Completion
@@ -78,7 +79,9 @@ def test_what_cannot_be_judged_is_told_and_too_much_of_it_is_an_error(
     assert not evaluator._judge(ROWS[3], Completion([], "?", finished=True), 0).correct
     _check_judged(evaluator, 20)
     assert "1 of 20 completions could not be judged" in caplog.text
-    with pytest.raises(RewardError, match=r"1 of 19 .* first that of train-3, over"):
+    with pytest.raises(
+        RewardError, match=r"1 of 19 .* first that of train-3, over .*returned None"
+    ):
         _check_judged(evaluator, 19)
 
 
@@ -93,3 +96,18 @@ def test_a_reward_that_cannot_be_loaded_costs_no_evaluation(
     )
     with pytest.raises(ConfigError, match=r"rewards\.f\.function"):
         evaluate_shard(recipe, tmp_path / "no-data", Shard(), label="before")
+
+
+def test_a_reward_that_fails_on_a_gold_completion_costs_no_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text("def f(completion, row): return row['topic']")
+    tree = {"name": "x", "task": "arithmetic", "model": {"name": "embedded:x"}}
+    mine = {"f": {"function": f"{tmp_path}/mine.py:f"}}
+    # prepared before the reward was named, or where its code is not
+    prepare(parse_recipe(tree), tmp_path / "data", count_tokens=len)
+    monkeypatch.setattr("rlvr_trainer.evaluate.load_model", None)
+    with pytest.raises(ConfigError, match=r"mine\.py:f raised KeyError: 'topic', on row test-0"):
+        evaluate_shard(
+            parse_recipe(tree | {"rewards": mine}), tmp_path / "data", Shard(), label="before"
+        )

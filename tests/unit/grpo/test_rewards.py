@@ -9,6 +9,7 @@ import pytest
 
 from rlvr_trainer.errors import RewardError
 from rlvr_trainer.grpo.rewards import BatchScorer
+from rlvr_trainer.rewards import Reward
 
 
 def rows(*answers: str) -> list[str]:
@@ -69,3 +70,37 @@ def test_failures_under_the_threshold_are_tolerated() -> None:
     rewards = function(completions=["4"] * 100, row=rows("?") * 5 + rows("4") * 95)
     assert rewards.count(None) == 5
     assert math.fsum(reward or 0 for reward in rewards) == 95
+
+
+@pytest.mark.parametrize(("num_failed", "num_scored"), [(16, 16), (24, 48), (1, 4)])
+def test_at_the_end_few_completions_are_judged_too(num_failed: int, num_scored: int) -> None:
+    scorer = BatchScorer({"a": right}, 0.05)
+    (function,) = scorer.reward_functions()
+    answers = rows("?") * num_failed + rows("4") * (num_scored - num_failed)
+    function(completions=["4"] * num_scored, row=answers)  # too few to judge while it trains
+    with pytest.raises(RewardError, match=rf"{num_failed} of {num_scored} completions"):
+        scorer.check()
+
+
+def test_at_the_end_failures_under_the_threshold_are_tolerated() -> None:
+    scorer = BatchScorer({"a": right}, 0.05)
+    scorer.check()
+    (function,) = scorer.reward_functions()
+    function(completions=["4"] * 40, row=rows("?") * 2 + rows("4") * 38)
+    scorer.check()
+
+
+def test_the_ranks_are_judged_together_and_say_the_same() -> None:
+    def fails(completion: str, row: Mapping[str, Any]) -> float:
+        raise KeyError("topic")
+
+    failing = BatchScorer({"a": Reward("rewards.a.function: a.py:f", fails)}, 0.05)
+    fine = BatchScorer({"a": right}, 0.05)
+    for scorer in (failing, fine):
+        scorer.reward_functions()[0](completions=["4"] * 8, row=rows("4") * 8)
+    counts: list[Any] = []
+    with pytest.raises(RewardError, match="8 of 8"):
+        failing.check(lambda count: counts.append(count) or [count])
+    expected = r"8 of 16 .* rewards\.a\.function: a\.py:f raised KeyError: 'topic'"
+    with pytest.raises(RewardError, match=expected):
+        fine.check(lambda count: [count, *counts])

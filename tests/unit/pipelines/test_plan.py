@@ -99,6 +99,31 @@ def test_rows_elsewhere_are_not_fetched_for_a_plan() -> None:
     assert planned.facts()["sizes"] is None
 
 
+@pytest.mark.parametrize(
+    ("body", "cause"),
+    [
+        ("def f(completion, row): return row['topic']", "raised KeyError: 'topic', on row train-"),
+        ("def f(completion, row): pass", "returned None, not a finite number, on row train-"),
+        ("def g(completion, row): return 1", "has no 'f'"),
+    ],
+)
+def test_a_plan_tries_the_rewards(tmp_path: Path, body: str, cause: str) -> None:
+    (tmp_path / "mine.py").write_text(body)
+    recipe = tiny(f"rewards.mine={{function: '{tmp_path}/mine.py:f'}}")
+    with pytest.raises(ConfigError) as caught:
+        plan(recipe, Path("runs/x"))
+    assert cause in str(caught.value)
+    assert "rewards.mine.function" in str(caught.value)
+
+
+def test_a_plan_loads_rewards_where_the_rows_are_elsewhere() -> None:
+    with pytest.raises(ConfigError, match=r"rewards\.mine\.function: .* is not installed"):
+        plan(
+            tiny("data.train=s3://bucket/rows.jsonl", "rewards.mine={function: 'no_such:f'}"),
+            Path("runs/x"),
+        )
+
+
 def test_what_is_planned_is_what_is_submitted() -> None:
     planned = plan(tiny(), Path("runs/x"))
 

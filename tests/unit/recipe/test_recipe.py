@@ -100,6 +100,9 @@ def test_gsm8k_is_the_published_recipe() -> None:
         ("evaluation.pass_at_k={num_samples: 4, k: [8]}", "pass@8 needs at least 8 samples"),
         ("prompt.question_template=What?", "does not hold {question}"),
         ("prompt.stop=' '", "must be one line"),
+        ("prompt.stop='####'", "a completion ends before its answer"),
+        ("prompt.stop='#### The final answer is 4'", "take another stop"),
+        ("prompt.answer_marker=' ####'", "begins with a blank"),
     ],
 )
 def test_what_would_fail_later_fails_at_once(override: str, complaint: str) -> None:
@@ -188,6 +191,53 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     path.write_text("extends: arithmetic\ntraining: {max_steps: 5}\ntraining: {seed: 1}\n")
     with pytest.raises(ConfigError, match="the key 'training' is there twice"):
         load(str(path))
+
+
+def test_a_stop_that_begins_the_answers_line_is_for_rewards_of_ones_own() -> None:
+    own = ("prompt.stop='####'", "rewards={mine: {function: 'm:f'}}")
+    assert load("arithmetic", *own, "evaluation.correct_by=mine").prompt.stop == "####"
+    with pytest.raises(ConfigError, match="a completion ends before its answer"):
+        load("arithmetic", *own)
+    with pytest.raises(ConfigError, match="a completion ends before its answer"):
+        load("arithmetic", *own, "rewards.format={}", "evaluation.correct_by=mine")
+
+
+def test_merge_keys_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "merged.yaml"
+    path.write_text(
+        "extends: arithmetic\n"
+        "rewards:\n"
+        "  format: &half\n"
+        "    weight: 0.5\n"
+        "  correctness: &two\n"
+        "    <<: *half\n"
+        "    weight: 2\n"
+        "  mine:\n"
+        "    <<: [*two, *half]\n"
+        "    function: m:f\n"
+    )
+    rewards = load(str(path)).rewards
+    assert {name: reward.weight for name, reward in rewards.items()} == {
+        "format": 0.5, "correctness": 2, "mine": 2,
+    }  # fmt: skip
+
+
+def test_a_merged_key_may_be_replaced_and_a_key_that_stands_twice_is_still_refused(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "merged.yaml"
+    path.write_text(
+        "extends: arithmetic\n"
+        "rewards: {format: {weight: 1}, correctness: {<<: {weight: 2}, weight: 3}}\n"
+        "prompt: {<<: {num_shots: 2}, num_shots: 1}\n"
+    )
+    recipe = load(str(path))
+    assert recipe.rewards["correctness"].weight == 3
+    assert recipe.prompt.num_shots == 1
+    for twice in ("{weight: 1, weight: 2}", "{<<: {weight: 1}, <<: {weight: 2}}"):
+        path.write_text(f"extends: arithmetic\nrewards: {{format: {twice}}}\n")
+        with pytest.raises(ConfigError, match="is there twice"):
+            load(str(path))
 
 
 def test_on_and_off_are_words() -> None:

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from rlvr_trainer.errors import ConfigError
+from rlvr_trainer.prompt import PromptLayout
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.recipe_file import parse_recipe
-from rlvr_trainer.rewards import build_rewards, score
+from rlvr_trainer.rewards import build_judge, build_rewards, first_failure, score, try_rewards
+from rlvr_trainer.tasks import Row
 
 RIGHT = "Working.\n#### The final answer is 42"
 ROW = {"id": "train-0", "question": "6 * 7?", "answer": "42", "topic": "products"}
@@ -65,7 +67,8 @@ def test_a_users_function_can_come_from_a_module(
 @pytest.mark.parametrize(
     "body",
     ["raise KeyError('topic')", "return float('nan')", "return float('inf')", "return 'high'",
-     "return [1]", "import sys; sys.exit(3)", "return mine(completion, row)"],
+     "return [1]", "import sys; sys.exit(3)", "return mine(completion, row)", "return None",
+     "return (1.0, 'because')", "return 10**400", "return b'1'"],
 )  # fmt: skip
 def test_a_users_failing_function_gives_none_and_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, body: str
@@ -75,6 +78,13 @@ def test_a_users_failing_function_gives_none_and_is_logged_once(
         assert [verify(RIGHT, ROW) for _ in range(3)] == [None] * 3
     assert len(caplog.records) == 1
     assert "my_rewards.py:mine" in caplog.text
+
+
+def test_a_reward_that_changes_its_row_leaves_the_others_theirs(tmp_path: Path) -> None:
+    (tmp_path / "pops.py").write_text("def pops(completion, row): return len(row.pop('answer'))")
+    pops = {"pops": {"function": f"{tmp_path}/pops.py:pops"}, "correctness": {}}
+    rewards = build_rewards(recipe(rewards=pops))
+    assert score(rewards, RIGHT, ROW) == {"pops": 2.0, "correctness": 1.0}
 
 
 def test_a_failure_of_one_reward_takes_the_completion_from_all(tmp_path: Path) -> None:
@@ -109,3 +119,71 @@ def test_a_function_that_cannot_be_loaded_is_a_configuration_error(
     with pytest.raises(ConfigError, match=message) as caught:
         build_rewards(mine)
     assert "rewards.mine.function" in str(caught.value)
+
+
+BROKEN = [
+    ("raise KeyError('topic')", "raised KeyError: 'topic'"),
+    ("return None", "returned None, not a finite number"),
+    ("return 'high'", "returned 'high', a str, not a finite number"),
+    ("return float('nan')", "returned nan, not a finite number"),
+    ("return (1.0, 'so')", "returned (1.0, 'so'), a tuple, not a finite number"),
+    ("return [1.0]", "returned [1.0], a list, not a finite number"),
+]
+
+
+def rows(*answers: str) -> list[Row]:
+    return [Row(f"train-{n}", f"{n}?", answer) for n, answer in enumerate(answers)]
+
+
+def try_on(recipe: Recipe, tried: list[Row]) -> None:
+    try_rewards(build_rewards(recipe), PromptLayout(recipe.prompt, ()), tried)
+
+
+@pytest.mark.parametrize(("body", "reason"), BROKEN)
+def test_a_broken_reward_is_found_on_gold_completions_with_its_row_function_and_cause(
+    tmp_path: Path, body: str, reason: str
+) -> None:
+    mine = user_rewards(tmp_path, f"def mine(completion, row): {body}")
+    with pytest.raises(ConfigError) as caught:
+        try_on(mine, rows("5", "6"))
+    message = str(caught.value)
+    assert f"rewards.mine.function: {tmp_path}/my_rewards.py:mine {reason}" in message
+    assert "row train-0" in message
+    assert "returns a number" in message
+
+
+def test_a_reward_written_for_another_library_is_found_before_it_is_needed(tmp_path: Path) -> None:
+    source = "def mine(completions, **kwargs): return [0.0 for _ in completions]"
+    with pytest.raises(ConfigError, match=r"raised TypeError: mine\(\) takes 1 positional"):
+        try_on(user_rewards(tmp_path, source), rows("5"))
+
+
+def test_ours_on_answers_that_are_not_numbers_is_found_too(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"rewards\.correctness cannot judge .*'Paris'.*train-0"):
+        try_on(recipe(), rows("Paris", "Rome"))
+
+
+def test_a_reward_that_fails_on_few_rows_is_not_broken(tmp_path: Path) -> None:
+    source = "def mine(completion, row): return 1 / int(row['answer'])"
+    try_on(user_rewards(tmp_path, source), rows("0", *"1" * 7))
+    with pytest.raises(ConfigError, match=r"ZeroDivisionError.*on 4 of 8 rows tried"):
+        try_on(user_rewards(tmp_path, source), rows(*"1010" * 20))
+
+
+def test_the_first_failure_is_kept(tmp_path: Path) -> None:
+    rewards = build_rewards(user_rewards(tmp_path, "def mine(completion, row): return row['x']"))
+    assert score(rewards, RIGHT, ROW | {"x": 1}) == {"mine": 1.0}
+    assert rewards["mine"].failure == ""
+    assert score(rewards, RIGHT, ROW) is None
+    assert score(rewards, RIGHT, {"id": "train-7", "x": None}) is None
+    assert first_failure(rewards).endswith(
+        "my_rewards.py:mine raised KeyError: 'x', on row train-0"
+    )
+
+
+def test_the_judge_keeps_its_failure(tmp_path: Path) -> None:
+    judge = build_judge(recipe())
+    assert judge(RIGHT, {"id": "train-3", "answer": "Paris"}) is None
+    assert judge.failure == (
+        "rewards.correctness cannot judge the answer 'Paris', which is not a number, on row train-3"
+    )

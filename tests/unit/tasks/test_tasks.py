@@ -87,6 +87,31 @@ def test_an_unusable_row_says_why(columns: dict[str, Any], reason: str) -> None:
     assert caught.value.reason == reason
 
 
+@pytest.mark.parametrize("answer", ["3x", "5th", "working #### 3x", "5 trillionths"])
+def test_an_answer_whose_value_a_suffix_changes_is_not_a_number(answer: str) -> None:
+    with pytest.raises(UnusableRow, match=r"answer-not-a-number: .* is not a number"):
+        parse(question="?", answer=answer)
+
+
+@pytest.mark.parametrize(
+    ("columns", "hint"),
+    [
+        ({"problem": "?", "answer": 1}, "no column 'question' (is it 'problem'? rename it) among"),
+        ({"messages": [], "answer": 1}, "is it 'messages'?"),
+        ({"prompt": "?", "input": "?", "answer": 1}, "is it 'prompt' or 'input'?"),
+        ({"Question": "?", "answer": 1}, "is it 'Question'?"),
+        ({"quesion": "?", "answer": 1}, "is it 'quesion'?"),
+        ({"question": "?", "target": 1}, "no column 'answer' (is it 'target'?"),
+        ({"question": "?", "final_answer": 1}, "is it 'final_answer'?"),
+        ({"id": 1, "answer": 1}, "no column 'question' among id, answer"),
+    ],
+)
+def test_a_missing_column_hints_at_similar_ones(columns: dict[str, Any], hint: str) -> None:
+    with pytest.raises(UnusableRow) as caught:
+        parse(**columns)
+    assert hint in caught.value.detail
+
+
 def test_question_answer_has_no_rows_of_its_own() -> None:
     with pytest.raises(ConfigError, match=r"set data\.train"):
         next(iter(load_task("question-answer").default_rows("train", recipe())))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import statistics
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -25,7 +26,15 @@ from rlvr_trainer.data.quarantine import Quarantine
 from rlvr_trainer.data.sources import Record, read_source
 from rlvr_trainer.errors import ConfigError, DataError
 from rlvr_trainer.prompt import PromptLayout
-from rlvr_trainer.rewards import correctness_reward, judges_numbers, normalise_answer
+from rlvr_trainer.rewards import (
+    Reward,
+    build_rewards,
+    correctness_reward,
+    cut_at_stop,
+    judges_numbers,
+    normalise_answer,
+    try_rewards,
+)
 from rlvr_trainer.suggest import did_you_mean
 from rlvr_trainer.tasks import Row, Split, Task, UnusableRow, load_task
 
@@ -46,7 +55,7 @@ def prepare(recipe: Recipe, data_dir: Path, *, count_tokens: Callable[[str], int
     A row is over-long when its prompt and the longest completion exceed the context: for training
     rows at the trained shots, for test rows at the most shots that are evaluated.
 
-    Raises ConfigError (templates, a header longer than the context, an unwritable folder),
+    Raises ConfigError (templates, rewards, a header longer than the context, an unwritable folder),
     DataError (unreadable or empty sources, too many unusable rows, unknown ids) and PlatformError
     (a full disk).
     """
@@ -85,6 +94,7 @@ def prepare(recipe: Recipe, data_dir: Path, *, count_tokens: Callable[[str], int
     for split, rows in (("train", train), ("test", test)):
         if not rows:
             raise DataError(f"no row is left for the {split} split of {read.describe()}; add rows")
+    try_rewards(_loadable_rewards(recipe), layout, train)
     if recipe.data.repeat_to_batch:
         batch = recipe.device_generation_batch_size // recipe.sampling.num_generations
         train = repeat_rows(train, batch)
@@ -184,7 +194,10 @@ def _check_number(row: Row) -> None:
 
 
 def _question_key(row: Row) -> str:
-    return " ".join(row.question.split()).casefold()
+    """Return the same key for questions that read the same, however they are encoded."""
+    visible = "".join(char for char in row.question if unicodedata.category(char) != "Cf")
+    folded = unicodedata.normalize("NFD", visible).casefold()
+    return unicodedata.normalize("NFC", " ".join(folded.split()))
 
 
 def _unique(rows: Sequence[Row], read: Quarantine) -> list[Row]:
@@ -280,13 +293,27 @@ def _rewarded(recipe: Recipe, rows: Sequence[Row]) -> list[Row]:
 
     for row in rows[:1]:
         plain = replace(row, solution="")
+        text = layout.completion(plain)
+        if cut_at_stop(text, prompt.stop) != text:
+            raise ConfigError(
+                f"prompt.solution_template gives {text!r}, in which a line begins with prompt.stop "
+                f"{prompt.stop!r}, so that a completion like it is cut there; take another stop"
+            )
         if not rewarded(plain):
             raise ConfigError(
-                f"prompt.solution_template gives {layout.completion(plain)!r}, in which no line is "
+                f"prompt.solution_template gives {text!r}, in which no line is "
                 f"prompt.answer_marker {prompt.answer_marker!r} and the answer {row.answer}, so "
                 "that no completion like it is rewarded; make them agree"
             )
     return [row for row in rows if rewarded(row)]
+
+
+def _loadable_rewards(recipe: Recipe) -> dict[str, Reward]:
+    """Build the rewards; none where their code is only where they are used, such as in a pod."""
+    try:
+        return build_rewards(recipe)
+    except ConfigError:
+        return {}
 
 
 def _count_headers(

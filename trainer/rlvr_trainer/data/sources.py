@@ -1,4 +1,6 @@
-"""Reading raw records: JSON Lines or Parquet on this disk or in S3, and the Hugging Face hub.
+"""Reading raw records: JSON or Parquet on this disk or in S3, and the Hugging Face hub.
+
+JSON is one object a line (JSON Lines), or an array of objects.
 
 A record that cannot be read is yielded with its problem, so that one broken line costs one row; a
 source that cannot be read raises DataError.
@@ -6,12 +8,15 @@ source that cannot be read raises DataError.
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import parse_qsl
@@ -21,7 +26,7 @@ from rlvr_trainer.errors import ConfigError, DataError
 from rlvr_trainer.storage import open_storage
 from rlvr_trainer.tasks import Split
 
-JSON_LINES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".ndjson")
+JSON_LINES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".ndjson", ".ndjson.gz")
 PARQUET = (".parquet",)
 PARQUET_BATCH_ROWS = 1024
 
@@ -46,15 +51,19 @@ def read_source(source: str, split: Split) -> Iterator[Record]:
     if source.startswith("hub://"):
         yield from _read_hub(source, split)
         return
-    if not source.endswith(JSON_LINES + PARQUET):
+    suffixes = source.lower()
+    if not suffixes.endswith(JSON_LINES + PARQUET):
         raise ConfigError(
             f"data.{split}: {source!r} is of no known format; name a file that ends in "
             f"{', '.join(JSON_LINES + PARQUET)}"
         )
     name = source.rsplit("/", 1)[-1]
     with _open(source, split) as file:
-        read = _read_parquet if source.endswith(PARQUET) else _read_json_lines
-        yield from read(file, name, source)
+        if suffixes.endswith(PARQUET):
+            yield from _read_parquet(file, name, source)
+        else:
+            opened = gzip.GzipFile(fileobj=file) if suffixes.endswith(".gz") else file
+            yield from _read_json(opened, name, source)
 
 
 def read_raw(source: str, split: Split) -> bytes:
@@ -76,17 +85,55 @@ def _open(source: str, split: Split) -> IO[bytes]:
         ) from error
 
 
-def _read_json_lines(file: IO[bytes], name: str, source: str) -> Iterator[Record]:
-    lines = gzip.GzipFile(fileobj=file) if source.endswith(".gz") else file
+def _read_json(file: Iterable[bytes], name: str, source: str) -> Iterator[Record]:
+    lines = _lines(file, source)
+    first = next(lines, None)
+    if first is None:
+        return
+    start = first[1].removeprefix(codecs.BOM_UTF8).strip()
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(f"{source} is UTF-16; write it as UTF-8")
+    if start == b"{":
+        raise DataError(
+            f"{source} has JSON objects over several lines; write one object a line, or an array "
+            "of objects"
+        )
+    numbered: Iterable[tuple[int, bytes]] = chain([first], lines)
+    if start.startswith(b"["):
+        numbered = whole = list(numbered)
+        array = _array(b"".join(line for _, line in whole), start, source)
+        if array is not None:
+            yield from (_record(raw, f"{name}[{index}]") for index, raw in enumerate(array))
+            return
+    yield from (_parse_line(line, f"{name}:{number}") for number, line in numbered)
+
+
+def _lines(file: Iterable[bytes], source: str) -> Iterator[tuple[int, bytes]]:
+    """Number the lines that are not blank. Raises DataError for a damaged file."""
     number = 0
     try:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield _parse_line(line, f"{name}:{number}")
+        for number, line in enumerate(file, start=1):
+            if line.removeprefix(codecs.BOM_UTF8).strip():
+                yield number, line
     except (OSError, EOFError, zlib.error) as error:
         raise passing_error(error) or DataError(
             f"{source} cannot be read after line {number} ({error}); copy it again"
         ) from error
+
+
+def _array(content: bytes, first_line: bytes, source: str) -> list[Any] | None:
+    """Return the array that a file is; None where only its first line is one. Raises DataError."""
+    try:
+        array: list[Any] = json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        with suppress(ValueError, RecursionError):
+            json.loads(first_line)
+            return None
+        raise DataError(
+            f"{source} begins as a JSON array and is not one ({error}); repair it, or write one "
+            "object a line"
+        ) from error
+    return array
 
 
 def _parse_line(line: bytes, location: str) -> Record:
@@ -95,9 +142,13 @@ def _parse_line(line: bytes, location: str) -> Record:
         raw = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:  # JSON, UTF-8, a number of 5,000 digits
         return Record(location, None, str(error) or type(error).__name__, text)
-    if not isinstance(raw, dict):
-        return Record(location, None, f"is a {type(raw).__name__}, not an object", text)
-    return Record(location, raw)
+    return _record(raw, location)
+
+
+def _record(raw: Any, location: str) -> Record:
+    if isinstance(raw, dict):
+        return Record(location, raw)
+    return Record(location, None, f"is a {type(raw).__name__}, not an object", json.dumps(raw))
 
 
 def _read_parquet(file: IO[bytes], name: str, source: str) -> Iterator[Record]:

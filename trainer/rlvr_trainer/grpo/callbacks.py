@@ -66,6 +66,19 @@ class Validation(TrainerCallback):
             self.evaluate(state.global_step)
 
 
+class JudgeRewards(TrainerCallback):
+    """Judges the rewards after the last step, before it is committed."""
+
+    def __init__(self, check: Callable[[], None]) -> None:
+        self.check = check
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if state.global_step >= state.max_steps:
+            self.check()
+
+
 class StopOnDivergence(TrainerCallback):
     """Ends the run, without saving, when loss or gradient stay not finite for several steps."""
 

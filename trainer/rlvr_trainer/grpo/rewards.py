@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rlvr_trainer.errors import RewardError
-from rlvr_trainer.rewards import Verifier, score
+from rlvr_trainer.rewards import Verifier, first_failure, score
 
 RewardFunction = Callable[..., list[float | None]]
 
@@ -61,11 +61,20 @@ class BatchScorer:
     def _count(self) -> None:
         self.num_scored += len(self._scores)
         self.num_failed += sum(scores is None for scores in self._scores)
-        if self.num_scored < MIN_COMPLETIONS_TO_JUDGE:
-            return
-        if self.num_failed > self.max_failures * self.num_scored:
+        if self.num_scored >= MIN_COMPLETIONS_TO_JUDGE:
+            self.check()
+
+    def check(self, gather: Callable[[Any], list[Any]] = lambda value: [value]) -> None:
+        """Raise RewardError if too many completions could not be verified, however few there are.
+
+        `gather` collects the values of all ranks, so that all of them raise.
+        """
+        failure = first_failure(self.verifiers) if self.num_failed else ""
+        counts = gather((self.num_scored, self.num_failed, failure))
+        num_scored, num_failed = (sum(count[index] for count in counts) for index in (0, 1))
+        if num_failed > self.max_failures * num_scored:
+            first = next(failure for _, _, failure in counts if failure)
             raise RewardError(
-                f"{self.num_failed} of {self.num_scored} completions could not be verified, over "
-                f"training.max_verifier_failures = {self.max_failures}; the log has the verifier's "
-                "first error"
+                f"{num_failed} of {num_scored} completions could not be verified, over "
+                f"training.max_verifier_failures = {self.max_failures}; mend the reward: {first}"
             )

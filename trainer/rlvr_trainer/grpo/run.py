@@ -19,24 +19,32 @@ from typing import TYPE_CHECKING, Any
 import torch
 from datasets import Dataset
 from safetensors import safe_open
+from transformers.trainer import TRAINER_STATE_NAME
 from trl.models import unwrap_model_for_generation
 
 from rlvr_trainer import checkpoint
 from rlvr_trainer.allocator import keep_freed_memory
 from rlvr_trainer.data import at_most, data_hash, load_exemplars, load_rows, repeat_rows
-from rlvr_trainer.errors import CheckpointError, PlatformError, RLVRError
+from rlvr_trainer.errors import CheckpointError, PlatformError
 from rlvr_trainer.evaluate_model import Evaluator
 from rlvr_trainer.events import emit
 from rlvr_trainer.grpo.arguments import grpo_config, lora_config, world_size
-from rlvr_trainer.grpo.callbacks import StepEvents, StopOnDivergence, StopOnSignal, Validation
+from rlvr_trainer.grpo.callbacks import (
+    JudgeRewards,
+    StepEvents,
+    StopOnDivergence,
+    StopOnSignal,
+    Validation,
+)
 from rlvr_trainer.grpo.rewards import ROW, BatchScorer
 from rlvr_trainer.grpo.rollout import Rollout
 from rlvr_trainer.grpo.trainer import DATA_HASH, RLVRTrainer, gather_objects
+from rlvr_trainer.grpo.unchanged import unchanged_error
 from rlvr_trainer.models import check_loaded, load_model, load_tokenizer
 from rlvr_trainer.prompt import PromptLayout
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.remote_checkpoint import RUN_URI_VARIABLE
-from rlvr_trainer.rewards import build_rewards
+from rlvr_trainer.rewards import build_rewards, try_rewards
 from rlvr_trainer.tasks import Row
 
 if TYPE_CHECKING:
@@ -140,7 +148,9 @@ def _trainer(recipe: Recipe, checkpoints: Path, data_dir: Path) -> RLVRTrainer:
     rows = load_rows(data_dir, "train")
     if recipe.data.repeat_to_batch:  # the batch of all ranks, which the data step cannot know
         rows = repeat_rows(rows, arguments.generation_batch_size // arguments.num_generations)
-    scorer = BatchScorer(build_rewards(recipe), recipe.training.max_verifier_failures)
+    rewards = build_rewards(recipe)
+    try_rewards(rewards, layout, rows)
+    scorer = BatchScorer(rewards, recipe.training.max_verifier_failures)
     model = load_model(recipe.model, recipe.quantization)
     check_loaded(recipe, model, tokenizer)
     trainer = RLVRTrainer(
@@ -154,7 +164,11 @@ def _trainer(recipe: Recipe, checkpoints: Path, data_dir: Path) -> RLVRTrainer:
         train_dataset=_dataset(rows, layout),
         peft_config=lora_config(recipe.lora) if recipe.lora else None,
         rollout_func=Rollout(recipe, share_prefix=recipe.shared_prefix == "on"),
-        callbacks=[StepEvents(), StopOnDivergence()],
+        callbacks=[
+            StepEvents(),
+            StopOnDivergence(),
+            JudgeRewards(lambda: scorer.check(gather_objects)),
+        ],
     )
     validated = at_most(
         load_rows(data_dir, "validation"),
@@ -238,7 +252,7 @@ def _validate(trainer: RLVRTrainer, layout: PromptLayout, rows: Sequence[Row], s
 def _place_adapter(recipe: Recipe, committed: Path, target: Path) -> None:
     """Copy the trained weights and the tokenizer of the last checkpoint to `target`."""
     if recipe.lora:
-        assert_adapter_learned(committed)
+        assert_adapter_learned(committed, recipe)
     aside = target.with_name(f".{target.name}")
     for folder in (aside, target):
         shutil.rmtree(folder, ignore_errors=True)
@@ -246,14 +260,12 @@ def _place_adapter(recipe: Recipe, committed: Path, target: Path) -> None:
     aside.rename(target)
 
 
-def assert_adapter_learned(adapter_dir: Path) -> None:
+def assert_adapter_learned(adapter_dir: Path, recipe: Recipe) -> None:
     """Raise when the adapter is as it was at its start: LoRA's B matrices begin at zero."""
     with safe_open(adapter_dir / "adapter_model.safetensors", framework="pt") as file:
         started_at_zero = [name for name in file.keys() if "lora_B" in name]  # noqa: SIM118
         moved: Any = any(file.get_tensor(name).any() for name in started_at_zero)
-    if not moved:
-        raise RLVRError(
-            "the adapter did not change in training: every group had equal rewards, or the "
-            "learning rate was 0 in all steps (it starts there in warm-up); look at "
-            "frac_reward_zero_std, reward and learning_rate in metrics.jsonl"
-        )
+    if moved:
+        return
+    state = json.loads((adapter_dir / TRAINER_STATE_NAME).read_text("utf-8"))
+    raise unchanged_error(state["log_history"], recipe)

@@ -21,23 +21,28 @@ from rlvr_trainer.rewards.answer import (
 from rlvr_trainer.rewards.number import normalise_answer, parse_number
 from rlvr_trainer.rewards.registry import (
     REWARDS,
+    Reward,
     Verifier,
     build_judge,
     build_rewards,
+    first_failure,
     judges_numbers,
     score,
+    try_rewards,
 )
 
 __all__ = [
     "ANSWER_MARKER",
     "REWARDS",
     "STOP",
+    "Reward",
     "Verifier",
     "build_judge",
     "build_rewards",
     "correctness_reward",
     "cut_at_stop",
     "extract_answer",
+    "first_failure",
     "format_reward",
     "is_correct_number",
     "judges_numbers",
@@ -45,4 +50,5 @@ __all__ = [
     "normalise_answer",
     "parse_number",
     "score",
+    "try_rewards",
 ]

@@ -18,7 +18,7 @@ import re
 from decimal import Context, Decimal
 from functools import lru_cache
 
-from rlvr_trainer.rewards.number import BLANKS, parse_number
+from rlvr_trainer.rewards.number import BLANKS, CURRENCIES, MINUS, parse_number
 
 ANSWER_MARKER = "#### The final answer is"
 STOP = "Question:"
@@ -33,8 +33,9 @@ CORRECT = 1.0
 # Twice the digits of a number, so that a difference is never rounded; own, so that no caller's
 # context can make it raise.
 _EXACT = Context(prec=64)
-# One class after one character: there is nothing to backtrack into.
-_DIGITS = re.compile(r"[0-9][0-9,.]*")
+# A point opens a number (`.5`, `$.50`) unless it ends a word or other points. One class after one
+# character: there is nothing to backtrack into.
+_DIGITS = re.compile(r"(?:(?<![\w.,])\.)?[0-9][0-9,.]*")
 
 
 def format_reward(
@@ -56,7 +57,7 @@ def correctness_reward(
 ) -> float | None:
     """1 for exactly one well-formed answer line within `tolerance` of the gold answer, else 0.
 
-    Of a gold answer below 1 it is within that share of it.
+    The tolerance is absolute, but 0 is near nothing else, and nothing else is near 0.
     None when the gold answer is not a number: that is no fault of the completion.
     """
     gold = _gold(answer) if isinstance(answer, str) else None
@@ -125,12 +126,14 @@ def _gold(answer: str) -> Decimal | None:
 
 
 def _near(value: Decimal, gold: Decimal, tolerance: Decimal) -> bool:
-    """Within `tolerance`, and below 1 within that share of the gold answer: 0 is near 0 only."""
-    allowed = _EXACT.multiply(tolerance, min(gold.copy_abs(), Decimal(1)))
-    return _EXACT.abs(_EXACT.subtract(value, gold)) <= allowed
+    if bool(value) != bool(gold):
+        return False
+    return _EXACT.abs(_EXACT.subtract(value, gold)) <= tolerance
 
 
 def _follows_minus(text: str, start: int) -> bool:
-    """Whether the number at `start` has a minus that is a sign, not a subtraction."""
-    before = text[max(0, start - 3) : start].rstrip("$€£")
-    return before.endswith(("-", "\N{MINUS SIGN}")) and not before[-2:-1].isalnum()
+    """Tell if the number at `start` has a minus that is a sign, not a subtraction."""
+    before = text[max(0, start - 5) : start]
+    if before.rstrip(BLANKS).endswith(tuple(CURRENCIES)):
+        before = before.rstrip(BLANKS).rstrip(CURRENCIES + "\\")
+    return before.endswith(tuple(MINUS)) and not before[-2:-1].isalnum()

@@ -1,74 +1,104 @@
 """Numbers as they stand in an answer line: one grammar for completions and for gold answers.
 
-    42   -5   +5   1,234.50   $18   -$18   $-18   18 €   50%   5 km   12 miles per hour   42.
+    42   -5   +5   1,234.50   $18   -$18   $-18   18 €   50%   5 km   12 miles per hour   $18 a day
 
 What is removed, and what is not:
 
 - **Digits** are ASCII. Other scripts' digits, exponents, fractions and expressions are no number.
-- **Sign** is kept, `-` or the minus sign; there is one at the most, before or after the currency.
-- **Blanks** are spaces, tabs and no-break spaces.
+- **Sign** is kept, `-`, the minus sign or a dash that stands for it; there is one at the most,
+  before or after the currency.
+- **Blanks** are tabs and the spaces of any width, no-break spaces among them.
 - **Commas** are removed where they separate thousands (`1,234,567`); `12,34` is no number, and
   `0,123` neither, which elsewhere is a decimal fraction.
 - **Currency** ($ € £), once, before or after the number, is removed.
 - **Percent** is removed, not divided by: `50%` is 50, and so is `50 percent`.
-- **Units** are removed, never converted: one word of letters, or `word per word`, or `square word`.
-  A word that changes the value (`million`, `dozen`, `k`, `thirds`, `two`) is no unit, and then the
-  whole is no number.
+- **Units** are removed, never converted: one word of letters, or `square word`; `per word` or
+  `a word` may follow, also where there is no other unit. What changes the value is no unit, and
+  then the whole is no number: a word that does (`million`, `dozen`, `trillionths`, `two`), an
+  ordinal (`5th`), and what may be a variable or a multiplier (`3x`, `5k`, `$5 mm`): of words of one
+  or two letters, and of those of three right after the digits, only those in `UNITS` are units.
 - **A full stop** at the end is removed.
 - At most 20 digits, so that every number is finite and every comparison exact.
 """
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 
 MAX_DIGITS = 20
 MAX_CHARACTERS = 120
 """Of a number with its sign, commas, currency and unit; longer is no number."""
 
-BLANKS = " \t\r"
+BLANKS = (
+    " \t\r\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u202f\u205f\u3000"
+)
+MINUS = "-\u2010\u2011\u2013\u2212\ufe63\uff0d"
 CURRENCIES = "$€£"
-VALUE_CHANGING_WORDS = frozenset({
-    "k", "m", "b", "bn", "mn", "mio", "hundred", "hundreds", "thousand", "thousands", "million",
-    "millions", "billion", "billions", "trillion", "trillions", "quadrillion", "dozen", "dozens",
-    "score", "scores", "gross", "pi", "e", "times", "squared", "cubed", "factorial", "half",
-    "halves", "third", "thirds", "quarter", "quarters", "fourth", "fourths", "fifth", "fifths",
-    "sixth", "sixths", "seventh", "sevenths", "eighth", "eighths", "ninth", "ninths", "tenth",
-    "tenths", "hundredth", "hundredths", "thousandth", "thousandths", "millionth", "millionths",
-    "billionth", "billionths", "grand", "mil", "mill", "mille", "bil", "tril", "lakh", "lakhs",
-    "lac", "lacs", "crore", "crores", "tens", "point", "plus", "minus", "over", "or", "and", "to",
-    "not", "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
-    "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen",
-    "nineteen", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety",
-})  # fmt: skip
-_ASCII = str.maketrans({"\N{MINUS SIGN}": "-", "\N{NO-BREAK SPACE}": " ",
-                        "\N{NARROW NO-BREAK SPACE}": " "})  # fmt: skip
+
+LETTER_UNITS = "ghlsLCFJVW"
+"""Units of one letter; the others are variables (x, n), multipliers (k, m, b, t) or both."""
+UNITS = """
+    mm cm dm km ft yd mi in mg kg oz lb lbs ml cl dl pt qt gal cc ha ms sec min hr hrs wk wks mo mos
+    yr yrs am pm mph kph kmh hz khz mhz ghz kb mb gb tb kw kwh wh hp psi rpm cal mol deg pct ppm pts
+    pcs ea usd eur gbp
+"""
+"""Units of two letters, and those of three that may follow the digits without a blank."""
+_UNITS = frozenset(UNITS.split())
+
+_CARDINALS = """
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
+    sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety
+    hundred thousand myriad dozen score gross lakh lac crore arab kharab googol
+"""
+_FRACTIONS = """
+    third quarter fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth
+    fourteenth fifteenth sixteenth seventeenth eighteenth nineteenth twentieth thirtieth fortieth
+    fiftieth sixtieth seventieth eightieth ninetieth hundredth thousandth myriadth dozenth
+"""
+_OTHERS = """
+    sixes twenties thirties forties fifties sixties seventies eighties nineties first firsts half
+    halves halved fold once twice thrice double doubled triple tripled quadruple quintuple grand mil
+    mill mille mio mln mrd bil bln tril trn thou permil permille pi tau phi sqrt squared cubed
+    factorial log exp sin cos tan mod modulo infinity inf nan point times plus minus over by divided
+    multiplied negative and or to not per
+"""
+VALUE_CHANGING_WORDS = frozenset(
+    [
+        *f"{_CARDINALS} {_FRACTIONS} {_OTHERS}".split(),
+        *(f"{word}s" for word in f"{_CARDINALS} {_FRACTIONS}".split()),
+        *(f"{word}fold" for word in _CARDINALS.split()),
+    ]
+)
+_SCALES = re.compile(r"[a-z]*illi(on|ard)(th|fold)?s?")
+"""`million`, `milliards`, `trillionths`, `zillion`, however large."""
+
+_ASCII = str.maketrans({**dict.fromkeys(BLANKS, " "), **dict.fromkeys(MINUS, "-")})
 
 
 def parse_number(text: str) -> Decimal | None:
-    """The number that `text` consists of under the module's grammar, or None."""
+    """Return the number that `text` consists of under the module's grammar, or None."""
     if len(text) > MAX_CHARACTERS:
         return None
-    text = text.translate(_ASCII).strip(BLANKS)
-    text = text.removesuffix(".")
+    text = text.translate(_ASCII).strip(" ").removesuffix(".")
     sign, text = _take(text, "+-")
     currency, text = _take(text, CURRENCIES)
     if currency:
-        text = text.lstrip(BLANKS)
+        text = text.lstrip(" ")
         if not sign:
             sign, text = _take(text, "+-")
     end = 0
     while end < len(text) and text[end] in "0123456789,.":
         end += 1
-    number, suffix = text[:end], text[end:].strip(BLANKS)
-    if suffix and not _is_removed(suffix, has_currency=bool(currency)):
+    digits, unit = _plain_digits(text[:end]), text[end:]
+    if digits is None or (unit and not _is_removed(unit, has_currency=bool(currency))):
         return None
-    digits = _plain_digits(number)
-    return None if digits is None else Decimal(("-" if sign == "-" else "") + digits)
+    return Decimal(("-" if sign == "-" else "") + digits)
 
 
 def normalise_answer(text: str) -> str:
-    """A gold answer as plain digits: `$1,234` becomes `1234`.
+    """Return a gold answer as plain digits: `$1,234` becomes `1234`.
 
     Raises ValueError when the text is not a number under the module's grammar.
     """
@@ -79,14 +109,14 @@ def normalise_answer(text: str) -> str:
 
 
 def _take(text: str, characters: str) -> tuple[str, str]:
-    """The first character, if it is one of `characters`, and the rest."""
+    """Split off the first character, if it is one of `characters`."""
     if text and text[0] in characters:
         return text[0], text[1:]
     return "", text
 
 
 def _plain_digits(number: str) -> str | None:
-    """`1,234.5` as `1234.5`; None for wrong commas, points or too many digits."""
+    """Return `1,234.5` as `1234.5`; None for wrong commas, points or too many digits."""
     whole, point, fraction = number.partition(".")
     if point and not (fraction.isascii() and fraction.isdigit()):
         return None
@@ -104,16 +134,36 @@ def _plain_digits(number: str) -> str | None:
     return f"{whole or '0'}.{fraction}" if point else whole
 
 
-def _is_removed(suffix: str, *, has_currency: bool) -> bool:
-    if suffix == "%" or suffix in tuple(CURRENCIES):
-        return not has_currency
-    words = suffix.lower().replace("/", " per ", 1).split(" ")
-    if not all(word.isascii() and word.isalpha() for word in words):
+def _is_removed(text: str, *, has_currency: bool) -> bool:
+    """Tell if what follows the digits is currency, percent or unit, and changes no value."""
+    mark, rest = _take(text.lstrip(" "), CURRENCIES + "%")
+    if mark and has_currency:
         return False
-    if VALUE_CHANGING_WORDS.intersection(words):
-        return False
-    match words:
-        case [_] | [_, "per", _] | ["square" | "cubic", _]:
+    is_glued = not (mark or text.startswith(" "))
+    words = (rest if mark else text).replace("/", " per ", 1).split(" ")
+    match ["per" if word in ("a", "an") else word for word in words if word]:
+        case [*unit, "per", base] if _is_unit(base):
+            pass
+        case unit:
+            pass
+    match unit:
+        case []:
             return True
-        case _:
-            return False
+        case [word] if not mark:
+            return _is_unit(word, is_glued=is_glued, is_money=has_currency)
+        case ["square" | "cubic", word] if not (mark or has_currency):
+            return _is_unit(word)
+    return False
+
+
+def _is_unit(word: str, *, is_glued: bool = False, is_money: bool = False) -> bool:
+    if not (word.isascii() and word.isalpha()):
+        return False
+    lower = word.lower()
+    if lower in VALUE_CHANGING_WORDS or _SCALES.fullmatch(lower):
+        return False
+    if len(word) > (3 if is_glued else 2):
+        return True
+    if is_money:
+        return lower in _UNITS and lower != "mm"  # `$5 mm` is five million dollars
+    return word in LETTER_UNITS or lower in _UNITS

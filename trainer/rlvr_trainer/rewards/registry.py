@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rlvr_trainer.errors import ConfigError
@@ -12,37 +13,94 @@ from rlvr_trainer.rewards.answer import correctness_reward, format_reward
 from rlvr_trainer.rewards.user_code import load_user_code
 
 if TYPE_CHECKING:
+    from rlvr_trainer.prompt import PromptLayout
     from rlvr_trainer.recipe import PromptSection, Recipe
+    from rlvr_trainer.tasks import Row
 
 logger = logging.getLogger(__name__)
 
 Verifier = Callable[[str, Mapping[str, Any]], float | None]
 """(completion, row's columns) → reward, or None when it could not be verified."""
 
+NUM_TRIED = 8
+"""Rows on which rewards are tried before they are used."""
+MAX_REASON_CHARACTERS = 300
 
-def build_rewards(recipe: Recipe) -> dict[str, Verifier]:
-    """A verifier for each reward of the recipe, in the recipe's order and without its weight.
+
+class Unverifiable(Exception):
+    """A reward gives no number, for the reason in the message."""
+
+
+class Reward:
+    """A reward of the recipe as a Verifier; never raises, keeps and logs its first failure."""
+
+    def __init__(self, label: str, function: Callable[[str, Mapping[str, Any]], Any]) -> None:
+        self.label = label
+        """Names the reward in messages: the recipe's field and, for the user's own, the code."""
+        self.failure = ""
+        """The first failure: reward, reason and row. Empty while there is none."""
+        self._function = function
+
+    def __call__(self, completion: str, row: Mapping[str, Any]) -> float | None:
+        try:
+            return self.verify(completion, row)
+        except Unverifiable as error:
+            if not self.failure:
+                self.failure = str(error)
+                logger.warning("%s; later failures are only counted", self.failure)
+            return None
+
+    def verify(self, completion: str, row: Mapping[str, Any]) -> float:
+        """Return the reward. Raises Unverifiable, which names reward, reason and row."""
+        try:
+            return _number(self._function(completion, dict(row)))  # its own, to change as it likes
+        except (Exception, SystemExit) as error:
+            raised = "" if isinstance(error, Unverifiable) else f"raised {type(error).__name__}: "
+            reason = " ".join(f"{raised}{error}".split())[:MAX_REASON_CHARACTERS]
+            where = f"row {row.get('id', 'without an id')}"
+            raise Unverifiable(f"{self.label} {reason}, on {where}") from error
+
+
+def build_rewards(recipe: Recipe) -> dict[str, Reward]:
+    """Build each reward of the recipe, in the recipe's order and without its weight.
 
     Raises ConfigError when a function of the user's cannot be loaded.
     """
-    return {
-        name: _user_verifier(name, reward.function)
-        if reward.function
-        else REWARDS[name](recipe.prompt)
-        for name, reward in recipe.rewards.items()
-    }
+    return {name: _build(recipe, name) for name in recipe.rewards}
 
 
-def build_judge(recipe: Recipe) -> Verifier:
-    """The verifier by which an evaluation calls a completion correct: where it gives more than 0.
+def build_judge(recipe: Recipe) -> Reward:
+    """Build the reward by which an evaluation calls a completion correct: where it is above 0.
 
     Raises ConfigError when a function of the user's cannot be loaded.
     """
-    name = recipe.evaluation.correct_by
-    reward = recipe.rewards.get(name)
-    if reward and reward.function:
-        return _user_verifier(name, reward.function)
-    return REWARDS[name](recipe.prompt)
+    return _build(recipe, recipe.evaluation.correct_by)
+
+
+def try_rewards(rewards: Mapping[str, Reward], layout: PromptLayout, rows: Sequence[Row]) -> None:
+    """Judge the gold completions of the first rows, to find a broken reward before it is needed.
+
+    Raises ConfigError for a reward that fails on half of them or more.
+    """
+    tried = rows[:NUM_TRIED]
+    for reward in rewards.values():
+        failures: list[Unverifiable] = []
+        for row in tried:
+            try:
+                reward.verify(layout.completion(row), row.columns)
+            except Unverifiable as error:
+                failures.append(error)
+        if failures and 2 * len(failures) >= len(tried):
+            raise ConfigError(
+                f"{failures[0]} and its gold completion, as on {len(failures)} of {len(tried)} "
+                "rows tried; mend it: a reward takes (completion, row) and returns a number"
+            ) from failures[0]
+
+
+def first_failure(rewards: Mapping[str, Verifier]) -> str:
+    """Return the first failure of the first reward that has one, for a message."""
+    failures = (getattr(reward, "failure", "") for reward in rewards.values())
+    return next(filter(None, failures), "a reward returned None")
 
 
 def judges_numbers(recipe: Recipe) -> bool:
@@ -68,6 +126,31 @@ def score(
     return scores
 
 
+def _build(recipe: Recipe, name: str) -> Reward:
+    reward = recipe.rewards.get(name)
+    if not (reward and reward.function):
+        return Reward(f"rewards.{name}", REWARDS[name](recipe.prompt))
+    field = f"rewards.{name}.function"
+    function = load_user_code(reward.function, field=field)
+    if not callable(function):
+        raise ConfigError(
+            f"{field}: {reward.function!r} is a {type(function).__name__}, not a function; "
+            "name a function of (completion, row)"
+        )
+    return Reward(f"{field}: {reward.function}", function)
+
+
+def _number(value: Any) -> float:
+    try:
+        number = math.nan if isinstance(value, (str, bytes)) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        kind = "" if isinstance(value, float | None) else f", a {type(value).__name__}"
+        raise Unverifiable(f"returned {reprlib.repr(value)}{kind}, not a finite number")
+    return number
+
+
 def _format(prompt: PromptSection) -> Verifier:
     marker, stop = prompt.answer_marker, prompt.stop
 
@@ -82,9 +165,14 @@ def _correctness(prompt: PromptSection) -> Verifier:
 
     def verify(completion: str, row: Mapping[str, Any]) -> float | None:
         answer = row.get("answer")
-        if not isinstance(answer, str):
-            return None
-        return correctness_reward(completion, answer, marker=marker, stop=stop)
+        value = None
+        if isinstance(answer, str):
+            value = correctness_reward(completion, answer, marker=marker, stop=stop)
+        if value is None:
+            raise Unverifiable(
+                f"cannot judge the answer {reprlib.repr(answer)}, which is not a number"
+            )
+        return value
 
     return verify
 
@@ -94,37 +182,3 @@ REWARDS: Mapping[str, Callable[[PromptSection], Verifier]] = {
     "correctness": _correctness,
 }
 """Our rewards by name, each made for the prompt that completions answer."""
-
-
-def _user_verifier(name: str, spec: str) -> Verifier:
-    function = load_user_code(spec, field=f"rewards.{name}.function")
-    if not callable(function):
-        raise ConfigError(
-            f"rewards.{name}.function: {spec!r} is a {type(function).__name__}, not a function; "
-            "name a function of (completion, row)"
-        )
-    complained = False
-
-    def fail(reason: str) -> None:
-        nonlocal complained
-        if not complained:
-            complained = True
-            logger.warning("reward %s (%s) %s; later failures are only counted", name, spec, reason)
-
-    def verify(completion: str, row: Mapping[str, Any]) -> float | None:
-        try:
-            value = function(completion, row)
-            if value is None:
-                return None
-            if isinstance(value, (str, bytes)):
-                raise TypeError(f"returned {value!r}, not a number")
-            number = float(value)
-        except (Exception, SystemExit) as error:
-            fail(f"raised {type(error).__name__}: {error}")
-            return None
-        if not math.isfinite(number):
-            fail(f"returned {number}")
-            return None
-        return number
-
-    return verify

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from rlvr_trainer.errors import ConfigError
@@ -42,6 +43,25 @@ class UnusableRow(Exception):
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail
+
+
+SYNONYMS = {
+    "question": "problem prompt query input instruction messages conversations text",
+    "answer": "answers final_answer target label gold expected_answer ground_truth output response "
+    "completion result",
+    "solution": "rationale reasoning explanation cot",
+}
+"""What other data sets call our columns."""
+
+
+def missing_column(column: str, raw: Mapping[str, Any]) -> str:
+    """Say that a raw row has no such column, and which of its own may be the one."""
+    names = [str(name) for name in raw]
+    synonyms = [column, *SYNONYMS.get(column, "").split()]
+    similar = [name for name in names if name.strip().lower() in synonyms]
+    similar = similar or get_close_matches(column, names)
+    hint = f" (is it {' or '.join(map(repr, similar))}? rename it)" if similar else ""
+    return f"no column {column!r}{hint} among {', '.join(names) or 'none'}"
 
 
 class Task:

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any, ClassVar
 
 from rlvr_trainer.rewards import normalise_answer
-from rlvr_trainer.tasks.base import Row, Task, UnusableRow
+from rlvr_trainer.tasks.base import Row, Task, UnusableRow, missing_column
 
 FINAL_ANSWER = "####"
 """In an answer column, separates worked text from the final answer, as GSM8K has it."""
@@ -22,8 +22,7 @@ class QuestionAnswer(Task):
         """The row of one record. Raises UnusableRow: malformed, empty or answer-not-a-number."""
         for column in ("question", "answer"):
             if column not in raw:
-                has = ", ".join(map(str, raw)) or "none"
-                raise UnusableRow("malformed", f"no column {column!r} among {has}")
+                raise UnusableRow("malformed", missing_column(column, raw))
         question, answer, solution = raw["question"], raw["answer"], raw.get("solution")
         if not isinstance(question, str) or not isinstance(solution, str | None):
             raise UnusableRow("malformed", "question and solution must be text")
