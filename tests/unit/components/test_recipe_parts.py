@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from rlvr_components.recipe_parts import base_recipe, data_identity, data_recipe
+from rlvr_components.recipe_parts import files_identity, recipe_part
 from rlvr_trainer.errors import DataError
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.recipe_file import load_recipe, shipped_recipes
@@ -29,8 +29,8 @@ def recipe(*overrides: str, name: str = "gsm8k") -> Recipe:
 def test_how_it_is_trained_changes_neither_the_data_nor_the_base_models_answers(
     override: str,
 ) -> None:
-    assert data_recipe(recipe(override)) == data_recipe(recipe())
-    assert base_recipe(recipe(override)) == base_recipe(recipe())
+    assert recipe_part(recipe(override), "prepare") == recipe_part(recipe(), "prepare")
+    assert recipe_part(recipe(override), "evaluate-base") == recipe_part(recipe(), "evaluate-base")
 
 
 @pytest.mark.parametrize(
@@ -47,54 +47,61 @@ def test_how_it_is_trained_changes_neither_the_data_nor_the_base_models_answers(
         ("sampling.max_completion_tokens=99", True, True),
         ("quantization=null", False, True),
         ("shared_prefix='off'", False, True),
-        ("rewards.correctness.weight=2", True, False),
+        ("rewards.correctness.weight=2", False, False),
+        ("rewards.format.function=mine:f", True, True),
+        ("evaluation.correct_by=format", True, True),
+        ("training.max_verifier_failures=0.5", False, True),
     ],
 )
 def test_what_a_step_depends_on_changes_its_part(override: str, data: bool, base: bool) -> None:
-    assert (data_recipe(recipe(override)) != data_recipe(recipe())) == data
-    assert (base_recipe(recipe(override)) != base_recipe(recipe())) == base
+    assert (recipe_part(recipe(override), "prepare") != recipe_part(recipe(), "prepare")) == data
+    assert (
+        recipe_part(recipe(override), "evaluate-base") != recipe_part(recipe(), "evaluate-base")
+    ) == base
 
 
 def test_a_task_of_ones_own_may_read_every_field() -> None:
     mine = recipe("task=my.module:Task")
 
-    assert data_recipe(mine) == mine
+    assert recipe_part(mine, "prepare") == mine
 
 
 def test_the_length_of_an_evaluation_of_its_own_is_all_that_counts() -> None:
     own = ["evaluation.max_completion_tokens=32", "model.context_length=2000"]
 
-    assert base_recipe(recipe(*own, "sampling.max_completion_tokens=64")) == base_recipe(
-        recipe(*own)
-    )
+    assert recipe_part(
+        recipe(*own, "sampling.max_completion_tokens=64"), "evaluate-base"
+    ) == recipe_part(recipe(*own), "evaluate-base")
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_recipe_has_its_parts(name: str) -> None:
     whole = recipe(name=name)
 
-    assert data_recipe(whole).data == whole.data
-    assert base_recipe(whole).evaluation == whole.evaluation
+    assert recipe_part(whole, "prepare").data == whole.data
+    assert recipe_part(whole, "evaluate-base").evaluation == whole.evaluation
 
 
 def test_batches_that_rows_are_repeated_for_are_part_of_the_data() -> None:
     one = ["data.select=[train-1]", "data.repeat_to_batch=true"]
 
-    assert data_recipe(recipe(*one)) != data_recipe(recipe(*one, "sampling.num_generations=4"))
+    assert recipe_part(recipe(*one), "prepare") != recipe_part(
+        recipe(*one, "sampling.num_generations=4"), "prepare"
+    )
 
 
 def test_changed_rows_have_another_identity(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"question": "1 + 1?", "answer": 2}\n')
     of_rows = recipe(f"data.train={rows}")
-    before = data_identity(of_rows)
-    assert before == data_identity(of_rows) != data_identity(recipe())
+    before = files_identity(of_rows)
+    assert before == files_identity(of_rows) != files_identity(recipe())
 
     rows.write_text('{"question": "1 + 1?", "answer": 3}\n')
 
-    assert data_identity(of_rows) != before
+    assert files_identity(of_rows) != before
 
 
 def test_rows_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data\.train: .* cannot be read"):
-        data_identity(recipe(f"data.train={tmp_path}/none.jsonl"))
+        files_identity(recipe(f"data.train={tmp_path}/none.jsonl"))

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 from rlvr_trainer.errors import ConfigError
+from rlvr_trainer.files import cache_dir
 from rlvr_trainer.recipe import EMBEDDED_PREFIX, ModelSection
 from rlvr_trainer.suggest import did_you_mean
 
 WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
-
-
-def cache_dir() -> Path:
-    """Where converted and downloaded models are kept: `RLVR_CACHE`, or `~/.cache/rlvr`."""
-    return Path(os.environ.get("RLVR_CACHE") or Path.home() / ".cache" / "rlvr")
 
 
 def locate_model(model: ModelSection) -> str:
