@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 MARKER = "COMMITTED.json"
 STAGING = ".staging"
 STEP_DIR = re.compile(r"step-([0-9]+)$")
-TRAINER_STATE = "trainer_state.json"
 
 
 @dataclass(frozen=True)
@@ -40,13 +39,10 @@ class Checkpoint:
 
     path: Path
     step: int
-    recipe_hash: str
     world_size: int
 
 
-def commit(
-    staged: Path, checkpoints: Path, *, step: int, recipe_hash: str, world_size: int
-) -> Checkpoint:
+def commit(staged: Path, checkpoints: Path, *, step: int, world_size: int) -> Checkpoint:
     """Turn the directory `staged` (on the same file system) into the checkpoint of `step`.
 
     Raises PlatformError when the disk refuses.
@@ -59,7 +55,6 @@ def commit(
         os.rename(staged, target)
         marker = {
             "step": step,
-            "recipe_hash": recipe_hash,
             "world_size": world_size,
             "files": files,
         }
@@ -69,30 +64,23 @@ def commit(
             f"checkpoint {target} cannot be written ({error.strerror}); earlier checkpoints are "
             "intact: free some space and run the same command again"
         ) from error
-    return Checkpoint(target, step, recipe_hash, world_size)
+    return Checkpoint(target, step, world_size)
 
 
-def newest(checkpoints: Path, *, recipe_hash: str) -> Checkpoint | None:
+def newest(checkpoints: Path) -> Checkpoint | None:
     """The newest valid checkpoint, or None where training has not committed anything yet.
 
     Damaged ones are passed over with a warning. Raises CheckpointError when none of several is
-    valid, or when it belongs to another recipe: training must not start anew in silence.
+    valid: training must not start anew in silence.
     """
     candidates = sorted(_step_dirs(checkpoints), reverse=True)
     damaged = []
     for step, path in candidates:
         try:
-            checkpoint = verify(path)
+            return verify(path)
         except CheckpointError as error:
             logger.warning("passed over: %s", error)
             damaged.append(f"step-{step}")
-            continue
-        if checkpoint.recipe_hash != recipe_hash:
-            raise CheckpointError(
-                f"{path} belongs to recipe {checkpoint.recipe_hash}, this is {recipe_hash}; use "
-                "another run directory, or the recipe that it was trained with"
-            )
-        return checkpoint
     committed = [name for name in damaged if (checkpoints / name / MARKER).exists()]
     if committed:
         raise CheckpointError(
@@ -106,7 +94,7 @@ def verify(path: Path) -> Checkpoint:
     """The checkpoint in `path`, its files checked against its marker. Raises CheckpointError."""
     try:
         marker = json.loads((path / MARKER).read_text("utf-8"))
-        checkpoint = Checkpoint(path, marker["step"], marker["recipe_hash"], marker["world_size"])
+        checkpoint = Checkpoint(path, marker["step"], marker["world_size"])
         expected: dict[str, dict[str, Any]] = marker["files"]
     except FileNotFoundError:
         raise CheckpointError(f"{path} was never committed") from None
@@ -124,18 +112,6 @@ def verify(path: Path) -> Checkpoint:
 def describe(folder: Path) -> dict[str, dict[str, Any]]:
     """Size and hash of each file below the folder, as a marker holds them."""
     return {path.relative_to(folder).as_posix(): _describe(path) for path in _files(folder)}
-
-
-def is_last(path: Path) -> bool:
-    """Whether the checkpoint is of the training's last step. Raises CheckpointError."""
-    try:
-        state = json.loads((path / TRAINER_STATE).read_text("utf-8"))
-        return bool(state["global_step"] >= state["max_steps"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path / TRAINER_STATE} cannot be read ({error}); remove the checkpoint to continue "
-            "from the one before"
-        ) from None
 
 
 def newest_committed(checkpoints: Path) -> Path | None:

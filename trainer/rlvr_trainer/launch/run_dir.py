@@ -18,9 +18,11 @@ from pathlib import Path
 
 from rlvr_trainer import checkpoint, remote_checkpoint
 from rlvr_trainer.errors import CheckpointError, ConfigError, DataError, PlatformError, RLVRError
+from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.recipe_file import parse_recipe
 from rlvr_trainer.remote_checkpoint import RUN_URI_VARIABLE
 from rlvr_trainer.storage import Storage, open_storage
+from rlvr_trainer.trajectory import is_last
 
 logger = logging.getLogger(__name__)
 
@@ -102,9 +104,7 @@ class RemoteCopy:
             self._sent = (self.path / METRICS).read_bytes()
         if has_recipe and required:
             found = remote_checkpoint.download_newest(
-                self.storage,
-                self.path / remote_checkpoint.FOLDER,
-                recipe_hash=recipe_hash(self.path),
+                self.storage, self.path / remote_checkpoint.FOLDER
             )
             logger.info("%s: %s", self.storage.uri, f"step {found.step}" if found else "a new run")
 
@@ -181,20 +181,22 @@ def _send_adapter(adapter: Path, run_dir: Storage) -> None:
             )
 
 
-def recipe_hash(run_dir: Path) -> str:
-    """The hash of a run directory's recipe. Raises ConfigError."""
+def read_recipe(run_dir: Path) -> Recipe:
+    """Return a run directory's recipe. Raises ConfigError."""
     path = run_dir / RECIPE
     try:
         tree = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}); write it anew") from None
-    return parse_recipe(tree, origin=str(path)).hash
+        raise ConfigError(
+            f"{path} cannot be read ({error}); a run directory begins with it"
+        ) from None
+    return parse_recipe(tree, origin=str(path))
 
 
 def is_trained(run_dir: Path) -> bool:
     """Whether the last step is committed, so that only the adapter is left to place."""
     newest = checkpoint.newest_committed(run_dir / remote_checkpoint.FOLDER)
     try:
-        return newest is not None and checkpoint.is_last(newest)
+        return newest is not None and is_last(newest, read_recipe(run_dir))
     except CheckpointError:
         return False  # training passes it over
