@@ -21,6 +21,7 @@ from rlvr_components.pipeline_run import (
     write_settings,
 )
 from rlvr_components.recipe_parts import files_identity, recipe_part
+from rlvr_components.staging import check_continues_there
 from rlvr_trainer.batch import batch_of
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.evaluation import count
@@ -106,6 +107,7 @@ def _check_remote(
     remarks = check_cluster(api, place, platform, namespace)
     folder = run_folder(storage)
     check_storage(folder)
+    check_continues_there(open_storage(folder), recipe)
     direct = artifact_uri.startswith(S3_SCHEME) and can_write(artifact_uri.rpartition("/")[0])
     settings = LaunchSettings(place, recipe.name, platform, direct)
     assert place != "local"

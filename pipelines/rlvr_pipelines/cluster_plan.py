@@ -21,6 +21,7 @@ from rlvr_pipelines.kubeconfig import has_cluster
 from rlvr_pipelines.run_dir import RunDir
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.recipe import Recipe
+from rlvr_trainer.trajectory import training_hash
 
 IMAGE = re.compile(r"""(^|[{,\s])["']?image["']?\s*:""", re.M)
 OPENAPI_PATH = "/openapi/v3/apis/trainer.kubeflow.org/v1alpha1"
@@ -57,7 +58,7 @@ def plan_job(
     run_dir = f"{storage.rstrip('/')}/{run_id}"
     spec = JobSpec(
         run_name=recipe.name,
-        recipe_hash=recipe.hash,
+        recipe_hash=training_hash(recipe),
         command=launch_command(run_dir, platform),
         run_dir=run_dir,
         run_id=run_id,

@@ -8,6 +8,7 @@ recipe is read with its default.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -134,6 +135,12 @@ def is_last(checkpoint: Path, recipe: Recipe) -> bool:
         return step >= recipe.training.max_steps
     earlier = read_trajectory(checkpoint).recipe.training
     return step >= max_steps and recipe.training.num_epochs <= earlier.num_epochs
+
+
+def training_hash(recipe: Recipe) -> str:
+    """Return twelve hex digits of the fields that decide the weights after the last step."""
+    tree = recipe.model_dump(mode="json", exclude={**_OPERATION, "evaluation": True})
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def recipe_changes(there: Recipe, here: Recipe) -> list[str]:

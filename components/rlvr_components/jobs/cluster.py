@@ -35,7 +35,7 @@ from rlvr_components.jobs.kube.snapshot import take_snapshot
 from rlvr_components.jobs.kube.status import attempt_of, status_of
 from rlvr_components.jobs.kube.submission import create_or_find
 from rlvr_components.jobs.kube.summaries import PART_OF_RLVR, summaries
-from rlvr_components.jobs.pods import JOB_LABEL, PIPELINE_RUN_LABEL, RUN_LABEL
+from rlvr_components.jobs.pods import JOB_LABEL, PIPELINE_RUN_LABEL, RUN_LABEL, STEP_LABEL
 from rlvr_components.jobs.render import render_job
 from rlvr_components.jobs.trainjob import NEWEST_OVERRIDES, OverridesField, overrides_field
 from rlvr_components.platform import Platform
@@ -239,11 +239,26 @@ class ClusterBackend:
     def _attempts(self, spec: JobSpec) -> list[Attempt]:
         found = self._list(f"{JOB_LABEL}={spec.name_of_all_attempts}")
         attempts = [Attempt(job, self._status_of(job)) for job in found]
+        if not attempts:
+            self._check_no_other(spec)
         kept = kept_end(spec) if spec.is_automatic else None
         # a job that is still there says more than what was written before it was to be deleted
         if kept and all(each.number < kept.number or each.is_going for each in attempts):
             attempts.append(kept)
         return attempts
+
+    def _check_no_other(self, spec: JobSpec) -> None:
+        """Two jobs must not train in one run directory. Raises ConfigError."""
+        if not spec.run_id:
+            return
+        for job in self._list(f"{PIPELINE_RUN_LABEL}={spec.run_id},{STEP_LABEL}={spec.step}"):
+            is_terminating = "deletionTimestamp" in job["metadata"]
+            if not is_terminating and self._status_of(job).phase in ("pending", "running"):
+                name = job["metadata"]["name"]
+                raise ConfigError(
+                    f"job {name} still runs this step with the settings that the run had before; "
+                    f"stop it (`rlvr stop {name}`), or continue with those settings"
+                )
 
     def _status_of(self, job: dict[str, Any]) -> JobStatus:
         """By the job alone where that says enough."""
