@@ -24,7 +24,7 @@ from rlvr_trainer.rewards.registry import (
     Verifier,
     build_judge,
     build_rewards,
-    judges_numbers,
+    needs_numbers,
     score,
 )
 
@@ -40,8 +40,8 @@ __all__ = [
     "extract_answer",
     "format_reward",
     "is_correct_number",
-    "judges_numbers",
     "last_number",
+    "needs_numbers",
     "normalise_answer",
     "parse_number",
     "score",
