@@ -1,11 +1,21 @@
+import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, reject, settings
+from hypothesis import strategies as st
 
 from rlvr_components.recipe_parts import files_identity, recipe_part
-from rlvr_trainer.errors import DataError
+from rlvr_trainer import data
+from rlvr_trainer.errors import ConfigError, DataError, RLVRError
+from rlvr_trainer.prompt import PromptLayout
 from rlvr_trainer.recipe import Recipe
-from rlvr_trainer.recipe_file import load_recipe, shipped_recipes
+from rlvr_trainer.recipe_file import load_recipe, parse_recipe, shipped_recipes
+from rlvr_trainer.rewards import build_judge, build_rewards, score
+from rlvr_trainer.shards import batches
+from rlvr_trainer.tasks import Row
 
 SHIPPED = shipped_recipes("rlvr_pipelines")
 
@@ -105,3 +115,159 @@ def test_changed_rows_have_another_identity(tmp_path: Path) -> None:
 def test_rows_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data\.train: .* cannot be read"):
         files_identity(recipe(f"data.train={tmp_path}/none.jsonl"))
+
+
+def test_what_a_recipe_names_is_known_by_content(tmp_path: Path) -> None:
+    for name in ("rows.jsonl", "mine.py", "helper.py"):
+        (tmp_path / name).write_text("import helper\n")
+    named = recipe(f"rewards.mine.function={tmp_path}/mine.py:mine")
+    before = files_identity(named)
+    (tmp_path / "rows.jsonl").write_text("")
+    assert files_identity(named) == before
+    (tmp_path / "helper.py").write_text("")
+    assert files_identity(named) != before
+
+
+CODE = """
+def even(completion, row):
+    return float(len(completion) % 2 == 0)
+
+def answered(completion, row):
+    return float(row["answer"] in completion)
+"""
+COMPLETIONS = ("", "odd", "even", "#### The final answer is 5", "A: 5", "A: 5\nQ: more\nA: 6")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Code of a user's, and rows with answers in digits and in words."""
+    folder = tmp_path_factory.mktemp("mine")
+    (folder / "mine.py").write_text(CODE)
+    rows = [{"question": f"{i} + 1?", "answer": i + 1 if i % 3 else "one"} for i in range(60)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def sections(folder: Path) -> st.SearchStrategy[dict[str, Any]]:
+    """Trees of a recipe, most of them valid."""
+    function = st.sampled_from(["", f"{folder}/mine.py:even", f"{folder}/mine.py:answered"])
+    reward = st.fixed_dictionaries({"function": function}, optional={"weight": st.floats(0, 9)})
+    mine = st.fixed_dictionaries({"function": st.just(f"{folder}/mine.py:even")})
+    small, fraction = st.integers(0, 3), st.sampled_from([0.0, 0.1, 0.5, 1.0])
+    tokens = st.integers(8, 200)
+    ours = st.fixed_dictionaries(
+        {}, optional={"format": reward, "correctness": reward, "brevity": mine}
+    )
+    data = st.fixed_dictionaries(
+        {"num_exemplars": small, "num_train_rows": st.integers(20, 40)},
+        optional={
+            "train": st.just(f"{folder}/rows.jsonl"),
+            "test_fraction": st.sampled_from([0.2, 0.5]),
+            "validation_fraction": st.sampled_from([0.0, 0.2]),
+            "num_test_rows": st.integers(2, 9),
+            "select": st.sampled_from([["train-1"], ["train-2", "train-4"]]),
+            "repeat_to_batch": st.booleans(),
+            "max_quarantined_fraction": fraction,
+        },
+    )
+    prompt = st.fixed_dictionaries(
+        {"num_shots": small},
+        optional={
+            "answer_marker": st.sampled_from(["A:", "#### The final answer is"]),
+            "solution_template": st.sampled_from([" A: {answer}", " {answer}"]),
+            "stop": st.sampled_from(["Q:", "Question:"]),
+        },
+    )
+    evaluation = st.fixed_dictionaries(
+        {},
+        optional={
+            "shots": st.lists(small, unique=True, max_size=2),
+            "correct_by": st.sampled_from(["format", "correctness", "brevity"]),
+            "num_rows": st.integers(1, 5),
+            "batch_size": st.integers(1, 4),
+            "max_completion_tokens": tokens,
+            "pass_at_k": st.just({"num_samples": 2, "k": [1, 2]}),
+        },
+    )
+    training = st.fixed_dictionaries(
+        {},
+        optional={
+            "learning_rate": st.floats(1e-6, 1e-3),
+            "max_steps": st.integers(1, 9),
+            "per_device_batch_size": st.sampled_from([4, 8, 16]),
+            "gradient_accumulation_steps": st.integers(1, 2),
+            "max_verifier_failures": fraction,
+        },
+    )
+    sampling = st.fixed_dictionaries(
+        {},
+        optional={
+            "num_generations": st.sampled_from([2, 4, 8]),
+            "max_completion_tokens": tokens,
+            "temperature": st.floats(0.5, 2),
+        },
+    )
+    model = st.fixed_dictionaries(
+        {"name": st.just("embedded:smollm2-135m-instruct")},
+        optional={
+            "context_length": st.sampled_from([150, 400, 2048]),
+            "dtype": st.sampled_from(["bf16", "fp32"]),
+        },
+    )
+    return st.fixed_dictionaries(
+        {"name": st.just("whole"), "model": model, "data": data, "prompt": prompt},
+        optional={
+            "task": st.sampled_from(["arithmetic", "question-answer"]),
+            "seed": small,
+            "rewards": ours,
+            "lora": st.just(None),
+            "quantization": st.just({}),
+            "sampling": sampling,
+            "training": training,
+            "grpo": st.just({"beta": 0.1}),
+            "shared_prefix": st.sampled_from(["on", "off"]),
+            "evaluation": evaluation,
+        },
+    )
+
+
+def prepared(of: Recipe) -> dict[str, bytes] | str:
+    """The rows, or why there are none."""
+    with TemporaryDirectory() as target:
+        try:
+            data.prepare(of, Path(target), count_tokens=len)
+        except RLVRError as error:
+            return f"{type(error).__name__}: {error}"
+        return {path.name: path.read_bytes() for path in Path(target).glob("*.jsonl")}
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@given(drawn=st.data())
+def test_part_and_whole_have_the_same_rows_judge_rewards_and_prompts(
+    folder: Path, drawn: st.DataObject
+) -> None:
+    try:
+        whole = parse_recipe(drawn.draw(sections(folder)))
+    except ConfigError:
+        reject()
+    rows = prepared(whole)
+    assert prepared(recipe_part(whole, "prepare")) == rows
+
+    shown = Row("train-1", "4 + 1?", "5", "4 + 1 = 5")
+    layout = PromptLayout(whole.prompt, [shown] * 3)
+    for step in ("evaluate-base", "evaluate-trained"):
+        part = recipe_part(whole, step)
+        for completion in COMPLETIONS:
+            verdict = build_judge(whole)(completion, shown.columns)
+            assert build_judge(part)(completion, shown.columns) == verdict
+            scores = score(build_rewards(whole), completion, shown.columns)
+            assert score(build_rewards(part), completion, shown.columns) == scores
+        assert batches(part, [shown] * 7) == batches(whole, [shown] * 7)
+        own = PromptLayout(part.prompt, [shown] * 3)
+        for shots in whole.evaluated_shots:
+            assert own.prompt(shown, shots) == layout.prompt(shown, shots)
+        for same in ("evaluated_shots", "evaluation_max_completion_tokens", "quantization",
+                     "model", "shared_prefix"):  # fmt: skip
+            assert getattr(part, same) == getattr(whole, same)
+        assert part.training.max_verifier_failures == whole.training.max_verifier_failures
+        assert (part.lora == whole.lora) or step == "evaluate-base"
