@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import HealthCheck, given, reject, settings
@@ -159,15 +160,18 @@ def sections(folder: Path) -> st.SearchStrategy[dict[str, Any]]:
         {}, optional={"format": reward, "correctness": reward, "brevity": mine}
     )
     data = st.fixed_dictionaries(
-        {"num_exemplars": small, "num_train_rows": st.integers(20, 40)},
+        {
+            "train": st.sampled_from(["", *[f"{folder}/rows.jsonl"] * 3]),
+            "num_exemplars": small,
+            "num_train_rows": st.integers(20, 40),
+            "max_quarantined_fraction": st.sampled_from([0.1, 1.0, 1.0]),
+            "num_test_rows": st.integers(2, 9),
+        },
         optional={
-            "train": st.just(f"{folder}/rows.jsonl"),
             "test_fraction": st.sampled_from([0.2, 0.5]),
             "validation_fraction": st.sampled_from([0.0, 0.2]),
-            "num_test_rows": st.integers(2, 9),
             "select": st.sampled_from([["train-1"], ["train-2", "train-4"]]),
             "repeat_to_batch": st.booleans(),
-            "max_quarantined_fraction": fraction,
         },
     )
     prompt = st.fixed_dictionaries(
@@ -179,10 +183,9 @@ def sections(folder: Path) -> st.SearchStrategy[dict[str, Any]]:
         },
     )
     evaluation = st.fixed_dictionaries(
-        {},
+        {"correct_by": st.sampled_from(["format", "correctness", "brevity", "brevity"])},
         optional={
             "shots": st.lists(small, unique=True, max_size=2),
-            "correct_by": st.sampled_from(["format", "correctness", "brevity"]),
             "num_rows": st.integers(1, 5),
             "batch_size": st.integers(1, 4),
             "max_completion_tokens": tokens,
@@ -215,25 +218,32 @@ def sections(folder: Path) -> st.SearchStrategy[dict[str, Any]]:
         },
     )
     return st.fixed_dictionaries(
-        {"name": st.just("whole"), "model": model, "data": data, "prompt": prompt},
-        optional={
+        {
+            "name": st.just("whole"),
             "task": st.sampled_from(["arithmetic", "question-answer"]),
+            "model": model,
+            "data": data,
+            "prompt": prompt,
+            "evaluation": evaluation,
+            "rewards": st.one_of(
+                ours, st.just({"brevity": {"function": f"{folder}/mine.py:even"}})
+            ),
+        },
+        optional={
             "seed": small,
-            "rewards": ours,
             "lora": st.just(None),
             "quantization": st.just({}),
             "sampling": sampling,
             "training": training,
             "grpo": st.just({"beta": 0.1}),
             "shared_prefix": st.sampled_from(["on", "off"]),
-            "evaluation": evaluation,
         },
     )
 
 
 def prepared(of: Recipe) -> dict[str, bytes] | str:
     """The rows, or why there are none."""
-    with TemporaryDirectory() as target:
+    with TemporaryDirectory() as target, patch("os.fsync"):
         try:
             data.prepare(of, Path(target), count_tokens=len)
         except RLVRError as error:
@@ -257,11 +267,13 @@ def test_part_and_whole_have_the_same_rows_judge_rewards_and_prompts(
     layout = PromptLayout(whole.prompt, [shown] * 3)
     for step in ("evaluate-base", "evaluate-trained"):
         part = recipe_part(whole, step)
+        judges = [build_judge(each) for each in (whole, part)]
+        rewards = [build_rewards(each) for each in (whole, part)]
         for completion in COMPLETIONS:
-            verdict = build_judge(whole)(completion, shown.columns)
-            assert build_judge(part)(completion, shown.columns) == verdict
-            scores = score(build_rewards(whole), completion, shown.columns)
-            assert score(build_rewards(part), completion, shown.columns) == scores
+            first, second = (judge(completion, shown.columns) for judge in judges)
+            assert first == second
+            one, other = (score(each, completion, shown.columns) for each in rewards)
+            assert one == other
         assert batches(part, [shown] * 7) == batches(whole, [shown] * 7)
         own = PromptLayout(part.prompt, [shown] * 3)
         for shots in whole.evaluated_shots:
