@@ -20,7 +20,8 @@ from rlvr_components.pipeline_run import (
     run_id,
     write_settings,
 )
-from rlvr_components.recipe_parts import base_recipe, data_identity, data_recipe
+from rlvr_components.recipe_parts import files_identity, recipe_part
+from rlvr_components.staging import check_continues_there
 from rlvr_trainer.batch import batch_of
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.evaluation import count
@@ -70,9 +71,9 @@ def check(
         check_storage(publish_uri)
     return Checked(
         recipe=recipe,
-        data_recipe=data_recipe(recipe),
-        base_recipe=base_recipe(recipe),
-        data_identity=data_identity(recipe),
+        data_recipe=recipe_part(recipe, "prepare"),
+        base_recipe=recipe_part(recipe, "evaluate-base"),
+        data_identity=files_identity(recipe),
         storage=storage,
         job_image=settings.platform.image if settings else "",
         reuse_key="" if train_reuse else run_id(),
@@ -107,6 +108,7 @@ def _check_remote(
     remarks = check_cluster(api, place, platform, namespace)
     folder = run_folder(storage)
     check_storage(folder)
+    check_continues_there(open_storage(folder), recipe)
     direct = artifact_uri.startswith(S3_SCHEME) and can_write(artifact_uri.rpartition("/")[0])
     settings = LaunchSettings(place, recipe.name, platform, direct)
     assert place != "local"

@@ -1,83 +1,103 @@
 """The part of a recipe that a step depends on, as a recipe of its own.
 
-Kubeflow reuses a step's outputs when its inputs are the same. A step that got the whole recipe
-would run again for a learning rate that it never reads.
+A step's outputs are reused when its inputs are the same. A step that got the whole recipe would
+run again for a learning rate that it never reads. A part is the recipe without the fields that the
+step is known not to read: a field missing from these lists costs a run of a step, never a result.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+import json
+from typing import Any, Literal
 
 from rlvr_trainer.data.sources import read_raw
+from rlvr_trainer.named_files import file_digests
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.recipe_file import parse_recipe
 from rlvr_trainer.tasks import Split
 
+Step = Literal["prepare", "evaluate-base", "train", "evaluate-trained", "report"]
+"""A step of the pipeline that reads the recipe, by the phase that its events name."""
 
-def data_recipe(recipe: Recipe) -> Recipe:
-    """What the prepared data depend on.
+_BATCH: Any = {
+    "sampling": {"num_generations"},
+    "training": {"per_device_batch_size", "gradient_accumulation_steps"},
+}
+"""Read by the preparation only where rows are repeated to fill a batch."""
 
-    A task of one's own that brings its rows may read any field, and gets them all.
+_OPTIMISATION = {
+    *("learning_rate", "num_epochs", "max_steps", "warmup_ratio", "lr_scheduler"),
+    *("max_grad_norm", "weight_decay", "gradient_checkpointing", "zero_stage", "save_steps"),
+    *("keep_checkpoints", "validation_steps", "num_validation_rows"),
+}
+_DRAWING = {"temperature", "top_p", "top_k", "min_p"}
+_WEIGHTS = {"__all__": {"weight"}}
+
+_UNREAD_BY_PREPARATION: dict[str, Any] = {
+    "description": True,
+    "lora": True,
+    "quantization": True,
+    "grpo": True,
+    "shared_prefix": True,
+    "rewards": _WEIGHTS,
+    "model": {"dtype"},
+    "sampling": _DRAWING,
+    "training": {*_OPTIMISATION, "max_verifier_failures"},
+    "evaluation": {"num_rows", "batch_size", "pass_at_k"},
+}
+_UNREAD_BY_EVALUATION: dict[str, Any] = {
+    "description": True,
+    "task": True,
+    "grpo": True,
+    "rewards": _WEIGHTS,
+    # the prepared rows are an input of their own; `num_exemplars` is compared with the shots
+    "data": {
+        *("train", "test", "test_fraction", "validation_fraction", "num_train_rows"),
+        *("num_test_rows", "select", "repeat_to_batch", "max_quarantined_fraction"),
+    },
+    "sampling": {*_DRAWING, *_BATCH["sampling"]},
+    "training": {*_OPTIMISATION, *_BATCH["training"]},
+}
+_UNREAD_BY_TRAINING: dict[str, Any] = {
+    "description": True,
+    "evaluation": {"shots", "num_rows", "pass_at_k"},
+}
+
+
+def recipe_part(recipe: Recipe, step: Step) -> Recipe:
+    """Return the recipe with defaults in the fields that the step does not read."""
+    match step:
+        case "prepare":
+            if ":" in recipe.task and not recipe.data.train:
+                return recipe  # a task of the user's makes its rows from any field
+            unread = dict(_UNREAD_BY_PREPARATION)
+            if not recipe.data.repeat_to_batch:
+                unread |= {section: unread[section] | fields for section, fields in _BATCH.items()}
+        case "evaluate-base":
+            unread = {**_UNREAD_BY_EVALUATION, "lora": True}
+        case "evaluate-trained":
+            unread = _UNREAD_BY_EVALUATION
+        case "train":
+            unread = _UNREAD_BY_TRAINING
+        case "report":
+            return recipe
+    tree = recipe.model_dump(exclude=unread) | {"name": step}
+    if step.startswith("evaluate"):
+        # one length counts, and the other must not be refused for it
+        tree["sampling"]["max_completion_tokens"] = recipe.evaluation_max_completion_tokens
+        tree["evaluation"]["max_completion_tokens"] = None
+    return parse_recipe(tree, origin=f"the part of {recipe.name} for {step}")
+
+
+def files_identity(recipe: Recipe) -> str:
+    """Return sixteen hex digits of the content that the recipe names: rows, code, a local model.
+
+    Rows on the hub have a revision. Raises DataError and ConfigError when rows cannot be read.
     """
-    if ":" in recipe.task and not recipe.data.train:
-        return recipe
-    sampling, training = {"max_completion_tokens"}, set[str]()
-    if recipe.data.repeat_to_batch:
-        sampling.add("num_generations")
-        training = {"per_device_batch_size", "gradient_accumulation_steps"}
-    return _part(
-        recipe,
-        "data",
-        seed=True,
-        task=True,
-        data=True,
-        prompt=True,
-        rewards=True,
-        model={"name", "revision", "context_length"},
-        sampling=sampling,
-        training=training,
-        evaluation={"shots", "max_completion_tokens"},
-    )
-
-
-def base_recipe(recipe: Recipe) -> Recipe:
-    """What the evaluation of the base model depends on, beside the data."""
-    return _part(
-        recipe,
-        "base",
-        seed=True,
-        data={"num_exemplars"},
-        prompt=True,
-        model=True,
-        quantization=True,
-        sampling={"max_completion_tokens": recipe.evaluation_max_completion_tokens},
-        shared_prefix=True,
-        evaluation=True,
-    )
-
-
-def data_identity(recipe: Recipe) -> str:
-    """Sixteen hex digits of the files that the recipe names; rows of a task are in the image.
-
-    Raises DataError and ConfigError when they cannot be read.
-    """
-    digest = hashlib.sha256()
+    content = file_digests(recipe)
     sources: dict[Split, str] = {"train": recipe.data.train, "test": recipe.data.test}
     for split, source in sources.items():
-        digest.update(f"{split} {source}\n".encode())
-        if source and not source.startswith("hub://"):  # which names a revision
-            digest.update(read_raw(source, split))
-    return digest.hexdigest()[:16]
-
-
-def _part(recipe: Recipe, name: str, **wanted: bool | set[str] | dict[str, Any]) -> Recipe:
-    """The recipe's fields (True: all of a section) or these values, and the defaults elsewhere."""
-    tree: dict[str, Any] = {"name": name}
-    for field, what in wanted.items():
-        value = getattr(recipe, field)
-        if isinstance(what, set):
-            tree[field] = value.model_dump(include=what)
-        else:
-            tree[field] = value if what is True else what
-    return parse_recipe(tree, origin=f"the {name} part of {recipe.name}")
+        if source and not source.startswith("hub://") and f"data.{split}" not in content:
+            content[f"data.{split}"] = hashlib.sha256(read_raw(source, split)).hexdigest()
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,12 +1,15 @@
 """A model step as a job in a cluster: put what it needs into its run directory, launch, collect.
 
 RUN/                     recipe, data, checkpoints, metrics: the training's run directory
-RUN/evaluate-base/       recipe part, data, samples by part
-RUN/evaluate-trained/    recipe, data, samples by part; the adapter where RUN has none
+RUN/evaluate-base/KEY/       recipe part, data, samples by part
+RUN/evaluate-trained/KEY/    recipe, data, samples by part; the adapter where RUN has none
+
+KEY names what is evaluated, so that other settings, rows or files are evaluated apart.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -26,13 +29,14 @@ from rlvr_components.pipeline_run import (
     run_folder,
     run_id,
 )
-from rlvr_components.staging import stage, stage_folder
+from rlvr_components.staging import file_hashes, stage, stage_folder
 from rlvr_components.task_config import merge_task_config
 from rlvr_trainer.batch import batch_of
 from rlvr_trainer.errors import ConfigError, RLVRError
 from rlvr_trainer.evaluation import headline, parse_samples
 from rlvr_trainer.events import EVENTS_VARIABLE, emit, read_events
 from rlvr_trainer.launch.run_dir import ADAPTER, ADAPTER_URI_VARIABLE
+from rlvr_trainer.named_files import file_digests
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.shards import Shard, batches, evaluated_rows, join
 from rlvr_trainer.storage import S3_SCHEME, Storage, open_storage
@@ -108,7 +112,7 @@ def evaluate(
     Pods read the adapter at `adapter_uri`, or else what is copied there from `adapter_dir`.
     Raises JobFailed, ConfigError, DataError, PlatformError.
     """
-    run_dir = open_storage(f"{site.folder}/{step}")
+    run_dir = open_storage(f"{site.folder}/{step}/{evaluation_key(recipe, data_dir)}")
     platform = site.settings.platform
     shards_per_node = max(platform.gpus_per_node, 1)
     with phase(step) as found:
@@ -132,6 +136,12 @@ def evaluate(
         )
         found.update(headline(samples, recipe))
     return samples
+
+
+def evaluation_key(recipe: Recipe, data_dir: Path) -> str:
+    """Return twelve hex digits of the recipe, the rows, and the files that the recipe names."""
+    content = [recipe.hash, file_hashes(data_dir), file_digests(recipe)]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def collect_samples(

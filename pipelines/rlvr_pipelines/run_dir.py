@@ -5,18 +5,25 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from rlvr_trainer.checkpoint import newest_committed
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.files import disk_error, write_text
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.recipe_file import parse_recipe
-
-NUM_SHOWN_DIFFERENCES = 8
+from rlvr_trainer.trajectory import (
+    Trajectory,
+    listed,
+    read_trajectory,
+    recipe_changes,
+    trajectory_of,
+)
 
 _OURS = ("data", "checkpoints", "adapter", "before", "after", "metrics.jsonl", "samples.jsonl",
          "evaluation.json", "report.html")  # fmt: skip
@@ -38,6 +45,11 @@ class RunDir:
     def data(self) -> Path:
         """The prepared data."""
         return self.path / "data"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Committed checkpoints of the training."""
+        return self.path / "checkpoints"
 
     @property
     def adapter(self) -> Path:
@@ -104,11 +116,15 @@ class Claim:
 
 
 @contextmanager
-def claim(path: Path, recipe: Recipe) -> Iterator[Claim]:
+def claim(path: Path, recipe: Recipe, *, reopen: bool = True) -> Iterator[Claim]:
     """Make the directory this recipe's, and keep others out of it.
 
-    Raises ConfigError when it cannot be written, is in use, is another recipe's, or holds
-    somebody's own files, and PlatformError for a full disk.
+    Settings that changed since it was claimed last are told. Those that decide the weights may
+    change until something is trained; those that decide results have a finished run evaluated
+    again, or are refused without `reopen`.
+
+    Raises ConfigError when it cannot be written, is in use, was trained with other settings, or
+    holds somebody's own files, CheckpointError, and PlatformError for a full disk.
     """
     run_dir = RunDir(path)
     _check_nothing_is_replaced(run_dir)
@@ -120,7 +136,8 @@ def claim(path: Path, recipe: Recipe) -> Iterator[Claim]:
         raise disk_error(path, error) from None
     with lock:
         _lock(lock, path)
-        _check_same_recipe(run_dir, recipe)
+        if run_dir.recipe.exists():
+            _apply_changes(run_dir, recipe, reopen=reopen)
         write_text(run_dir.recipe, recipe.model_dump_json(indent=2) + "\n")
         yield Claim(run_dir, lock)
 
@@ -158,43 +175,27 @@ def _check_nothing_is_replaced(run_dir: RunDir) -> None:
         )
 
 
-def _check_same_recipe(run_dir: RunDir, recipe: Recipe) -> None:
-    if not run_dir.recipe.exists():
-        return
-    there, here = _flat(_read_tree(run_dir)), _flat(recipe.model_dump(mode="json"))
-    different = sorted(
-        field
-        for field in there.keys() | here.keys()
-        if field != "description" and there.get(field, _ABSENT) != here.get(field, _ABSENT)
-    )
-    if different:
-        shown = "\n".join(
-            f"  {field}: {_show(there, field)} there, {_show(here, field)} here"
-            for field in different[:NUM_SHOWN_DIFFERENCES]
-        )
-        more = len(different) - NUM_SHOWN_DIFFERENCES
+def _apply_changes(run_dir: RunDir, recipe: Recipe, *, reopen: bool) -> None:
+    """Tell which settings changed, and invalidate results that were made with others."""
+    there, own = read_recipe(run_dir), trajectory_of(recipe)
+    committed = newest_committed(run_dir.checkpoints)
+    earlier = read_trajectory(committed) if committed else Trajectory(there, {})
+    if (committed or run_dir.adapter.exists()) and (different := own.differences(earlier)):
         raise ConfigError(
-            f"{run_dir.path} belongs to a run with other settings:\n{shown}\n"
-            + (f"  and {more} more\n" if more > 0 else "")
-            + "Use another --run-dir, or the same settings to continue that run"
+            f"{run_dir.path} was trained with other settings:\n{listed(different)}\n"
+            "Use another --run-dir, or the same settings and files to continue that run"
         )
-
-
-_ABSENT = object()
-
-
-def _show(fields: Mapping[str, Any], field: str) -> str:
-    return repr(fields[field]) if field in fields else "nothing"
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict) and value:
-            fields |= _flat(value, f"{prefix}{name}.")
-        else:
-            fields[prefix + name] = value
-    return fields
+    if not (changes := recipe_changes(there, recipe)):
+        return
+    changed = own.result_differences(Trajectory(there, earlier.files))
+    if changed and run_dir.evaluation.exists():
+        if not reopen:
+            raise ConfigError(
+                f"{run_dir.path} holds the results of a run with other settings:\n"
+                f"{listed(changed)}\nUse another --run-dir"
+            )
+        run_dir.evaluation.unlink()
+    print(f"{run_dir.path} continues with changed settings:\n{listed(changes)}", file=sys.stderr)
 
 
 def _read_tree(run_dir: RunDir) -> dict[str, Any]:

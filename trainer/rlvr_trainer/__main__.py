@@ -11,7 +11,6 @@ stopped it after a commit, otherwise the error's own.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -19,13 +18,12 @@ import traceback
 from pathlib import Path
 
 from rlvr_trainer import __version__
-from rlvr_trainer.error_mapping import passing_error, to_rlvr_error
-from rlvr_trainer.errors import EXIT_PREEMPTED, ConfigError
+from rlvr_trainer.error_mapping import to_rlvr_error
+from rlvr_trainer.errors import EXIT_PREEMPTED
 from rlvr_trainer.events import EVENTS_VARIABLE
 from rlvr_trainer.launch.pod import RUN_DIR_VARIABLE, Options, add_arguments, launch
+from rlvr_trainer.launch.run_dir import read_recipe
 from rlvr_trainer.ranks import record_error, record_preempted, was_launched
-from rlvr_trainer.recipe import Recipe
-from rlvr_trainer.recipe_file import parse_recipe
 from rlvr_trainer.shards import parse_shard
 
 
@@ -66,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(run_dir: Path) -> int:
-    recipe = _read_recipe(run_dir)
+    recipe = read_recipe(run_dir)
     os.environ.setdefault(EVENTS_VARIABLE, str(run_dir / "metrics.jsonl"))
     if os.environ.get("RANK", "0") != "0":
         del os.environ[EVENTS_VARIABLE]  # one rank speaks for all
@@ -106,24 +104,13 @@ def _evaluate(options: argparse.Namespace) -> int:
     from rlvr_trainer.evaluate_pod import evaluate
 
     return evaluate(
-        _read_recipe(options.run_dir),
+        read_recipe(options.run_dir),
         options.run_dir,
         label=options.label,
         adapter=options.adapter,
         shard=parse_shard(options.shard) if options.shard else None,
         shards_per_node=options.shards_per_node,
     )
-
-
-def _read_recipe(run_dir: Path) -> Recipe:
-    path = run_dir / "recipe.json"
-    try:
-        tree = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise passing_error(error) or ConfigError(
-            f"{path} cannot be read ({error}); a run directory begins with it"
-        ) from None
-    return parse_recipe(tree, origin=str(path))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,6 @@ logger = logging.getLogger(__name__)
 MARKER = "COMMITTED.json"
 STAGING = ".staging"
 STEP_DIR = re.compile(r"step-([0-9]+)$")
-TRAINER_STATE = "trainer_state.json"
 VERIFIED_VARIABLE = "RLVR_CHECKPOINT"
 """Names the checkpoint that launch verified for all ranks of its node; empty: there is none."""
 
@@ -46,7 +45,6 @@ class Checkpoint:
 
     path: Path
     step: int
-    recipe_hash: str
     world_size: int
 
 
@@ -55,7 +53,6 @@ def commit(
     checkpoints: Path,
     *,
     step: int,
-    recipe_hash: str,
     world_size: int,
     files: Files | None = None,
 ) -> Checkpoint:
@@ -72,7 +69,6 @@ def commit(
         os.rename(staged, target)
         marker = {
             "step": step,
-            "recipe_hash": recipe_hash,
             "world_size": world_size,
             "files": files,
         }
@@ -82,30 +78,23 @@ def commit(
             f"checkpoint {target} cannot be written ({error.strerror}); earlier checkpoints are "
             "intact: free some space and run the same command again"
         ) from error
-    return Checkpoint(target, step, recipe_hash, world_size)
+    return Checkpoint(target, step, world_size)
 
 
-def newest(checkpoints: Path, *, recipe_hash: str) -> Checkpoint | None:
+def newest(checkpoints: Path) -> Checkpoint | None:
     """The newest valid checkpoint, or None where training has not committed anything yet.
 
     Damaged ones are passed over with a warning. Raises CheckpointError when none of several is
-    valid, or when it belongs to another recipe: training must not start anew in silence.
+    valid: training must not start anew in silence.
     """
     candidates = sorted(_step_dirs(checkpoints), reverse=True)
     damaged = []
     for step, path in candidates:
         try:
-            checkpoint = verify(path)
+            return verify(path)
         except CheckpointError as error:
             logger.warning("passed over: %s", error)
             damaged.append(f"step-{step}")
-            continue
-        if checkpoint.recipe_hash != recipe_hash:
-            raise CheckpointError(
-                f"{path} belongs to recipe {checkpoint.recipe_hash}, this is {recipe_hash}; use "
-                "another run directory, or the recipe that it was trained with"
-            )
-        return checkpoint
     committed = [name for name in damaged if (checkpoints / name / MARKER).exists()]
     if committed:
         raise CheckpointError(
@@ -115,11 +104,11 @@ def newest(checkpoints: Path, *, recipe_hash: str) -> Checkpoint | None:
     return None
 
 
-def to_resume(checkpoints: Path, *, recipe_hash: str) -> Checkpoint | None:
+def to_resume(checkpoints: Path) -> Checkpoint | None:
     """Return the checkpoint that launch verified for this node, or else `newest`."""
     verified = os.environ.get(VERIFIED_VARIABLE)
     if verified is None:
-        return newest(checkpoints, recipe_hash=recipe_hash)
+        return newest(checkpoints)
     return _read_marker(Path(verified))[0] if verified else None
 
 
@@ -141,7 +130,7 @@ def verify(path: Path) -> Checkpoint:
 def _read_marker(path: Path) -> tuple[Checkpoint, Files]:
     try:
         marker = json.loads((path / MARKER).read_text("utf-8"))
-        checkpoint = Checkpoint(path, marker["step"], marker["recipe_hash"], marker["world_size"])
+        checkpoint = Checkpoint(path, marker["step"], marker["world_size"])
         return checkpoint, dict(marker["files"])
     except FileNotFoundError:
         raise CheckpointError(f"{path} was never committed") from None
@@ -154,18 +143,6 @@ def _read_marker(path: Path) -> tuple[Checkpoint, Files]:
 def describe(folder: Path) -> Files:
     """Return size and hash of each file below the folder."""
     return {path.relative_to(folder).as_posix(): _describe(path) for path in _files(folder)}
-
-
-def is_last(path: Path) -> bool:
-    """Whether the checkpoint is of the training's last step. Raises CheckpointError."""
-    try:
-        state = json.loads((path / TRAINER_STATE).read_text("utf-8"))
-        return bool(state["global_step"] >= state["max_steps"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise passing_error(error) or CheckpointError(
-            f"{path / TRAINER_STATE} cannot be read ({error}); remove the checkpoint to continue "
-            "from the one before"
-        ) from None
 
 
 def newest_committed(checkpoints: Path) -> Path | None:

@@ -21,6 +21,11 @@ DISK_ERRNOS = FULL_ERRNOS | AWAY_ERRNOS
 """What passes; all else needs somebody to change something."""
 
 
+def cache_dir() -> Path:
+    """Where converted and downloaded models are kept: `RLVR_CACHE`, or `~/.cache/rlvr`."""
+    return Path(os.environ.get("RLVR_CACHE") or Path.home() / ".cache" / "rlvr")
+
+
 def write_durably(path: Path, text: str) -> None:
     """Write `path` so that it holds the whole text or stays as it was, also after a power cut.
 

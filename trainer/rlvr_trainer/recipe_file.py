@@ -17,7 +17,10 @@ from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.suggest import did_you_mean
 
 LOCATION_FIELDS = (("data", "train"), ("data", "test"), ("model", "name"), ("task",))
-"""Fields that may hold a path; one that begins with ./ or ../ is relative to the recipe's file."""
+"""Fields that may hold a path, as a reward's function does. In a file it is relative to the file's
+folder, in `--set` to the working directory; a recipe that was read holds it absolute."""
+PATH = re.compile(r"(\.\.?|~)(/|$)")
+"""Begins what is a path whatever the field."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -66,7 +69,8 @@ _Loader.add_constructor(_INT, lambda _, node: int(node.value))
 def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """Load the recipe in a YAML or JSON file, or the shipped one of that name.
 
-    `overrides` are `a.b=c` with YAML values. Raises ConfigError.
+    `overrides` are `a.b=c` with YAML values, and paths relative to the working directory.
+    Raises ConfigError.
     """
     shipped = shipped_recipes()
     tree = _read(_find(str(source), shipped), shipped, extended_by=())
@@ -118,7 +122,10 @@ def _read(path: Path, shipped: Mapping[str, Path], extended_by: tuple[Path, ...]
     _resolve_locations(tree, path.parent)
     if "extends" not in tree:
         return tree
-    base = _find(_beside(str(tree.pop("extends")), path.parent), shipped)
+    extended = str(tree.pop("extends"))
+    if PATH.match(extended) or (extended not in shipped and (path.parent / extended).is_file()):
+        extended = _beside(extended, path.parent)
+    base = _find(extended, shipped)
     return _merge(_read(base, shipped, (*extended_by, path)), tree)
 
 
@@ -132,13 +139,21 @@ def _resolve_locations(tree: dict[str, Any], folder: Path) -> None:
         for parent in parents:
             section = section.get(parent) if isinstance(section, dict) else None
         value = section.get(last) if isinstance(section, dict) else None
-        if isinstance(value, str):
+        if isinstance(value, str) and _is_path(value, str(parents[0] if parents else last)):
             section[last] = _beside(value, folder)
 
 
-def _beside(location: str, folder: Path) -> str:
-    relative = location.startswith(("./", "../"))
-    return str((folder / location).resolve()) if relative else location
+def _is_path(value: str, section: str) -> bool:
+    """Return whether a location is a path on this machine, which hub ids and modules are not."""
+    if section == "data":
+        return bool(value) and "://" not in value
+    is_code = section in ("task", "rewards") and value.rpartition(":")[0].endswith(".py")
+    return is_code or PATH.match(value) is not None
+
+
+def _beside(path: str, folder: Path) -> str:
+    expanded = Path(path).expanduser()
+    return str(expanded if expanded.is_absolute() else (folder / expanded).resolve())
 
 
 def _merge(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,7 +184,18 @@ def _override(tree: dict[str, Any], override: str) -> None:
         if not isinstance(child, dict):
             child = section[parent] = {}
         section = child
-    section[last] = value
+    section[last] = _resolved(path.split("."), value)
+
+
+def _resolved(path: list[str], value: Any) -> Any:
+    """Return a field's value with the locations in it absolute."""
+    tree = value
+    for part in reversed(path):
+        tree = {part: tree}
+    _resolve_locations(tree, Path.cwd())
+    for part in path:
+        tree = tree[part]
+    return tree
 
 
 def _is_text(parents: list[str], last: str) -> bool:

@@ -26,6 +26,7 @@ from rlvr_trainer.checkpoint import Checkpoint, Files
 from rlvr_trainer.errors import CheckpointError, PlatformError, RLVRError
 from rlvr_trainer.files import disk_error
 from rlvr_trainer.storage import Storage, safe_key
+from rlvr_trainer.trajectory import TRAJECTORY, Trajectory, parse_trajectory
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,6 @@ def upload(
     *,
     rank: int,
     step: int,
-    recipe_hash: str,
     world_size: int,
 ) -> str:
     """Commit what the nodes staged; called by all processes, returns the checkpoint's folder.
@@ -67,7 +67,6 @@ def upload(
         every = {**each, **every}  # of a file that two nodes have, the first one's counts
     marker = {
         "step": step,
-        "recipe_hash": recipe_hash,
         "world_size": world_size,
         "time": round(time.time(), 3),
         "files": every,
@@ -76,28 +75,21 @@ def upload(
     return folder
 
 
-def download_newest(storage: Storage, checkpoints: Path, *, recipe_hash: str) -> Checkpoint | None:
+def download_newest(storage: Storage, checkpoints: Path) -> Checkpoint | None:
     """Copy the newest valid checkpoint to `checkpoints`/step-N, or None when none was committed.
 
     Damaged ones are passed over with a warning. Raises CheckpointError when none of several is
-    valid, or when it belongs to another recipe.
+    valid.
     """
     damaged = []
     for step, folder, marker in _committed(storage):
         target = checkpoints / f"step-{step}"
         try:
-            found = _download(storage, folder, marker, target)
+            return _download(storage, folder, marker, target)
         except CheckpointError as error:
             logger.warning("passed over: %s", error)
             damaged.append(folder.removeprefix(f"{FOLDER}/"))
             shutil.rmtree(target, ignore_errors=True)
-            continue
-        if found.recipe_hash != recipe_hash:
-            raise CheckpointError(
-                f"{storage.uri}/{folder} belongs to recipe {found.recipe_hash}, this is "
-                f"{recipe_hash}; use another run directory, or the recipe that it was trained with"
-            )
-        return found
     if damaged:
         raise CheckpointError(
             f"no checkpoint in {storage.uri}/{FOLDER} is valid ({', '.join(damaged)} are damaged); "
@@ -110,6 +102,25 @@ def committed_step(storage: Storage) -> int:
     """The newest committed step of a run directory, here or in S3; 0 before the first."""
     markers = (MARKER_KEY.match(key) for key in storage.list(FOLDER))
     return max((int(match[2]) for match in markers if match), default=0)
+
+
+def newest_trajectory(storage: Storage) -> Trajectory | None:
+    """Return what the newest checkpoint belongs to, or None where nothing is committed.
+
+    Raises CheckpointError, PlatformError.
+    """
+    for _, folder, _ in _committed(storage)[:1]:
+        where = f"{storage.uri}/{folder}/{TRAJECTORY}"
+        try:
+            return parse_trajectory(
+                storage.read_bytes(f"{folder}/{TRAJECTORY}").decode(), origin=where
+            )
+        except FileNotFoundError:
+            raise CheckpointError(
+                f"{where} does not exist, so that what was trained is not known; train in another "
+                "run directory"
+            ) from None
+    return None
 
 
 def prune(storage: Storage, keep: int) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 
 from rlvr_trainer.events import EVENTS_VARIABLE
 from rlvr_trainer.recipe import Recipe
+from rlvr_trainer.trajectory import training_hash
 
 ALLOWED_ENVIRONMENT = (
     "HF_HUB_OFFLINE",
@@ -63,6 +64,7 @@ class JobSpec:
 
     run_name: str
     recipe_hash: str
+    """Of the fields that decide what the job gives: with others it is another job."""
     command: tuple[str, ...]
     run_dir: str
     """The run directory: recipe, data, checkpoints, metrics."""
@@ -216,7 +218,7 @@ def training_job(
     verb = "launch" if num_gpus > 1 else "train"
     return JobSpec(
         run_name=recipe.name,
-        recipe_hash=recipe.hash,
+        recipe_hash=training_hash(recipe),
         command=("python", "-m", "rlvr_trainer", verb, "--run", str(run_dir)),
         run_dir=str(run_dir),
         resources=Resources(gpus_per_node=num_gpus),

@@ -15,6 +15,7 @@ from rlvr_components.platform import Platform
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.launch.pod import DEFAULT_WORK_DIR
 from rlvr_trainer.recipe import Recipe
+from rlvr_trainer.trajectory import training_hash
 
 PART_OF = "rlvr"
 RUN_LABEL = "rlvr.dev/run"
@@ -62,7 +63,7 @@ def cluster_job(
     """Return the job of a step in a cluster, launched from `environment`: `command` or training."""
     return JobSpec(
         run_name=run_name,
-        recipe_hash=recipe.hash,
+        recipe_hash=training_hash(recipe) if step == "train" else recipe.hash,
         command=launch_command(run_dir, platform, command),
         run_dir=run_dir,
         step=step,

@@ -64,7 +64,8 @@ def evaluate(
         if progress.update(event):
             display.show(event)
 
-    with claim(run_dir or Path("runs", f"{loaded.name}-evaluate"), loaded) as claimed:
+    path = run_dir or Path("runs", f"{loaded.name}-evaluate")
+    with claim(path, loaded, reopen=False) as claimed:
         found = claimed.run_dir
         os.environ[EVENTS_VARIABLE] = str(found.events)
         with display, following(found.events, show):

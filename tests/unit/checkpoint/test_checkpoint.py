@@ -8,29 +8,27 @@ import pytest
 from rlvr_trainer import checkpoint
 from rlvr_trainer.errors import CheckpointError, PlatformError
 
-HASH = "0123456789ab"
-
 
 def save(checkpoints: Path, step: int, content: str = "weights") -> checkpoint.Checkpoint:
     staged = checkpoint.staging_dir(checkpoints) / f"checkpoint-{step}"
     (staged / "nested").mkdir(parents=True)
     (staged / "adapter.bin").write_text(f"{content} {step}")
     (staged / "nested" / "state.json").write_text("{}")
-    return checkpoint.commit(staged, checkpoints, step=step, recipe_hash=HASH, world_size=1)
+    return checkpoint.commit(staged, checkpoints, step=step, world_size=1)
 
 
 def test_training_starts_anew_where_nothing_was_committed(tmp_path: Path) -> None:
-    assert checkpoint.newest(tmp_path / "absent", recipe_hash=HASH) is None
+    assert checkpoint.newest(tmp_path / "absent") is None
     staged = checkpoint.staging_dir(tmp_path) / "checkpoint-5"
     staged.mkdir()
     (staged / "adapter.bin").write_text("half")
-    assert checkpoint.newest(tmp_path, recipe_hash=HASH) is None
+    assert checkpoint.newest(tmp_path) is None
 
 
 def test_the_newest_committed_checkpoint_is_continued_from(tmp_path: Path) -> None:
     for step in (9, 10, 100):
         save(tmp_path, step)
-    newest = checkpoint.newest(tmp_path, recipe_hash=HASH)
+    newest = checkpoint.newest(tmp_path)
     assert newest is not None
     assert (newest.step, newest.path.name) == (100, "step-100")
 
@@ -51,7 +49,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> Non
             marker.write_text(marker.read_text()[:40])
         case "unmark":
             marker.unlink()
-    found = checkpoint.newest(tmp_path, recipe_hash=HASH)
+    found = checkpoint.newest(tmp_path)
     assert found is not None
     assert found.step == 10
 
@@ -60,13 +58,7 @@ def test_training_never_starts_anew_in_silence_when_all_are_damaged(tmp_path: Pa
     for step in (10, 20):
         (save(tmp_path, step).path / "adapter.bin").write_text("other")
     with pytest.raises(CheckpointError, match="step-20, step-10 are damaged"):
-        checkpoint.newest(tmp_path, recipe_hash=HASH)
-
-
-def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
-    save(tmp_path, 10)
-    with pytest.raises(CheckpointError, match=f"belongs to recipe {HASH}"):
-        checkpoint.newest(tmp_path, recipe_hash="another")
+        checkpoint.newest(tmp_path)
 
 
 def test_an_interrupted_commit_leaves_the_older_checkpoint(
@@ -77,7 +69,7 @@ def test_an_interrupted_commit_leaves_the_older_checkpoint(
         patch.setattr(checkpoint, "write_durably", _killed)
         with pytest.raises(KeyboardInterrupt):
             save(tmp_path, 20)
-    found = checkpoint.newest(tmp_path, recipe_hash=HASH)
+    found = checkpoint.newest(tmp_path)
     assert found is not None
     assert found.step == 10
     assert save(tmp_path, 20).step == 20  # and the same step can be committed again
@@ -97,7 +89,7 @@ def test_a_full_disk_is_a_platform_error_that_names_the_path(
     monkeypatch.setattr(checkpoint, "write_durably", full)
     with pytest.raises(PlatformError, match=r"step-20 cannot be written \(No space left"):
         save(tmp_path, 20)
-    found = checkpoint.newest(tmp_path, recipe_hash=HASH)
+    found = checkpoint.newest(tmp_path)
     assert found is not None
     assert found.step == 10
 

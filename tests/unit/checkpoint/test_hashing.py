@@ -12,7 +12,7 @@ import pytest
 from rlvr_trainer import checkpoint, remote_checkpoint
 from rlvr_trainer.checkpoint import VERIFIED_VARIABLE
 from rlvr_trainer.grpo.trainer import RLVRTrainer
-from rlvr_trainer.launch.run_dir import RemoteCopy, SharedFolder, recipe_hash
+from rlvr_trainer.launch.run_dir import RemoteCopy, SharedFolder
 from rlvr_trainer.recipe_file import load_recipe
 from rlvr_trainer.shared_prefix import SharedPrefixGRPOTrainer
 from rlvr_trainer.storage import LocalStorage
@@ -46,9 +46,7 @@ def run_dir(tmp_path: Path) -> Path:
     (staged / "weights").write_bytes(b"weights")
     state = {"global_step": 2, "max_steps": 4}
     (staged / checkpoint.TRAINER_STATE).write_text(json.dumps(state))
-    checkpoint.commit(
-        staged, root / "checkpoints", step=2, recipe_hash=recipe_hash(root), world_size=2
-    )
+    checkpoint.commit(staged, root / "checkpoints", step=2, world_size=2)
     return root
 
 
@@ -76,7 +74,7 @@ def test_a_launch_that_found_none_says_so(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_without_a_launch_the_process_verifies_itself(run_dir: Path, hashed: list[str]) -> None:
-    assert checkpoint.to_resume(run_dir / "checkpoints", recipe_hash=recipe_hash(run_dir))
+    assert checkpoint.to_resume(run_dir / "checkpoints")
     assert sorted(hashed) == ["trainer_state.json", "weights"]
 
 

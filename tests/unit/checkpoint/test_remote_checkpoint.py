@@ -15,8 +15,6 @@ from rlvr_trainer import checkpoint, remote_checkpoint
 from rlvr_trainer.errors import CheckpointError, ConfigError, PlatformError
 from rlvr_trainer.storage import LocalStorage, Storage
 
-HASH = "0123456789ab"
-
 
 class Gathering:
     """all_gather_object between threads."""
@@ -55,7 +53,6 @@ def save(root: Path, step: int, *, storages: list[Storage] | None = None) -> lis
                 gathering.of(rank),
                 rank=rank,
                 step=step,
-                recipe_hash=HASH,
                 world_size=2,
             )
         except Exception as error:
@@ -71,10 +68,8 @@ def save(root: Path, step: int, *, storages: list[Storage] | None = None) -> lis
     return results
 
 
-def download(root: Path, recipe_hash: str = HASH) -> checkpoint.Checkpoint | None:
-    return remote_checkpoint.download_newest(
-        LocalStorage(root / "s3"), root / "fresh", recipe_hash=recipe_hash
-    )
+def download(root: Path) -> checkpoint.Checkpoint | None:
+    return remote_checkpoint.download_newest(LocalStorage(root / "s3"), root / "fresh")
 
 
 def test_a_checkpoint_holds_the_files_of_all_nodes(tmp_path: Path) -> None:
@@ -86,7 +81,7 @@ def test_a_checkpoint_holds_the_files_of_all_nodes(tmp_path: Path) -> None:
     assert (found.path / "shards" / "rank-0").read_text() == "10 0"
     assert (found.path / "shards" / "rank-1").read_text() == "10 1"
     assert (found.path / "both").read_text() == "of node 0"
-    assert checkpoint.newest(tmp_path / "fresh", recipe_hash=HASH) == found
+    assert checkpoint.newest(tmp_path / "fresh") == found
 
 
 def test_another_attempt_at_a_step_never_mixes_with_the_first(tmp_path: Path) -> None:
@@ -122,12 +117,6 @@ def test_training_never_starts_anew_in_silence_when_all_are_damaged(tmp_path: Pa
     (tmp_path / "s3" / save(tmp_path, 10)[0] / "both").write_text("other")
     with pytest.raises(CheckpointError, match="are damaged"):
         download(tmp_path)
-
-
-def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
-    save(tmp_path, 10)
-    with pytest.raises(CheckpointError, match=f"belongs to recipe {HASH}, this is another"):
-        download(tmp_path, "another")
 
 
 def test_a_name_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def recipe(stage: int) -> Recipe:
 def test_shards_fit_the_number_of_processes_that_wrote_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    committed = Checkpoint(tmp_path, 10, "hash", world_size=2)
+    committed = Checkpoint(tmp_path, 10, world_size=2)
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(CheckpointError, match=r"trained by 2 processes, these are 4.*train with 2"):
         run._assert_same_world_size(recipe(3), committed)
@@ -33,7 +33,7 @@ def test_nodes_that_found_different_checkpoints_do_not_train(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / MARKER).write_text("{}")
-    committed = Checkpoint(tmp_path, 10, "hash", world_size=2)
+    committed = Checkpoint(tmp_path, 10, world_size=2)
     monkeypatch.setattr(run, "gather_objects", lambda value: [value, value])
     run._assert_same_start(committed)
     monkeypatch.setattr(run, "gather_objects", lambda value: [value, None])

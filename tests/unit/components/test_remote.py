@@ -13,7 +13,7 @@ from rlvr_components.jobs import launch as launching
 from rlvr_components.model_steps import evaluate, train
 from rlvr_components.pipeline_run import LaunchSettings, write_settings
 from rlvr_components.platform import Platform
-from rlvr_components.remote import EventCopy
+from rlvr_components.remote import EventCopy, evaluation_key
 from rlvr_trainer import data
 from rlvr_trainer.errors import ConfigError, DataError, JobFailed, PlatformError
 from rlvr_trainer.evaluation import sample_lines
@@ -21,6 +21,7 @@ from rlvr_trainer.launch.run_dir import ADAPTER_URI_VARIABLE
 from rlvr_trainer.recipe_file import load_recipe
 from rlvr_trainer.shards import Shard, batches
 from rlvr_trainer.storage import open_storage
+from rlvr_trainer.trajectory import training_hash
 
 RECIPE = load_recipe(
     "arithmetic", ["data.num_train_rows=40", "data.num_test_rows=6", "evaluation.batch_size=2"]
@@ -127,7 +128,7 @@ def test_an_evaluation_is_launched_on_all_nodes_and_its_parts_are_joined(
     lines = (tmp_path / "samples" / "samples.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == [f"test-{i}" for i in range(6)]
     (spec,) = pods.specs
-    run_dir = f"{storage}/run-1/evaluate-base"
+    run_dir = f"{storage}/run-1/evaluate-base/{evaluation_key(RECIPE, data_dir)}"
     assert spec.command[:8] == (
         *("python", "-m", "rlvr_trainer", "launch", "--run", run_dir),
         *("--max-attempts", "3"),
@@ -231,7 +232,7 @@ def test_a_training_gives_its_adapter_its_history_and_its_numbers(
     assert json.loads((tmp_path / "history").read_text())["step"] == 5
     assert artifact.metadata["recipe_hash"] == RECIPE.hash
     (spec,) = pods.specs
-    assert (spec.run_dir, spec.recipe_hash) == (f"{storage}/run-1", RECIPE.hash)
+    assert (spec.run_dir, spec.recipe_hash) == (f"{storage}/run-1", training_hash(RECIPE))
     assert "--" not in spec.command
 
 

@@ -1,12 +1,14 @@
+import json
 from pathlib import Path
 
 import pytest
 
-from rlvr_components.staging import stage, stage_folder
+from rlvr_components.staging import file_hashes, stage, stage_folder
 from rlvr_trainer.errors import ConfigError, DataError
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.recipe_file import parse_recipe
 from rlvr_trainer.storage import LocalStorage
+from rlvr_trainer.trajectory import TRAJECTORY, trajectory_of
 
 
 class Counted(LocalStorage):
@@ -57,17 +59,55 @@ def test_a_staging_that_was_cut_short_is_done_again(tmp_path: Path, data: Path) 
     assert storage.read_bytes("data/train.jsonl") == b"{}\n"
 
 
-def test_a_run_directory_of_another_recipe_is_refused(tmp_path: Path, data: Path) -> None:
+def commit_step(storage: LocalStorage, of: Recipe) -> None:
+    folder = "checkpoints/step-10"
+    storage.write_bytes(f"{folder}/{TRAJECTORY}", trajectory_of(of).to_json().encode())
+    storage.write_bytes(f"{folder}/COMMITTED.json", b"{}")
+
+
+def test_a_recipe_that_others_were_trained_with_is_refused(tmp_path: Path, data: Path) -> None:
     storage = Counted(tmp_path / "run")
     stage(storage, recipe(), data)
+    commit_step(storage, recipe())
 
-    with pytest.raises(ConfigError, match=f"is of recipe tiny .*{recipe(seed=7).hash}"):
+    with pytest.raises(ConfigError, match=r"trained with other settings:\n  seed: 42 there, 7"):
         stage(storage, recipe(seed=7), data)
 
+    assert json.loads(storage.read_bytes("recipe.json"))["seed"] == 42
 
-def test_other_data_are_refused(tmp_path: Path, data: Path) -> None:
+
+def test_settings_that_decide_no_weights_replace_those_trained_with(
+    tmp_path: Path, data: Path
+) -> None:
     storage = Counted(tmp_path / "run")
     stage(storage, recipe(), data)
+    commit_step(storage, recipe())
+    (data / "test.jsonl").write_text("{}\n")
+
+    stage(storage, recipe(training={"num_epochs": 2}), data)
+
+    assert json.loads(storage.read_bytes("recipe.json"))["training"]["num_epochs"] == 2
+    assert storage.exists("data/test.jsonl")
+
+
+def test_before_anything_is_trained_settings_and_rows_simply_apply(
+    tmp_path: Path, data: Path
+) -> None:
+    storage = Counted(tmp_path / "run")
+    stage(storage, recipe(), data)
+    (data / "train.jsonl").write_text("[]\n")
+
+    stage(storage, recipe(seed=7), data)
+
+    assert json.loads(storage.read_bytes("recipe.json"))["seed"] == 7
+    assert storage.read_bytes("data/train.jsonl") == b"[]\n"
+    assert json.loads(storage.read_bytes("data.sha256.json")) == file_hashes(data)
+
+
+def test_other_training_rows_than_those_trained_on_are_refused(tmp_path: Path, data: Path) -> None:
+    storage = Counted(tmp_path / "run")
+    stage(storage, recipe(), data)
+    commit_step(storage, recipe())
     (data / "train.jsonl").write_text("[]\n")
 
     with pytest.raises(DataError, match=r"/data holds other files \(train.jsonl\)"):

@@ -543,6 +543,30 @@ def test_a_reward_that_fails_on_gold_completions_is_a_configuration_error(
     assert not (tmp_path / "d").exists()
 
 
+def test_a_question_may_have_an_answer_in_words_where_a_reward_of_the_users_judges(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "mine.py").write_text(CAPITALS)
+    rows = [
+        {"question": f"The day after {n} March?", "answer": f"{n + 1} March"} for n in range(40)
+    ]
+    options: dict[str, Any] = {
+        "task": "question-answer",
+        "train": jsonl(tmp_path / "rows.jsonl", rows),
+        "evaluation": {"correct_by": "same"},
+    }
+    same = {"same": {"function": f"{tmp_path}/mine.py:same"}}
+
+    run(tmp_path / "d", **options, rewards=same)
+    assert all(each.answer.endswith(" March") for each in load_rows(tmp_path / "d", "test"))
+
+    options["train"] = jsonl(tmp_path / "words.jsonl", [{**row, "answer": "A"} for row in rows])
+    with pytest.raises(ConfigError, match=r"rewards\.format reads a number, .* is 'A'; leave"):
+        run(tmp_path / "format", **options, rewards={**same, "format": {}})
+    with pytest.raises(DataError, match=r"answer-not-a-number .*rewards\.correctness\.function"):
+        run(tmp_path / "correctness", **options, rewards={**same, "correctness": {}})
+
+
 @pytest.mark.parametrize("gives", ["None", "Row(id, 'q', 5)"])
 def test_a_task_that_gives_no_row_is_told_so(gives: str, tmp_path: Path, hundred: str) -> None:
     code = CAPITALS.replace('Row(id, raw["question"], raw["answer"])', gives)

@@ -60,6 +60,19 @@ def test_a_live_job_is_adopted_and_followed(api: FakeApiServer) -> None:
     assert api.num_requests(f"POST .*{JOBS}") == 0
 
 
+def test_a_live_job_with_the_runs_earlier_settings_is_not_joined_by_a_second_one(
+    api: FakeApiServer,
+) -> None:
+    spec = replace(SPEC, run_id="run-1")
+    job = live_job(api, spec=spec)
+    run_pods(api, job)
+
+    with pytest.raises(ConfigError, match=rf"{spec.name} still runs this step .*`rlvr stop"):
+        launch(backend(), replace(spec, recipe_hash="ba9876543210"))
+
+    assert api.num_requests(f"POST .*{JOBS}") == 0
+
+
 def test_a_job_that_succeeded_is_adopted(api: FakeApiServer) -> None:
     live_job(api, conditions=[condition("Succeeded")])
 

@@ -5,9 +5,12 @@ from pathlib import Path
 import pytest
 
 from rlvr_pipelines.run_dir import RunDir, claim, read_recipe
+from rlvr_trainer.checkpoint import MARKER
 from rlvr_trainer.errors import ConfigError
+from rlvr_trainer.files import write_text
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.recipe_file import parse_recipe
+from rlvr_trainer.trajectory import TRAJECTORY, trajectory_of
 
 
 def recipe(**fields: object) -> Recipe:
@@ -40,9 +43,31 @@ def test_the_same_recipe_may_come_back_with_another_description(tmp_path: Path) 
         assert read_recipe(claimed.run_dir).description == "two"
 
 
-def test_another_recipe_is_refused_with_the_fields_that_differ(tmp_path: Path) -> None:
+def commit_step(run_dir: Path, of: Recipe) -> None:
+    """A committed checkpoint, as far as a claim reads it."""
+    folder = run_dir / "checkpoints" / "step-10"
+    write_text(folder / TRAJECTORY, trajectory_of(of).to_json())
+    (folder / MARKER).write_text("{}")
+
+
+def finish(run_dir: Path, of: Recipe) -> None:
+    with claim(run_dir, of):
+        pass
+    commit_step(run_dir, of)
+    (run_dir / "adapter").mkdir()
+    (run_dir / "evaluation.json").write_text("{}")
+
+
+@pytest.mark.parametrize("left", ["checkpoints", "adapter"])
+def test_other_settings_than_those_trained_with_are_refused_field_by_field(
+    left: str, tmp_path: Path
+) -> None:
     with claim(tmp_path, recipe()):
         pass
+    if left == "checkpoints":
+        commit_step(tmp_path, recipe())
+    else:  # of a training elsewhere
+        (tmp_path / "adapter").mkdir()
     other = recipe(seed=7, prompt={"num_shots": 2}, rewards={"format": {"weight": 2}})
 
     with pytest.raises(ConfigError) as caught, claim(tmp_path, other):
@@ -54,6 +79,86 @@ def test_another_recipe_is_refused_with_the_fields_that_differ(tmp_path: Path) -
     assert "seed: 42 there, 7 here" in message
     assert "another --run-dir" in message
     assert read_recipe(RunDir(tmp_path)) == recipe()
+
+
+def test_settings_simply_apply_where_nothing_was_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with claim(tmp_path, recipe()):
+        pass
+    (tmp_path / "data").mkdir()
+
+    with claim(tmp_path, recipe(seed=7)) as claimed:
+        assert read_recipe(claimed.run_dir).seed == 7
+
+    assert "continues with changed settings:\n  seed: 42 there, 7 here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fields", "reopened"),
+    [
+        ({"name": "other"}, False),
+        ({"description": "other"}, False),
+        ({"training": {"save_steps": 7, "keep_checkpoints": 5}}, False),
+        ({"training": {"num_epochs": 2}}, True),
+        ({"evaluation": {"num_rows": 5}}, True),
+    ],
+)
+def test_a_finished_run_continues_with_settings_that_decide_no_weights(
+    fields: dict[str, object], reopened: bool, tmp_path: Path
+) -> None:
+    finish(tmp_path, recipe())
+
+    with claim(tmp_path, recipe(**fields)) as claimed:
+        assert read_recipe(claimed.run_dir) == recipe(**fields)
+
+    assert (tmp_path / "evaluation.json").exists() != reopened
+
+
+def test_a_finished_run_is_not_reopened_by_what_only_looks_at_it(tmp_path: Path) -> None:
+    finish(tmp_path, recipe())
+    other = recipe(evaluation={"num_rows": 5})
+
+    with (
+        pytest.raises(ConfigError, match=r"results of .*\n  evaluation.num_rows: None there, 5"),
+        claim(tmp_path, other, reopen=False),
+    ):
+        pytest.fail("must not be entered")
+
+    assert (tmp_path / "evaluation.json").exists()
+    assert read_recipe(RunDir(tmp_path)) == recipe()
+
+
+def test_code_that_was_edited_since_the_training_is_refused(tmp_path: Path) -> None:
+    code = tmp_path / "mine.py"
+    code.write_text("def mine(completion, row): return 1.0\n")
+    mine = recipe(rewards={"mine": {"function": f"{code}:mine"}})
+    finish(tmp_path / "run", mine)
+    with claim(tmp_path / "run", mine):
+        pass
+    code.write_text("def mine(completion, row): return 2.0\n")
+
+    with (
+        pytest.raises(ConfigError, match=r"rewards.mine.function: the content of .* has changed"),
+        claim(tmp_path / "run", mine),
+    ):
+        pytest.fail("must not be entered")
+
+
+def test_another_checkout_of_the_same_files_continues_a_finished_run(tmp_path: Path) -> None:
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "mine.py").write_text("def mine(completion, row): return 1.0\n")
+    first, second = (
+        recipe(rewards={"mine": {"function": f"{folder}/mine.py:mine"}}) for folder in folders
+    )
+    finish(tmp_path / "run", first)
+
+    with claim(tmp_path / "run", second):
+        pass
+
+    assert (tmp_path / "run" / "evaluation.json").exists()
 
 
 def test_a_directory_in_use_is_refused(tmp_path: Path) -> None:

@@ -257,6 +257,59 @@ def test_a_recipe_extends_another_and_paths_are_relative_to_its_file(tmp_path: P
     assert recipe.model == load("arithmetic").model
 
 
+@pytest.mark.parametrize("prefix", ["", "./", "../here/"])
+def test_a_path_means_the_same_with_and_without_its_dot(prefix: str, tmp_path: Path) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    (folder / "base.yaml").write_text("extends: arithmetic\n")
+    (folder / "mine.yaml").write_text(
+        f"extends: {prefix}base.yaml\ntask: {prefix}mine.py:Mine\n"
+        f"data: {{test: {prefix}rows.jsonl}}\n"
+        f"rewards: {{brevity: {{function: '{prefix}mine.py:brevity'}}}}\n"
+    )
+    recipe = load(str(folder / "mine.yaml"))
+    assert recipe.task == f"{folder}/mine.py:Mine"
+    assert recipe.data.test == f"{folder}/rows.jsonl"
+    assert recipe.rewards["brevity"].function == f"{folder}/mine.py:brevity"
+
+
+def test_paths_that_are_set_are_relative_to_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = load(
+        "arithmetic",
+        "model.name=./m",
+        "data.train=./x.jsonl",
+        "data={test: ../y.jsonl}",
+        "rewards.r.function=./f.py:g",
+        "rewards={s: {function: f.py:g}}",
+        "task=./t.py:Mine",
+    )
+    assert recipe.model.name == f"{tmp_path}/m"
+    assert recipe.data.test == f"{tmp_path.parent}/y.jsonl"
+    assert recipe.rewards["s"].function == f"{tmp_path}/f.py:g"
+    assert recipe.task == f"{tmp_path}/t.py:Mine"
+    one = load("arithmetic", "rewards.r.function=./f.py:g", "data.train=x.jsonl")
+    assert one.rewards["r"].function == f"{tmp_path}/f.py:g"
+    assert one.data.train == f"{tmp_path}/x.jsonl"
+
+
+def test_what_is_no_path_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    for given, expected in (
+        ("data.train=s3://b/x.jsonl", "s3://b/x.jsonl"),
+        ("data.train=hub://o/n@1", "hub://o/n@1"),
+        ("data.train=/link/x.jsonl", "/link/x.jsonl"),
+        ("data.train=''", ""),
+        ("data.train=~/x.jsonl", "/home/me/x.jsonl"),
+    ):
+        assert load("arithmetic", given).data.train == expected
+    assert load("arithmetic", "task=my.module:Task").task == "my.module:Task"
+    hub = load("arithmetic", "model.name=owner/model", "model.revision=1")
+    assert hub.model.name == "owner/model"
+
+
 def test_extending_itself_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "loop.yaml"
     path.write_text(f"extends: {path}\nname: loop\n")

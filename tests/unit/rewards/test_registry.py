@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,43 @@ def test_a_users_function_sees_the_completion_and_the_rows_columns(tmp_path: Pat
     verifiers = build_rewards(mine)
     assert score(verifiers, "on products", ROW) == {"mine": 1.0}
     assert score(verifiers, "on sums", ROW) == {"mine": 0.0}
+
+
+@pytest.fixture
+def neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Two folders, each with a reward that imports its own neighbour of the same name."""
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    for number, folder in enumerate(("one", "two")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "neighbour_of_mine.py").write_text(f"VALUE = {number}")
+        (tmp_path / folder / "mine.py").write_text(
+            "def mine(completion, row):\n    import neighbour_of_mine\n"
+            "    return neighbour_of_mine.VALUE\n"
+            if folder == "one"
+            else "from neighbour_of_mine import VALUE\ndef mine(completion, row): return VALUE\n"
+        )
+    yield tmp_path
+    sys.modules.pop("neighbour_of_mine", None)
+
+
+def test_a_users_file_may_import_its_neighbour(neighbours: Path) -> None:
+    for number, folder in enumerate(("one", "two")):
+        sys.modules.pop("neighbour_of_mine", None)
+        sys.path[:] = [each for each in sys.path if not each.startswith(str(neighbours))]
+        mine = recipe(rewards={"mine": {"function": f"{neighbours}/{folder}/mine.py:mine"}})
+        assert score(build_rewards(mine), "", ROW) == {"mine": float(number)}
+
+
+def test_a_neighbour_of_another_file_is_not_taken_for_its_own(neighbours: Path) -> None:
+    one, two = (
+        recipe(rewards={"mine": {"function": f"{neighbours}/{folder}/mine.py:mine"}})
+        for folder in ("one", "two")
+    )
+    score(build_rewards(one), "", ROW)
+    with pytest.raises(
+        ConfigError, match=r"imports 'neighbour_of_mine' from .*/one/.*, not .*/two"
+    ):
+        build_rewards(two)
 
 
 def test_a_users_function_can_come_from_a_module(

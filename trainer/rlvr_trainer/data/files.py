@@ -21,6 +21,7 @@ from rlvr_trainer.tasks import Row
 
 MANIFEST = "manifest.json"
 QUARANTINED = "quarantined.jsonl"
+TRAINED_ON = ("train.jsonl", "exemplars.jsonl")
 VERSION = 1
 
 
@@ -70,10 +71,13 @@ def load_manifest(data_dir: Path) -> Manifest:
 
 
 def data_hash(data_dir: Path) -> str:
-    """Twelve hex digits of all rows and of which split they are in. Raises DataError."""
+    """Return twelve hex digits of the rows that training sees. Raises DataError.
+
+    Test rows are never among them, whichever rows those are.
+    """
     described = load_manifest(data_dir)["files"]
-    splits = {name: each["sha256"] for name, each in described.items() if name != QUARANTINED}
-    return sha256(json.dumps(splits, sort_keys=True).encode())[:12]
+    seen = {name: described[name]["sha256"] for name in TRAINED_ON}
+    return sha256(json.dumps(seen, sort_keys=True).encode())[:12]
 
 
 def row_lines(rows: Iterable[Row]) -> bytes:

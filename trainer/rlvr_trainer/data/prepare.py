@@ -29,10 +29,10 @@ from rlvr_trainer.prompt import PromptLayout
 from rlvr_trainer.rewards import (
     Reward,
     build_rewards,
-    correctness_reward,
     cut_at_stop,
-    judges_numbers,
+    needs_numbers,
     normalise_answer,
+    parse_number,
     try_rewards,
 )
 from rlvr_trainer.suggest import did_you_mean
@@ -40,6 +40,12 @@ from rlvr_trainer.tasks import Row, Split, Task, UnusableRow, load_task
 
 if TYPE_CHECKING:
     from rlvr_trainer.recipe import Recipe
+
+NUMBERS_ONLY = {
+    "rewards.correctness": "for other answers set rewards.correctness.function to one of yours, or "
+    "leave rewards.correctness out and name a reward of yours in evaluation.correct_by",
+    "evaluation.correct_by": "for other answers name a reward of yours in evaluation.correct_by",
+}
 
 TOKEN_MARGIN = 16
 """Header and question, counted apart, differ from their sum by less: tokens meet at one seam."""
@@ -147,16 +153,14 @@ def _read(task: Task, recipe: Recipe, split: Split, read: Quarantine) -> list[Ro
     source = getattr(recipe.data, split)
     read.sources[split] = source or f"task {recipe.task}"
     records = read_source(source, split) if source else _own_records(task, recipe, split)
-    numbers_only = judges_numbers(recipe)
+    by_number = needs_numbers(recipe)
     rows = []
     for index, record in enumerate(records):
         id = f"{split}-{index}"
         read.found(id, split, record.location)
         try:
             row = _parse(task, record, id)
-            if numbers_only:
-                _check_number(row)
-            rows.append(row)
+            rows.append(_with_number(row, by_number) if by_number else row)
         except UnusableRow as error:
             read.add(id, error.reason, error.detail, record.text or str(record.raw))
     if not read.num_read[split]:
@@ -185,11 +189,12 @@ def _parse(task: Task, record: Record, id: str) -> Row:
         raise UnusableRow("malformed", f"{type(error).__name__}: {error}") from error
 
 
-def _check_number(row: Row) -> None:
+def _with_number(row: Row, field: str) -> Row:
+    """Return the row with its answer in plain digits. Raises UnusableRow."""
     try:
-        normalise_answer(row.answer)
+        return replace(row, answer=normalise_answer(row.answer))
     except ValueError as error:
-        detail = f"{error}; for other answers name a reward of yours in evaluation.correct_by"
+        detail = f"{error}; {NUMBERS_ONLY[field]}"
         raise UnusableRow("answer-not-a-number", detail) from None
 
 
@@ -280,16 +285,18 @@ def _num_characters(row: Row) -> int:
 
 
 def _rewarded(recipe: Recipe, rows: Sequence[Row]) -> list[Row]:
-    """The rows whose gold completion is read as their gold answer: no other may be shown.
+    """Return the rows whose gold completion earns each reward of ours: no other may be shown.
 
-    Raises ConfigError when not even a completion without worked text is: then the template and
+    Raises ConfigError when not even a completion without worked text does: then the template and
     the marker disagree, and a model would be shown what is never rewarded.
     """
     prompt, layout = recipe.prompt, PromptLayout(recipe.prompt, ())
+    ours = [name for name, reward in recipe.rewards.items() if not reward.function]
+    verifiers = {name: REWARDS[name](prompt) for name in ours}
 
     def rewarded(row: Row) -> bool:
-        text, marker, stop = layout.completion(row), prompt.answer_marker, prompt.stop
-        return bool(correctness_reward(text, row.answer, marker=marker, stop=stop))
+        text = layout.completion(row)
+        return all(verify(text, row.columns) for verify in verifiers.values())
 
     for row in rows[:1]:
         plain = replace(row, solution="")
@@ -300,6 +307,12 @@ def _rewarded(recipe: Recipe, rows: Sequence[Row]) -> list[Row]:
                 f"{prompt.stop!r}, so that a completion like it is cut there; take another stop"
             )
         if not rewarded(plain):
+            if parse_number(row.answer) is None:
+                raise ConfigError(
+                    f"rewards.{ours[0]} reads a number, and the answer of row {row.id} is "
+                    f"{row.answer!r}; leave it out, or set rewards.{ours[0]}.function to one of "
+                    "yours"
+                )
             raise ConfigError(
                 f"prompt.solution_template gives {text!r}, in which no line is "
                 f"prompt.answer_marker {prompt.answer_marker!r} and the answer {row.answer}, so "

@@ -46,6 +46,14 @@ from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.remote_checkpoint import RUN_URI_VARIABLE
 from rlvr_trainer.rewards import build_rewards, try_rewards
 from rlvr_trainer.tasks import Row
+from rlvr_trainer.trajectory import (
+    TRAJECTORY,
+    Trajectory,
+    check_continues,
+    is_last,
+    read_trajectory,
+    trajectory_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,6 +61,7 @@ if TYPE_CHECKING:
 RESUME_ONLY = (
     checkpoint.MARKER,
     DATA_HASH,
+    TRAJECTORY,
     *("*.bin", "*.pt", "*.pth", "trainer_state.json", "global_step*", "latest", "zero_to_fp32.py"),
     "README.md",
 )
@@ -71,17 +80,18 @@ def train(recipe: Recipe, run_dir: Path, data_dir: Path) -> bool:
     Raises DataError, CheckpointError, RewardError, Diverged, PlatformError.
     """
     checkpoints = run_dir / "checkpoints"
-    resume = checkpoint.to_resume(checkpoints, recipe_hash=recipe.hash)
+    trajectory, resume = trajectory_of(recipe), checkpoint.to_resume(checkpoints)
     if resume:
+        check_continues(read_trajectory(resume.path), trajectory, resume.path)
         _assert_same_data(resume, data_dir)
     if not torch.cuda.is_available():
         keep_freed_memory()
-    is_trained = resume is not None and checkpoint.is_last(resume.path)
+    is_trained = resume is not None and is_last(resume.path, recipe)
     if not is_trained:
         _assert_same_world_size(recipe, resume)
         stop = StopOnSignal()
         stop.install()
-        trainer = _trainer(recipe, checkpoints, data_dir)
+        trainer = _trainer(trajectory, checkpoints, data_dir)
         _assert_same_start(resume)
         trainer.add_callback(stop)
         if resume:
@@ -137,7 +147,8 @@ def _is_first_of_node() -> bool:
     return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
-def _trainer(recipe: Recipe, checkpoints: Path, data_dir: Path) -> RLVRTrainer:
+def _trainer(trajectory: Trajectory, checkpoints: Path, data_dir: Path) -> RLVRTrainer:
+    recipe = trajectory.recipe
     staging = checkpoints / checkpoint.STAGING
     if _is_main_process() or (RUN_URI_VARIABLE in os.environ and _is_first_of_node()):
         checkpoint.staging_dir(checkpoints)
@@ -154,7 +165,7 @@ def _trainer(recipe: Recipe, checkpoints: Path, data_dir: Path) -> RLVRTrainer:
     model = load_model(recipe.model, recipe.quantization)
     check_loaded(recipe, model, tokenizer)
     trainer = RLVRTrainer(
-        recipe=recipe,
+        trajectory=trajectory,
         data_hash=data_hash(data_dir),
         checkpoints=checkpoints,
         model=model,

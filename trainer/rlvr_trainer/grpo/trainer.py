@@ -13,10 +13,10 @@ from rlvr_trainer import checkpoint, remote_checkpoint
 from rlvr_trainer.checkpoint import Files
 from rlvr_trainer.events import emit
 from rlvr_trainer.files import write_text
-from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.remote_checkpoint import RUN_URI_VARIABLE
 from rlvr_trainer.shared_prefix import SharedPrefixGRPOTrainer
 from rlvr_trainer.storage import Storage, open_storage
+from rlvr_trainer.trajectory import TRAJECTORY, Trajectory
 
 DATA_HASH = "data.sha256"
 """In a checkpoint: which rows it was trained on."""
@@ -32,10 +32,11 @@ class RLVRTrainer(SharedPrefixGRPOTrainer):
     """
 
     def __init__(
-        self, *args: Any, recipe: Recipe, data_hash: str, checkpoints: Path, **kwargs: Any
+        self, *args: Any, trajectory: Trajectory, data_hash: str, checkpoints: Path, **kwargs: Any
     ) -> None:
-        super().__init__(*args, shared_prefix=recipe.shared_prefix == "on", **kwargs)
-        self.recipe, self.data_hash = recipe, data_hash
+        share_prefix = trajectory.recipe.shared_prefix == "on"
+        super().__init__(*args, shared_prefix=share_prefix, **kwargs)
+        self.recipe, self.trajectory, self.data_hash = trajectory.recipe, trajectory, data_hash
         self.checkpoints = checkpoints
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
@@ -44,6 +45,7 @@ class RLVRTrainer(SharedPrefixGRPOTrainer):
         staged = Path(self.args.output_dir) / f"checkpoint-{step}"
         if self.accelerator.is_main_process:
             write_text(staged / DATA_HASH, self.data_hash)
+            write_text(staged / TRAJECTORY, self.trajectory.to_json())
         self.accelerator.wait_for_everyone()
         uri = os.environ.get(RUN_URI_VARIABLE)
         is_described = self.accelerator.is_main_process or (
@@ -56,7 +58,6 @@ class RLVRTrainer(SharedPrefixGRPOTrainer):
                 staged,
                 self.checkpoints,
                 step=step,
-                recipe_hash=self.recipe.hash,
                 world_size=self.accelerator.num_processes,
                 files=files,
             )
@@ -94,7 +95,6 @@ class RLVRTrainer(SharedPrefixGRPOTrainer):
             gather_objects,
             rank=self.accelerator.process_index,
             step=step,
-            recipe_hash=self.recipe.hash,
             world_size=self.accelerator.num_processes,
         )
         if self.accelerator.is_main_process:

@@ -22,9 +22,11 @@ from rlvr_trainer.checkpoint import VERIFIED_VARIABLE
 from rlvr_trainer.error_mapping import passing_error
 from rlvr_trainer.errors import CheckpointError, ConfigError, DataError, PlatformError, RLVRError
 from rlvr_trainer.metrics_log import METRICS, MetricsSender
+from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.recipe_file import parse_recipe
 from rlvr_trainer.remote_checkpoint import RUN_URI_VARIABLE
 from rlvr_trainer.storage import Storage, open_storage
+from rlvr_trainer.trajectory import is_last
 
 logger = logging.getLogger(__name__)
 
@@ -54,9 +56,7 @@ class SharedFolder:
                 f"{self.path / RECIPE} does not exist; a run directory begins with it"
             )
         if required:
-            found = checkpoint.newest(
-                self.path / remote_checkpoint.FOLDER, recipe_hash=recipe_hash(self.path)
-            )
+            found = checkpoint.newest(self.path / remote_checkpoint.FOLDER)
             self.environment[VERIFIED_VARIABLE] = str(found.path) if found else ""
 
     def start(self) -> None:
@@ -116,9 +116,7 @@ class RemoteCopy:
             self._metrics.fetch()
         if has_recipe and required:
             found = remote_checkpoint.download_newest(
-                self.storage,
-                self.path / remote_checkpoint.FOLDER,
-                recipe_hash=recipe_hash(self.path),
+                self.storage, self.path / remote_checkpoint.FOLDER
             )
             self.environment[VERIFIED_VARIABLE] = str(found.path) if found else ""
             logger.info("%s: %s", self.storage.uri, f"step {found.step}" if found else "a new run")
@@ -192,22 +190,22 @@ def _send_adapter(adapter: Path, run_dir: Storage) -> None:
             )
 
 
-def recipe_hash(run_dir: Path) -> str:
-    """The hash of a run directory's recipe. Raises ConfigError."""
+def read_recipe(run_dir: Path) -> Recipe:
+    """Return a run directory's recipe. Raises ConfigError."""
     path = run_dir / RECIPE
     try:
         tree = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise passing_error(error) or ConfigError(
-            f"{path} cannot be read ({error}); write it again"
+            f"{path} cannot be read ({error}); a run directory begins with it"
         ) from None
-    return parse_recipe(tree, origin=str(path)).hash
+    return parse_recipe(tree, origin=str(path))
 
 
 def is_trained(run_dir: Path) -> bool:
     """Whether the last step is committed, so that only the adapter is left to place."""
     newest = checkpoint.newest_committed(run_dir / remote_checkpoint.FOLDER)
     try:
-        return newest is not None and checkpoint.is_last(newest)
+        return newest is not None and is_last(newest, read_recipe(run_dir))
     except CheckpointError:
         return False  # training passes it over

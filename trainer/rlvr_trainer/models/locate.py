@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlvr_trainer.errors import ConfigError, PlatformError
-from rlvr_trainer.files import disk_error
+from rlvr_trainer.files import cache_dir, disk_error
 from rlvr_trainer.models.embedded import embedded_model_dir, find_embedded
 from rlvr_trainer.recipe import EMBEDDED_PREFIX, ModelSection
 
@@ -19,11 +19,6 @@ if TYPE_CHECKING:
     from rlvr_trainer.storage import S3Storage
 
 WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
-
-
-def cache_dir() -> Path:
-    """Where converted and downloaded models are kept: `RLVR_CACHE`, or `~/.cache/rlvr`."""
-    return Path(os.environ.get("RLVR_CACHE") or Path.home() / ".cache" / "rlvr")
 
 
 def locate_model(model: ModelSection) -> str:

@@ -26,7 +26,7 @@ from rlvr_trainer.rewards.registry import (
     build_judge,
     build_rewards,
     first_failure,
-    judges_numbers,
+    needs_numbers,
     score,
     try_rewards,
 )
@@ -45,8 +45,8 @@ __all__ = [
     "first_failure",
     "format_reward",
     "is_correct_number",
-    "judges_numbers",
     "last_number",
+    "needs_numbers",
     "normalise_answer",
     "parse_number",
     "score",

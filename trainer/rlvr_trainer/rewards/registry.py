@@ -103,10 +103,13 @@ def first_failure(rewards: Mapping[str, Verifier]) -> str:
     return next(filter(None, failures), "a reward returned None")
 
 
-def judges_numbers(recipe: Recipe) -> bool:
-    """Whether an answer that is no number cannot be judged."""
-    reward = recipe.rewards.get(recipe.evaluation.correct_by)
-    return recipe.evaluation.correct_by == "correctness" and not (reward and reward.function)
+def needs_numbers(recipe: Recipe) -> str:
+    """Return the field by which only answers that are numbers can be judged; empty: none is."""
+    reward = recipe.rewards.get("correctness")
+    if reward and not reward.function:
+        return "rewards.correctness"
+    judged_by_ours = recipe.evaluation.correct_by == "correctness" and not reward
+    return "evaluation.correct_by" if judged_by_ours else ""
 
 
 def score(

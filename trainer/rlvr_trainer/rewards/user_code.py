@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from rlvr_trainer.errors import ConfigError
+from rlvr_trainer.named_files import imported_files
 from rlvr_trainer.suggest import did_you_mean
 
 
@@ -57,12 +58,23 @@ def _load_file(path: Path, field: str) -> ModuleType:
         raise ConfigError(f"{field}: there is no file {path}; check the path")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look their module up there
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # last, so that no folder there hides a package
     try:
         spec.loader.exec_module(module)
+        _check_imports(path)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise ConfigError(_raised(str(path), field, error)) from error
     return module
+
+
+def _check_imports(path: Path) -> None:
+    """Raise ImportError where another module was imported than the one beside the file."""
+    for name, file in imported_files(path).items():
+        found = getattr(sys.modules.get(name), "__file__", None)
+        if found and Path(found).resolve() != file.resolve():
+            raise ImportError(f"it imports {name!r} from {found}, not {file}; rename the latter")
 
 
 def _raised(where: str, field: str, error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Rows with a `question` and a numeric `answer`; a `solution` column if there is one."""
+"""Rows with a `question` and an `answer`; a `solution` column if there is one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, ClassVar
 
-from rlvr_trainer.rewards import normalise_answer
+from rlvr_trainer.rewards import parse_number
 from rlvr_trainer.tasks.base import Row, Task, UnusableRow, missing_column
 
 FINAL_ANSWER = "####"
@@ -14,12 +14,18 @@ FINAL_ANSWER = "####"
 
 
 class QuestionAnswer(Task):
-    """`{"question": …, "answer": 42}`; `"worked text #### 42"` is an answer with its solution."""
+    """`{"question": …, "answer": 42}`; `"worked text #### 42"` is an answer with its solution.
+
+    Answers in words stay as they are: preparation sets them aside where only numbers are judged.
+    """
 
     name: ClassVar[str] = "question-answer"
 
     def parse(self, raw: Mapping[str, Any], id: str) -> Row:
-        """The row of one record. Raises UnusableRow: malformed, empty or answer-not-a-number."""
+        """The row of one record. Raises UnusableRow: malformed, empty or answer-not-a-number.
+
+        The last is for numbers that cannot be spelled out.
+        """
         for column in ("question", "answer"):
             if column not in raw:
                 raise UnusableRow("malformed", missing_column(column, raw))
@@ -31,28 +37,27 @@ class QuestionAnswer(Task):
         worked, final = split_answer(answer)
         if not final:
             raise UnusableRow("empty", "the answer is blank")
-        try:
-            gold = normalise_answer(final)
-        except ValueError as error:
-            raise UnusableRow("answer-not-a-number", str(error)) from None
         solution = (worked if solution is None else solution).strip()
-        if not encodable(question + solution):
+        if not encodable(question + final + solution):
             raise UnusableRow("malformed", "the text has half of a surrogate pair")
         extra = {
             str(name): value
             for name, value in raw.items()
             if name not in ("question", "answer", "solution")
         }
-        return Row(id, question.strip(), gold, solution, extra)
+        return Row(id, question.strip(), _in_digits(final), solution, extra)
 
 
 def split_answer(answer: Any) -> tuple[str, str]:
     """(worked text, final answer) of an answer column. Raises UnusableRow."""
     match answer:
         case bool():
-            raise UnusableRow("answer-not-a-number", f"the answer is {answer}")
+            return "", str(answer).lower()  # as JSON has it
         case int() | float() | Decimal():
-            return "", spell_out(answer)
+            spelled = spell_out(answer)
+            if parse_number(spelled) is None:
+                raise UnusableRow("answer-not-a-number", f"{spelled[:40]!r} is not a number")
+            return "", spelled
         case str():
             worked, _, final = answer.rpartition(FINAL_ANSWER)
             return worked.strip(), final.strip()
@@ -60,6 +65,12 @@ def split_answer(answer: Any) -> tuple[str, str]:
             return "", ""
         case _:
             raise UnusableRow("malformed", f"the answer is a {type(answer).__name__}")
+
+
+def _in_digits(answer: str) -> str:
+    """Return `$1,234` as `1234`, and what holds letters, which may be a date, as it is."""
+    number = None if any(map(str.isalpha, answer)) else parse_number(answer)
+    return answer if number is None else f"{number:f}"
 
 
 def spell_out(number: int | float | Decimal) -> str:

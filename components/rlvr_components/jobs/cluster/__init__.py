@@ -41,7 +41,7 @@ from rlvr_components.jobs.kinds import (
     known_overrides,
     render_job,
 )
-from rlvr_components.jobs.pods import JOB_LABEL, PIPELINE_RUN_LABEL, RUN_LABEL
+from rlvr_components.jobs.pods import JOB_LABEL, PIPELINE_RUN_LABEL, RUN_LABEL, STEP_LABEL
 from rlvr_components.jobs.trainjob import NEWEST_OVERRIDES, OverridesField
 from rlvr_components.kubernetes.access import ApiServerAccess, find_access
 from rlvr_components.kubernetes.client import PATIENCE_S, KubernetesApi
@@ -262,11 +262,26 @@ class ClusterBackend:
     def _attempts(self, spec: JobSpec) -> list[JobAttempt]:
         found = self._list(f"{JOB_LABEL}={spec.name_of_all_attempts}")
         attempts = [JobAttempt(job, self._status_of(job)) for job in found]
+        if not attempts:
+            self._check_no_other(spec)
         kept = recorded_attempt(spec) if spec.is_automatic else None
         # a job that still exists says more than its record
         if kept and all(each.number < kept.number or each.is_terminating for each in attempts):
             attempts.append(kept)
         return attempts
+
+    def _check_no_other(self, spec: JobSpec) -> None:
+        """Two jobs must not train in one run directory. Raises ConfigError."""
+        if not spec.run_id:
+            return
+        for job in self._list(f"{PIPELINE_RUN_LABEL}={spec.run_id},{STEP_LABEL}={spec.step}"):
+            is_terminating = "deletionTimestamp" in job["metadata"]
+            if not is_terminating and self._status_of(job).phase in ("pending", "running"):
+                name = job["metadata"]["name"]
+                raise ConfigError(
+                    f"job {name} still runs this step with the settings that the run had before; "
+                    f"stop it (`rlvr stop {name}`), or continue with those settings"
+                )
 
     def _status_of(self, job: dict[str, Any]) -> JobStatus:
         """Return the status, from the job alone where that says enough."""

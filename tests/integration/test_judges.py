@@ -1,0 +1,60 @@
+"""The pipeline's parts of a recipe, from the check to the evaluation, on a random model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlvr_components.check import Form
+from rlvr_components.preflight import check
+from rlvr_trainer import steps
+from rlvr_trainer.data import load_rows
+from rlvr_trainer.evaluation import read_samples
+from rlvr_trainer.recipe_file import load_recipe
+
+MINE = "def even(completion, row):\n    return float(len(completion) % 2 == 0)\n"
+
+
+@pytest.mark.parametrize(
+    ("rewards", "correct_by", "answer"),
+    [
+        ("{brevity: {function: ./mine.py:even}}", "brevity", "in words"),  # as the README has it
+        ("{format: {}, correctness: {function: ./mine.py:even}}", "correctness", "7"),
+    ],
+)
+def test_the_base_model_is_judged_as_the_trained_one_will_be(
+    rewards: str,
+    correct_by: str,
+    answer: str,
+    tiny_model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    rows: list[dict[str, Any]] = [{"question": f"{i}?", "answer": answer} for i in range(60)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "mine.yaml").write_text(
+        "extends: arithmetic\nname: mine\ntask: question-answer\n"
+        "data: {train: ./rows.jsonl, test_fraction: 0.4, num_exemplars: 2}\n"
+        f"prompt: {{num_shots: 2}}\nrewards: {rewards}\n"
+        f"model: {{name: {tiny_model_dir}, dtype: fp32}}\n"
+        f"sampling: {{max_completion_tokens: 8}}\nevaluation: {{correct_by: {correct_by}}}\n"
+    )
+    recipe = load_recipe(tmp_path / "mine.yaml")
+    monkeypatch.setenv("RLVR_RUN_ID", "run-1")
+
+    checked = check(Form(recipe.model_dump_json(), job_place="local"))
+    data = tmp_path / "data"
+    steps.prepare(checked.data_recipe, data)
+    for name, part in (("part", checked.base_recipe), ("whole", checked.recipe)):
+        steps.evaluate(part, data, tmp_path / name, label="before")
+
+    assert len(load_rows(data, "test")) == 24
+    samples = read_samples(tmp_path / "part" / "samples.jsonl")
+    assert samples == read_samples(tmp_path / "whole" / "samples.jsonl")
+    assert [each["correct"] for each in samples] == [
+        len(each["completion"]) % 2 == 0 for each in samples
+    ]
