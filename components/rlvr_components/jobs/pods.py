@@ -17,7 +17,7 @@ from rlvr_trainer.launch.pod import DEFAULT_WORK_DIR
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.trajectory import training_hash
 
-PART_OF = "rlvr"
+PART_OF_LABEL, PART_OF = "app.kubernetes.io/part-of", "rlvr"
 RUN_LABEL = "rlvr.dev/run"
 STEP_LABEL = "rlvr.dev/step"
 JOB_LABEL = "rlvr.dev/job"
@@ -117,7 +117,7 @@ def job_labels(spec: JobSpec, platform: Platform) -> dict[str, str]:
     return {
         **platform.labels,
         "app.kubernetes.io/name": "rlvr-trainer",
-        "app.kubernetes.io/part-of": PART_OF,
+        PART_OF_LABEL: PART_OF,
         RUN_LABEL: spec.run_name,
         STEP_LABEL: spec.step,
         JOB_LABEL: spec.name_of_all_attempts,

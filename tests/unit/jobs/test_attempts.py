@@ -115,8 +115,10 @@ def test_the_budget_of_attempts_ends(api: FakeApiServer) -> None:
     assert len(api.jobs()) == 2
 
 
-def test_within_a_pipeline_run_a_permanent_failure_stays_one(api: FakeApiServer) -> None:
-    spec = replace(SPEC, run_id="run-1", is_automatic=True)
+def test_within_a_pipeline_run_a_permanent_failure_stays_one(
+    api: FakeApiServer, tmp_path: Path
+) -> None:
+    spec = retried(tmp_path)
     failed_job(api, 3, spec=spec)
 
     with pytest.raises(JobFailed, match="ended with 3") as caught:
@@ -126,8 +128,10 @@ def test_within_a_pipeline_run_a_permanent_failure_stays_one(api: FakeApiServer)
     assert len(api.jobs()) == 1
 
 
-def test_within_a_pipeline_run_a_retryable_failure_is_retried(api: FakeApiServer) -> None:
-    spec = replace(SPEC, run_id="run-1", is_automatic=True)
+def test_within_a_pipeline_run_a_retryable_failure_is_retried(
+    api: FakeApiServer, tmp_path: Path
+) -> None:
+    spec = retried(tmp_path)
     failed_job(api, 143, spec=spec)
     trains(api)
 
@@ -136,8 +140,8 @@ def test_within_a_pipeline_run_a_retryable_failure_is_retried(api: FakeApiServer
     assert len(api.jobs()) == 2
 
 
-def test_running_out_of_memory_twice_is_permanent(api: FakeApiServer) -> None:
-    spec = replace(SPEC, run_id="run-1", is_automatic=True)
+def test_running_out_of_memory_twice_is_permanent(api: FakeApiServer, tmp_path: Path) -> None:
+    spec = retried(tmp_path)
     failed_job(api, 137, 1, spec)
     failed_job(api, 137, 2, spec)
 

@@ -27,6 +27,7 @@ from rlvr_trainer.data.sources import Record, read_source
 from rlvr_trainer.errors import ConfigError, DataError
 from rlvr_trainer.prompt import PromptLayout
 from rlvr_trainer.rewards import (
+    REWARDS,
     Reward,
     build_rewards,
     cut_at_stop,

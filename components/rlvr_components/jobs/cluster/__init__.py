@@ -29,7 +29,7 @@ from rlvr_components.jobs.cluster.attempts import (
 )
 from rlvr_components.jobs.cluster.following import Follower, OnEvent
 from rlvr_components.jobs.cluster.replica_logs import container_of
-from rlvr_components.jobs.cluster.snapshot import PART_OF_RLVR, summaries, take_snapshot
+from rlvr_components.jobs.cluster.snapshot import summaries, take_snapshot
 from rlvr_components.jobs.cluster.status import attempt_of, status_of
 from rlvr_components.jobs.cluster.submission import check_permissions, create_or_find
 from rlvr_components.jobs.kinds import (
@@ -41,7 +41,14 @@ from rlvr_components.jobs.kinds import (
     known_overrides,
     render_job,
 )
-from rlvr_components.jobs.pods import JOB_LABEL, PIPELINE_RUN_LABEL, RUN_LABEL, STEP_LABEL
+from rlvr_components.jobs.pods import (
+    JOB_LABEL,
+    PART_OF,
+    PART_OF_LABEL,
+    PIPELINE_RUN_LABEL,
+    RUN_LABEL,
+    STEP_LABEL,
+)
 from rlvr_components.jobs.trainjob import NEWEST_OVERRIDES, OverridesField
 from rlvr_components.kubernetes.access import ApiServerAccess, find_access
 from rlvr_components.kubernetes.client import PATIENCE_S, KubernetesApi
@@ -93,11 +100,11 @@ def find_jobs(
     """
     access = find_access(context)
     api = _asking(access)
-    labels = {RUN_LABEL: run, PIPELINE_RUN_LABEL: run_id}
+    labels = {PART_OF_LABEL: PART_OF, RUN_LABEL: run, PIPELINE_RUN_LABEL: run_id}
     found = summaries(
         api,
         namespace or access.namespace,
-        ",".join([PART_OF_RLVR, *(f"{label}={value}" for label, value in labels.items() if value)]),
+        ",".join(f"{label}={value}" for label, value in labels.items() if value),
         name=job or "",
     )
     return sorted(found, key=lambda each: (each.created, each.name), reverse=True)

@@ -56,8 +56,6 @@ class Next:
 
     number: int
     adopted: Object | None = None
-    after: str = ""
-    """Cause of the failure before it."""
 
 
 def next_attempt(attempts: Sequence[JobAttempt], *, max_attempts: int, is_retry: bool) -> Next:
@@ -71,14 +69,9 @@ def next_attempt(attempts: Sequence[JobAttempt], *, max_attempts: int, is_retry:
         if each.status.phase != "failed":
             return Next(each.number, adopted=each.job)
     highest = max((each.number for each in attempts), default=0)
-    if not present:
-        return Next(highest + 1)
-    last = max(present, key=lambda each: each.number)
-    if is_retry:
-        spent = spent_by(present, max_attempts=max_attempts)
-        if spent:
-            raise JobFailed(spent.cause, exit_code=spent.exit_code)
-    return Next(highest + 1, after=last.status.cause)
+    if present and is_retry and (spent := spent_by(present, max_attempts=max_attempts)):
+        raise JobFailed(spent.cause, exit_code=spent.exit_code)
+    return Next(highest + 1)
 
 
 def spent_by(attempts: Sequence[JobAttempt], *, max_attempts: int) -> JobStatus | None:

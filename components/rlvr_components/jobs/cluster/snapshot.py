@@ -111,9 +111,6 @@ def annotate(api: KubernetesApi, kind: Kind, job: Object, annotations: dict[str,
         logger.debug("annotations of %s are not written: %s", metadata["name"], error)
 
 
-PART_OF_RLVR = "app.kubernetes.io/part-of=rlvr"
-
-
 def summaries(
     api: KubernetesApi, namespace: str, selector: str, *, name: str = ""
 ) -> list[JobSummary]:
