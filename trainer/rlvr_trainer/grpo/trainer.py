@@ -31,6 +31,10 @@ class RLVRTrainer(SharedPrefixGRPOTrainer):
     `args.output_dir` is the staging directory; a committed checkpoint lies in `checkpoints`.
     """
 
+    _step: int
+    """Micro-batches trained on, by which TRL knows when to generate."""
+    _buffered_inputs: list[dict[str, Any]] | None
+
     def __init__(
         self, *args: Any, trajectory: Trajectory, data_hash: str, checkpoints: Path, **kwargs: Any
     ) -> None:
