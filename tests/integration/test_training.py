@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from rlvr_trainer.errors import CheckpointError, Diverged, RewardError, RLVRError
 from rlvr_trainer.events import read_events
@@ -155,6 +155,51 @@ def test_a_finished_run_is_not_trained_again(trained: Path) -> None:
     before = rewards_of(trained)
     train(trained)
     assert rewards_of(trained) == before
+
+
+def test_a_longer_training_continues_a_finished_one(trained: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(trained, run_dir)
+    tree = json.loads((run_dir / "recipe.json").read_text())
+    longer = tree | {"name": "longer", "training": tree["training"] | {"max_steps": 3}}
+    (run_dir / "recipe.json").write_text(json.dumps(longer))
+
+    train(run_dir)
+
+    assert len(rewards_of(run_dir)) == 3
+    assert (run_dir / "checkpoints" / "step-3" / "COMMITTED.json").exists()
+
+
+def test_a_run_does_not_go_on_with_an_edited_reward(trained: Path, tmp_path: Path) -> None:
+    run_dir, edited = tmp_path / "run", tmp_path / "reward.py"
+    shutil.copytree(trained, run_dir)
+    tree = json.loads((run_dir / "recipe.json").read_text())
+    edited.write_text(REWARD)
+    tree["rewards"]["vowels"]["function"] = f"{edited}:vowels"
+    recipe = parse_recipe(tree)
+    assert train_here(recipe, run_dir, run_dir / "data")  # another copy of the same file
+
+    edited.write_text(REWARD.replace("aeiou", "xyz"))
+    with pytest.raises(
+        CheckpointError, match=r"rewards.vowels.function: the content of .* changed"
+    ):
+        train_here(recipe, run_dir, run_dir / "data")
+
+
+def test_a_run_does_not_go_on_with_other_weights_of_the_same_name(
+    trained: Path, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    run_dir, model = tmp_path / "run", tmp_path / "model"
+    shutil.copytree(trained, run_dir)
+    shutil.copytree(tiny_model_dir, model)
+    tree = json.loads((run_dir / "recipe.json").read_text())
+    recipe = parse_recipe(tree | {"model": tree["model"] | {"name": str(model)}})
+    assert train_here(recipe, run_dir, run_dir / "data")
+
+    weights = load_file(model / "model.safetensors")
+    save_file({name: -tensor for name, tensor in weights.items()}, model / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"model.name: the content of .* has changed"):
+        train_here(recipe, run_dir, run_dir / "data")
 
 
 def test_a_run_does_not_go_on_with_other_rows(trained: Path, tmp_path: Path) -> None:

@@ -50,11 +50,8 @@ def imported_files(path: Path) -> dict[str, Path]:
     finder = ModuleFinder(path=[str(path.parent)])
     with suppress(SyntaxError, ValueError, OSError):  # loading it says what is wrong with it
         finder.run_script(str(path))
-    return {
-        name: Path(module.__file__)
-        for name, module in finder.modules.items()
-        if name != "__main__" and module.__file__
-    }
+    files = {name: getattr(module, "__file__", None) for name, module in finder.modules.items()}
+    return {name: Path(file) for name, file in files.items() if file and name != "__main__"}
 
 
 def _data(source: str) -> dict[str, Path]:

@@ -159,13 +159,11 @@ def listed(lines: list[str]) -> str:
 
 def _shortened(there: TrainingSection, here: TrainingSection) -> list[str]:
     """A schedule may become longer; training that was done cannot be undone."""
-    if here.max_steps or there.max_steps:
-        field, before, now = "max_steps", there.max_steps, here.max_steps
-        shorter = not (before and now and now >= before)
-    else:
-        field, before, now = "num_epochs", there.num_epochs, here.num_epochs
-        shorter = now < before
-    return [f"training.{field}: {before} there, {now} here; it may only grow"] if shorter else []
+    field = "max_steps" if here.max_steps or there.max_steps else "num_epochs"
+    before, now = getattr(there, field), getattr(here, field)
+    if before and now and now >= before:
+        return []
+    return [f"training.{field}: {before} there, {now} here; it may only grow"]
 
 
 def _flat(recipe: Recipe, ignored: dict[str, Any]) -> dict[str, Any]:
