@@ -228,7 +228,8 @@ class _Pod:
         try:
             run_dir.stop()
         except (RLVRError, OSError) as error:
-            end = end if end.exit_code else End(PlatformError.exit_code, str(error))
+            cause = to_rlvr_error(error, run_dir.path)
+            end = end if end.exit_code else End(cause.exit_code, str(cause))
         try:
             self._step = remote_checkpoint.committed_step(run_dir.storage)
             return attempts.end(end, self._step)
