@@ -6,10 +6,10 @@
     python tests/benchmarks/grpo_step.py --model random-qwen2.5-0.5b            # needs no download
 
 Every measurement is a process of its own, except with `--in-process`: the first step warms it up,
-the second is measured; of a side in `--cold` the first, for one whose step takes most of an hour. All generate exactly
-`--tokens` tokens a completion; what they then train on is the same text for all, so that they must
-agree on the gradient. The side `vllm` trains as ours does and lets vLLM generate; by default it is
-measured on a GPU where vLLM is installed.
+the second is measured; of a side in `--cold` the first, for one whose step takes most of an hour.
+All generate exactly `--tokens` tokens a completion; what they then train on is the same text for
+all, so that they must agree on the gradient. The side `vllm` trains as ours does and lets vLLM
+generate; by default it is measured on a GPU where vLLM is installed.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from rlvr_trainer.recipe import ModelSection, PromptSection
 from rlvr_trainer.tasks.gsm8k import GSM8K, read_text
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from small_model import VOCAB_SIZE, small_tokenizer  # noqa: E402
+from small_model import VOCAB_SIZE, small_tokenizer
 
 SMOLLM2 = "embedded:smollm2-135m-instruct"
 RANDOM_QWEN = "random-qwen2.5-0.5b"

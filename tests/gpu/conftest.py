@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from tests.small_model import save_tiny_llama, small_tokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for `unit` and `integration`
 
-from unit.shared_prefix.conftest import run_as_on_a_gpu  # noqa: E402
+from unit.shared_prefix.conftest import run_as_on_a_gpu
 
 ON_CPU = os.environ.get("RLVR_GPU_TESTS_ON") == "cpu"
 

@@ -14,9 +14,23 @@ from pathlib import Path
 import torch
 
 PACKAGES = (
-    "torch triton transformers trl datasets peft accelerate bitsandbytes deepspeed pydantic "
-    "numpy pyarrow tokenizers safetensors huggingface-hub vllm"
-).split()
+    "torch",
+    "triton",
+    "transformers",
+    "trl",
+    "datasets",
+    "peft",
+    "accelerate",
+    "bitsandbytes",
+    "deepspeed",
+    "pydantic",
+    "numpy",
+    "pyarrow",
+    "tokenizers",
+    "safetensors",
+    "huggingface-hub",
+    "vllm",
+)
 MODULES = (
     "bitsandbytes",
     "deepspeed",

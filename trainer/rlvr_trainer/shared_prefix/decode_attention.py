@@ -161,7 +161,7 @@ class DecodeAttention:
         return out
 
     def _own(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Store k and v (KV, n, D) of the step; return the keys and values it sees, and the mask."""
+        """Store the step's k and v (KV, n, D); return the keys and values it sees, and the mask."""
         assert self.column is not None
         keys, values = (self._room_in(store, layer) for store in (self.keys, self.values))
         keys[:, :, self.column] = k.transpose(0, 1)
