@@ -230,15 +230,18 @@ def summary_of(part: Part, result: Result) -> str:
 
 def write(out: Path, results: Sequence[Result], seconds: float) -> None:
     """Write all results so far, each file at most `MAX_FILE_BYTES` long."""
-    card = next((r["json"].get("card") for r in results if r["part"] == "a" and "json" in r), None)
-    head = f"{card or 'CPU'}, {seconds:.0f} s: " + ", ".join(
-        f"{count} {state}"
-        for state in ("passed", "failed", "timed out", "skipped")
-        if (count := sum(result["state"] == state for result in results))
-    )
+    first = next((r for r in results if r["part"] == "a" and r["state"] == "passed"), None)
+    card = first["json"].get("card") if first and "json" in first else None
+    head = [card or "CPU", *([first["summary"]] if first and first["summary"] else [])]
+    for state in ("passed", "failed", "timed out", "skipped"):
+        names = [r["part"] for r in results if r["state"] == state]
+        if names:
+            head.append(f"{state} {' '.join(names)}")
+    # Part a is in the head, which makes ten lines of all parts.
     lines = [
-        f"{r['part']:3}{r['title'][:20]:21} {r['state']:10}{r['seconds']:5.0f} s  {r['summary']}"
+        f"{r['part']:3}{r['title'][:21]:22}{r['state']:10}{r['seconds']:5.0f} s  {r['summary']}"
         for r in results
+        if r is not first
     ]
     kept = [{k: v for k, v in r.items() if k not in ("output", "junit")} for r in results]
     # Of a long output the end says why.
@@ -246,7 +249,7 @@ def write(out: Path, results: Sequence[Result], seconds: float) -> None:
     outputs = [f"== {r['part']} {r['title']}\n{r['output'][-share:]}" for r in results]
     document = json.dumps({"card": card, "seconds": seconds, "parts": kept}, indent=2)
     texts = {
-        "summary.txt": "\n".join([head, *lines]) + "\n",
+        "summary.txt": "\n".join([", ".join([*head, f"{seconds:.0f} s"]), *lines]) + "\n",
         "results.json": document + "\n",
         "output.txt": "\n".join(outputs),
         "junit.xml": junit(results),

@@ -40,7 +40,7 @@ def test_a_failure_and_a_time_out_end_no_other_part(tmp_path: Path) -> None:
     assert len(list(suites.iter("failure"))) == 3
     summary = (tmp_path / "summary.txt").read_text().splitlines()
     assert len(summary) == 5
-    assert "1 passed, 2 failed, 1 timed out" in summary[0]
+    assert "passed d, failed a b, timed out c" in summary[0]
     assert "done" in (tmp_path / "output.txt").read_text()
 
 
