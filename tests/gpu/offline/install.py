@@ -37,8 +37,8 @@ def main(target: Path, folders: list[Path]) -> None:
             chosen.append(path)
             print(f"{name}: {here or 'missing'}; installing {path.name}")
     if chosen:
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
-        subprocess.run([*pip, "--target", target, *chosen], check=True)
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile"]
+        subprocess.run([*pip, "--no-deps", "--no-index", "--target", target, *chosen], check=True)
 
 
 def requirements(wheel: Path) -> list[Requirement]:
