@@ -3,6 +3,7 @@
 # make images        build the two images with Docker; BASE_IMAGE names what they begin with
 # make test-cluster  run jobs on a real single-node Kubernetes (root on Linux); -full: every fault
 # make test-gpu      what needs a CUDA device
+# make test-gpu-offline  rehearse tests/gpu/offline on a CPU, with the oldest torch that is supported
 # make bench  set up .venv, then measure ours against plain TRL and generate (half an hour on two cores with
 #             AVX512; hours without, where TRL multiplies bfloat16 slowly)
 
@@ -10,7 +11,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-gpu bench check format lock clean
+.PHONY: demo test test-gpu test-gpu-offline bench check format lock clean
 
 demo: $(VENV)/installed-local
 	$(BIN)/rlvr run arithmetic --run-dir runs/arithmetic
@@ -21,6 +22,9 @@ test: check
 
 test-gpu: $(VENV)/installed-dev
 	$(BIN)/pytest tests/gpu -m gpu
+
+test-gpu-offline:
+	PYTHON=$(PYTHON) tests/gpu/offline/rehearse.sh
 
 bench: $(VENV)/installed-local
 	$(BIN)/python tests/benchmarks/grpo_step.py

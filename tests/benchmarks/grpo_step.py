@@ -5,16 +5,17 @@
     python tests/benchmarks/grpo_step.py --sides ours --shots 0,8 --prompts 8   # and its floor
     python tests/benchmarks/grpo_step.py --model random-qwen2.5-0.5b            # needs no download
 
-Every measurement is a process of its own: the first step warms it up, the second is measured; of a
-side in `--cold` the first, for one whose step takes most of an hour. All generate exactly
-`--tokens` tokens a completion; what they then train on is the same text for all, so that they must
-agree on the gradient. The side `vllm` trains as ours does and lets vLLM generate; by default it is
-measured on a GPU where vLLM is installed.
+Every measurement is a process of its own, except with `--in-process`: the first step warms it up,
+the second is measured; of a side in `--cold` the first, for one whose step takes most of an hour.
+All generate exactly `--tokens` tokens a completion; what they then train on is the same text for
+all, so that they must agree on the gradient. The side `vllm` trains as ours does and lets vLLM
+generate; by default it is measured on a GPU where vLLM is installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import subprocess
@@ -81,7 +82,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--cold", default="", type=lambda text: text.split(","), help="sides without a warm-up"
     )
-    parser.add_argument("--json", type=Path, help="write the results here")
+    parser.add_argument(
+        "--in-process", action="store_true", help="measure in this process, which starts sooner"
+    )
+    parser.add_argument("--cuda-graphs", action="store_true", help="for our decode steps")
+    parser.add_argument("--profile", type=Path, help="write a table of our step's kernels here")
+    parser.add_argument("--json", type=Path, help="write the results here, after each")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.generations % 2:
@@ -94,27 +100,39 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     arguments = list(sys.argv[1:] if argv is None else argv)
     steps: list[Step] = []
+    floors: dict[int, float] = {}
+
+    def write_results() -> None:
+        if args.json:
+            settings = {k: v for k, v in vars(args).items() if k not in ("json", "measure")}
+            result = {
+                "machine": workload.machine(),
+                "settings": settings,
+                "steps": [asdict(step) for step in steps],
+                "floors": floors,
+            }
+            args.json.write_text(json.dumps(result, indent=2, default=str) + "\n")
+
     print(row("shots", "side", *COLUMNS), flush=True)
     for shots in args.shots:
-        measured = {side: in_a_process(arguments, side, shots) for side in args.sides}
-        for step in measured.values():
-            print(row(shots, step.side, *(f"{get(step):.1f}" for get in COLUMNS.values())))
+        measured: dict[str, Step] = {}
+        for side in args.sides:
+            if args.in_process:
+                step = measure(args, side, shots)
+                free_memory()
+            else:
+                step = in_a_process(arguments, side, shots)
+            measured[side] = step
+            print(row(shots, side, *(f"{get(step):.1f}" for get in COLUMNS.values())), flush=True)
+            steps.append(step)
+            write_results()
         if trl := measured.get("trl"):
             for side in (side for side in args.sides if side != "trl"):
                 print(row("", f"trl / {side}", *ratios(trl, measured[side])))
         norms = ", ".join(f"{step.gradient_norm:.4g}" for step in measured.values())
         print(f"    gradient norms: {norms}", flush=True)
-        steps += measured.values()
-    floors = header_floors(args, [step for step in steps if step.side == "ours"])
-    if args.json:
-        settings = {k: v for k, v in vars(args).items() if k not in ("json", "measure")}
-        result = {
-            "machine": workload.machine(),
-            "settings": settings,
-            "steps": [asdict(step) for step in steps],
-            "floors": floors,
-        }
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
+    floors |= header_floors(args, [step for step in steps if step.side == "ours"])
+    write_results()
     return 0
 
 
@@ -182,6 +200,50 @@ def in_a_process(arguments: list[str], side: str, shots: int) -> Step:
         return Step(**json.loads(result.read_text()))
 
 
+def free_memory() -> None:
+    """Free what the measurement before held, which the next one's peak would count."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+class StepProfiler:
+    """Writes a table of the kernels of one step and of the time between them, or does nothing."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self._profile: torch.profiler.profile | None = None
+
+    def start(self) -> None:
+        if self.path:
+            self._profile = torch.profiler.profile()
+            self._profile.start()
+
+    def stop(self, step_s: float) -> None:
+        if self.path is None or self._profile is None:
+            return
+        self._profile.stop()
+        profile, self._profile = self._profile, None
+        # The events' own list: averages do not tell kernels that overlap from gaps.
+        kernels = sorted(
+            (event.time_range.start, event.time_range.end)
+            for event in profile.events() or ()
+            if event.device_type == torch.profiler.DeviceType.CUDA
+        )
+        busy_us, last = 0.0, 0.0
+        for start, end in kernels:
+            busy_us += max(0.0, end - max(start, last))
+            last = max(last, end)
+        averages = profile.key_averages()
+        by = "self_device_time_total" if kernels else "self_cpu_time_total"
+        self.path.write_text(
+            f"step {step_s:.3f} s under the profiler; {len(kernels)} kernels, busy "
+            f"{busy_us / 1e6:.3f} s, idle {step_s - busy_us / 1e6:.3f} s\n\n"
+            + averages.table(sort_by=by, row_limit=40, max_name_column_width=60)
+            + "\n"
+        )
+
+
 def measure(args: argparse.Namespace, side: str, shots: int) -> Step:
     """Steps of the side's trainer; the last one counts."""
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
@@ -229,6 +291,7 @@ def measure(args: argparse.Namespace, side: str, shots: int) -> Step:
                 max_new_tokens=args.tokens,
                 temperature=1.0,
                 eos_token_ids=set(),
+                cuda_graphs=args.cuda_graphs,
             )
         check_lengths(generated)
         return {"prompt_ids": prompt_ids, "completion_ids": completions, "logprobs": None}
@@ -240,8 +303,12 @@ def measure(args: argparse.Namespace, side: str, shots: int) -> Step:
         # Their mean lies between two of them, so that no advantage is zero.
         return [float(i % args.generations) for i in range(len(prompts))]
 
+    profiler = StepProfiler(args.profile if side == "ours" else None)
+
     class Callbacks(TrainerCallback):
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
+        def on_step_begin(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
+            if state.global_step == num_steps - 1:
+                profiler.start()
             memory.reset()
             clock.reset()
             num_tokens.update(generation=0, training=0)
@@ -249,6 +316,7 @@ def measure(args: argparse.Namespace, side: str, shots: int) -> Step:
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             clock.stop("step")
+            profiler.stop(clock.seconds["step"])
 
     embedding = torch.nn.functional.embedding
 
@@ -302,7 +370,10 @@ def measure(args: argparse.Namespace, side: str, shots: int) -> Step:
         )
         trainer.add_callback(Callbacks())
         trainer.accelerator.backward = clock.wrap("backward", trainer.accelerator.backward)
-        trainer.train()
+        try:
+            trainer.train()
+        finally:
+            torch.nn.functional.embedding = embedding
     ids = tokenizer(text=texts)["input_ids"]
     return Step(
         side=side,

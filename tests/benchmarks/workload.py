@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,17 +22,32 @@ from rlvr_trainer.prompt import PromptLayout
 from rlvr_trainer.recipe import ModelSection, PromptSection
 from rlvr_trainer.tasks.gsm8k import GSM8K, read_text
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from small_model import VOCAB_SIZE, small_tokenizer
+
 SMOLLM2 = "embedded:smollm2-135m-instruct"
 RANDOM_QWEN = "random-qwen2.5-0.5b"
-QWEN_SHAPE = {
-    "vocab_size": 151_936,
-    "hidden_size": 896,
-    "intermediate_size": 4864,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 14,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 32_768,
-    "tie_word_embeddings": True,
+# Random weights in these shapes need no download, and take the repository's own tokenizer.
+RANDOM_SHAPES = {
+    RANDOM_QWEN: {
+        "vocab_size": 151_936,
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 32_768,
+        "tie_word_embeddings": True,
+    },
+    "random-tiny": {
+        "vocab_size": 2 * VOCAB_SIZE,  # more than the tokenizer knows, as in the other
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": True,
+    },
 }
 MAX_SHOTS = 8
 FIRST_QUESTION = 100  # a training row well after the exemplars
@@ -55,13 +71,17 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
 
 
 def load(name: str, dtype: str) -> tuple[Any, Any]:
-    """The model on this machine's device, and a tokenizer (SmolLM2's for the random one)."""
-    tokenizer = load_tokenizer(ModelSection(name=SMOLLM2))
-    if name == RANDOM_QWEN:
+    """Return the model, on this machine's device, and its tokenizer."""
+    if shape := RANDOM_SHAPES.get(name):
+        tokenizer: Any = small_tokenizer()
         torch.manual_seed(0)
-        model = Qwen2ForCausalLM(Qwen2Config(**QWEN_SHAPE)).to(DTYPES[dtype])
+        config = Qwen2Config(
+            **shape, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+        )
+        model: Any = Qwen2ForCausalLM(config).to(DTYPES[dtype])
     else:
-        model = load_model(ModelSection(name=name, dtype=dtype))
+        section = ModelSection(name=name, dtype=dtype)
+        model, tokenizer = load_model(section), load_tokenizer(section)
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 
@@ -80,7 +100,7 @@ def prompts(count: int, num_shots: int) -> list[str]:
 def solutions(tokenizer: Any, count: int, num_tokens: int) -> list[list[int]]:
     """`count` different completions of `num_tokens` tokens: stretches of GSM8K's solutions."""
     text = "\n".join(
-        json.loads(line)["answer"] for line in read_text("train").splitlines()[500:2000]
+        json.loads(line)["answer"] for line in read_text("train").splitlines()[500:4000]
     )
     ids = tokenizer(text=text)["input_ids"]
     return [ids[i * num_tokens : (i + 1) * num_tokens] for i in range(count)]

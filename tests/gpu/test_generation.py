@@ -20,8 +20,8 @@ def test_greedy_equals_plain_generation(
 ) -> None:
     model = get_peft_model(random_model(architecture), lora()).to(device)
     expected = [plain_greedy(model, prompt) for prompt in prompts(header)]
-    for max_batch_size in (None, 2):
-        assert greedy(model, prompts(header), max_batch_size=max_batch_size) == expected
+    for options in ({}, {"max_batch_size": 2}, {"cuda_graphs": True}):
+        assert greedy(model, prompts(header), **options) == expected
 
 
 def plain_greedy(model: Any, prompt: list[int]) -> list[int]:

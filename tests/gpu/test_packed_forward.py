@@ -1,4 +1,4 @@
-"""The packed forward with FlexAttention's compiled kernel against TRL's own, in float32."""
+"""The packed forward with FlexAttention's compiled kernel against TRL's own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch._dynamo.utils import counters
 from unit.shared_prefix.conftest import ARCHITECTURES, Batch, random_batch, random_model
-from unit.shared_prefix.test_log_probs import assert_equal_to_trl, packed_scores, train
+from unit.shared_prefix.test_log_probs import (
+    assert_as_close_to_float32_as_trls,
+    assert_equal_to_trl,
+    packed_scores,
+    train,
+)
 
 from rlvr_trainer.shared_prefix.flex_attention import FlexAttention
 from rlvr_trainer.shared_prefix.layout import pack
@@ -36,11 +41,27 @@ def test_log_probs_entropies_and_their_gradients_are_those_of_trl(
     assert_equal_to_trl(model, batch_on(device, 300))
 
 
-def test_lora(device: torch.device) -> None:
+def lora_model(architecture: str, checkpointing: str | None, device: torch.device) -> Any:
     lora = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
-    model = get_peft_model(random_model("qwen2"), lora).to(device)
-    train(model, "reentrant")
-    assert_equal_to_trl(model, batch_on(device, 0))
+    model = get_peft_model(random_model(architecture), lora).to(device)
+    train(model, checkpointing)
+    return model
+
+
+@pytest.mark.parametrize("checkpointing", ["reentrant", "non-reentrant"])
+@pytest.mark.parametrize("header", [0, 300])
+def test_lora(header: int, checkpointing: str, device: torch.device) -> None:
+    model = lora_model("qwen2", checkpointing, device)
+    assert_equal_to_trl(model, batch_on(device, header))
+
+
+@pytest.mark.parametrize("checkpointing", [None, "reentrant", "non-reentrant"])
+@pytest.mark.parametrize("header", [0, 300])
+def test_in_bfloat16_it_is_as_close_to_float32_as_trls(
+    header: int, checkpointing: str | None, device: torch.device
+) -> None:
+    model = lora_model("qwen2", checkpointing, device).bfloat16()
+    assert_as_close_to_float32_as_trls(model, batch_on(device, header))
 
 
 def test_a_new_length_compiles_nothing_new(device: torch.device) -> None:
@@ -54,6 +75,8 @@ def test_a_new_length_compiles_nothing_new(device: torch.device) -> None:
 
 
 def test_the_scores_of_a_long_row_are_not_stored(device: torch.device) -> None:
+    if device.type == "cpu":
+        pytest.skip("FlexAttention stores them on a CPU")
     num_tokens, heads = 16_000, 4
     layout = pack([[1] * num_tokens + [2, 3]] * 2, [[4, 5], [6, 7]]).layout
     shape = (1, heads, layout.num_tokens, 64)

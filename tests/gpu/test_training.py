@@ -12,7 +12,7 @@ from integration.shared_prefix_training import (
     name_of,
     pairwise_cases,
 )
-from integration.test_shared_prefix_trainer import MATRIX
+from integration.test_shared_prefix_trainer import MATRIX, SIMPLE, assert_ranks_train_as_trl_does
 from integration.test_training import prepared_run, recipe_for, rewards_of, train
 
 pytestmark = pytest.mark.gpu
@@ -29,6 +29,17 @@ def test_it_trains_as_trl_does(
 ) -> None:
     monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
     assert_trains_as_trl_does(case, model_dir, tmp_path)
+
+
+@pytest.mark.parametrize("weights", ["lora", "qlora"])
+def test_one_rank_under_zero_3_trains_as_trl_does(
+    weights: str, model_dir: Path, tmp_path: Path
+) -> None:
+    cases = [
+        SIMPLE | {"zero": 3, "weights": weights, "checkpointing": checkpointing}
+        for checkpointing in ("reentrant", "non-reentrant")
+    ]
+    assert_ranks_train_as_trl_does(cases, model_dir, tmp_path, num_steps=2, num_ranks=1)
 
 
 @pytest.mark.parametrize("quantization", ["null", "{compute_dtype: bf16, storage_dtype: bf16}"])

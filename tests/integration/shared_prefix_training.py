@@ -264,7 +264,7 @@ def main(model_dir: Path, cases_file: Path, results_dir: Path, num_steps: int) -
     import deepspeed
     from accelerate.state import AcceleratorState
 
-    deepspeed.init_distributed("gloo", verbose=False)
+    deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo", verbose=False)
     for index, case in enumerate(json.loads(cases_file.read_text())):
         result = {}
         for trainer_class in (GRPOTrainer, SharedPrefixGRPOTrainer):

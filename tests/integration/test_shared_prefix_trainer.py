@@ -75,19 +75,24 @@ def test_it_trains_as_trl_does_in_every_case(case: Case, model_dir: Path, tmp_pa
     assert_trains_as_trl_does(case, model_dir, tmp_path)
 
 
-def assert_two_ranks_train_as_trl_does(
-    cases: list[Case], model_dir: Path, folder: Path, num_steps: int = NUM_STEPS
+def assert_ranks_train_as_trl_does(
+    cases: list[Case],
+    model_dir: Path,
+    folder: Path,
+    num_steps: int = NUM_STEPS,
+    num_ranks: int = 2,
 ) -> None:
-    """All cases in one launch, whose start costs more than they do."""
+    """All cases in one launch, whose start costs more than they do; one rank takes a GPU."""
     (folder / "cases.json").write_text(json.dumps(cases))
-    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
     program = [shared_prefix_training.__file__, model_dir, folder / "cases.json", folder, num_steps]
     with (folder / "log").open("w") as log:
         code = subprocess.call(
             [sys.executable, "-m", *launcher, *map(str, program)],
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            env={**os.environ, "OMP_NUM_THREADS": "1"}
+            | ({"CUDA_VISIBLE_DEVICES": ""} if num_ranks > 1 else {}),
         )
     assert code == 0, (folder / "log").read_text()[-3000:]
     for index, case in enumerate(cases):
@@ -102,7 +107,7 @@ def test_two_ranks_under_zero_train_as_trl_does(model_dir: Path, tmp_path: Path)
     """Every pair with a stage; other pairs are tested on one rank, as are losses without ranks."""
     losses = ("grpo", "dapo", "gspo")
     cases = pairwise_cases(TWO_RANKS | {"loss": losses}, "zero")
-    assert_two_ranks_train_as_trl_does(cases, model_dir, tmp_path, num_steps=2)
+    assert_ranks_train_as_trl_does(cases, model_dir, tmp_path, num_steps=2)
 
 
 @pytest.mark.exhaustive
@@ -111,7 +116,7 @@ def test_two_ranks_under_zero_train_as_trl_does_in_every_case(
     start: int, model_dir: Path, tmp_path: Path
 ) -> None:
     cases = all_cases(TWO_RANKS)[start : start + CASES_IN_A_LAUNCH]
-    assert_two_ranks_train_as_trl_does(cases, model_dir, tmp_path)
+    assert_ranks_train_as_trl_does(cases, model_dir, tmp_path)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])

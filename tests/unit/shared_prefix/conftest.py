@@ -133,9 +133,14 @@ def quantised(tmp_path: Path) -> PreTrainedModel:
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All but the device is as on a GPU; FlexAttention runs in its unfused form.
+    """All but the device is as on a GPU; FlexAttention runs in its unfused form."""
+    run_as_on_a_gpu(monkeypatch)
 
-    torch refuses that form's backward on a CPU, because it has no kernel for it there.
+
+def run_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the CPU for a GPU.
+
+    torch refuses FlexAttention's unfused backward on a CPU, because it has no kernel for it there.
     """
     for module in (kernels, decode_attention, generation, log_probs, token_scores):
         monkeypatch.setattr(module, "is_cpu", lambda device: False)

@@ -19,6 +19,7 @@ from transformers import (
 
 from rlvr_trainer.shared_prefix import decode_attention, generate
 from rlvr_trainer.shared_prefix.decode_attention import DecodeAttention
+from rlvr_trainer.shared_prefix.decode_graph import GraphedForward
 from rlvr_trainer.shared_prefix.sampling import NOT_FINITE, Sampler
 from rlvr_trainer.shared_prefix.stopping import StopStrings
 
@@ -112,6 +113,61 @@ def test_greedy_of_the_embedded_model_equals_plain_generation(smollm2_dir: Path)
 @pytest.mark.parametrize("header", [0, 23])
 def test_greedy_equals_plain_generation_as_on_a_gpu(header: int, as_on_a_gpu: None) -> None:
     test_greedy_equals_plain_generation("qwen2", header)
+
+
+@pytest.mark.parametrize("header", [0, 23])
+def test_steps_of_fixed_shapes_give_the_same_tokens(
+    header: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode_attention, "_GROWTH", 6)
+    model = get_peft_model(random_model("qwen3"), lora())
+    whole = greedy(model, prompts(header))
+    ends = {completion[4 * i + 2] for i, completion in enumerate(whole[:4])}
+
+    def ended(*, cuda_graphs: bool) -> list[list[int]]:
+        return generate(
+            model,
+            prompts(header),
+            tokenizer=None,
+            max_new_tokens=20,
+            temperature=0,
+            eos_token_ids=ends,
+            cuda_graphs=cuda_graphs,
+        )
+
+    expected = ended(cuda_graphs=False)
+    assert len({len(completion) for completion in expected}) > 1
+    assert ended(cuda_graphs=True) == expected
+
+
+@pytest.mark.parametrize("header", [0, 23])
+def test_steps_of_fixed_shapes_give_the_same_tokens_as_on_a_gpu(
+    header: int, monkeypatch: pytest.MonkeyPatch, as_on_a_gpu: None
+) -> None:
+    test_steps_of_fixed_shapes_give_the_same_tokens(header, monkeypatch)
+
+
+def test_steps_for_cuda_graphs_have_few_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are halved, and columns added, in blocks; a graph is captured for each shape."""
+    monkeypatch.setattr(decode_attention, "_GROWTH", 8)
+    shapes: list[tuple[int, int]] = []
+    forward = GraphedForward.__call__
+
+    def recorded(step: GraphedForward, *args: Any) -> Tensor:
+        shapes.append(step.attention.shape)
+        return forward(step, *args)
+
+    monkeypatch.setattr(GraphedForward, "__call__", recorded)
+    model = random_model("llama")
+    asked = [[*prompts(9)[0], token] for token in range(6, 38)]
+    options: Any = {"tokenizer": None, "max_new_tokens": 16, "temperature": 0}
+    whole = generate(model, asked, eos_token_ids=set(), **options)
+    ends = {whole[i][i] for i in (2, 3, 5, 7)}
+    generate(model, asked, eos_token_ids=ends, cuda_graphs=True, **options)
+    rows, columns = zip(*dict.fromkeys(shapes), strict=True)
+    assert {32, 16} <= set(rows) <= {32, 16, 8, 4, 2, 1}
+    assert len(set(columns)) == 2
+    assert len(set(shapes)) < len(shapes) / 2
 
 
 def test_a_decode_step_waits_for_the_device_only_to_read_its_tokens(as_on_a_gpu: None) -> None:

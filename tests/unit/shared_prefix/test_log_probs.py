@@ -40,7 +40,8 @@ def packed_scores(model: Any, batch: Batch, **kwargs: Any) -> Any:
 def assert_equal_to_trl(model: Any, batch: Batch, entropy_weight: float = 1.0) -> None:
     torch.manual_seed(1)
     shape = (len(batch.input_ids), batch.num_completion_tokens)
-    of_log_probs, of_entropy = torch.randn(shape), torch.randn(shape) * entropy_weight
+    of_log_probs, of_entropy = torch.randn(2, *shape).to(batch.input_ids.device)
+    of_entropy *= entropy_weight
     results = []
     for score in (trl_scores, packed_scores):
         log_probs, entropies = score(model, batch)
@@ -66,9 +67,12 @@ def test_log_probs_entropies_and_their_gradients_are_those_of_trl(
 def test_in_bfloat16_they_are_as_close_to_float32_as_trls(has_amx: bool, ragged: Batch) -> None:
     config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
     model = get_peft_model(random_model("qwen3"), config).bfloat16()
+    assert_as_close_to_float32_as_trls(model, ragged)
 
+
+def assert_as_close_to_float32_as_trls(model: Any, batch: Batch) -> None:
     def results(score: Any) -> list[torch.Tensor]:
-        log_probs, entropies = score(model, ragged)
+        log_probs, entropies = score(model, batch)
         (log_probs.sum() + entropies.sum()).backward()
         return [x.detach().float() for x in (log_probs, entropies, gradient(model))]
 

@@ -20,6 +20,9 @@ from rlvr_trainer.shared_prefix.kernels import (
 from rlvr_trainer.shared_prefix.layout import Layout, Segment
 
 _GROWTH = 256  # columns that a full buffer gains; most completions end before the longest may
+# A sequence that has ended costs a row of every matrix until it is dropped; dropping copies the key
+# buffers.
+_DROP_AT_SHARE = 1 / 8
 
 
 class HeaderAttention:
@@ -97,6 +100,16 @@ class DecodeAttention:
             out = self._step(layer, q, k, v, scale)
         return out[None].to(query.dtype)
 
+    def start_step(self, column: int) -> None:
+        """Let the next forward write `column`; it is over one token of each sequence."""
+        self.column = column
+
+    def rows_to_keep(self, running: list[bool]) -> list[int]:
+        """The sequences that the next step is to compute: all, unless enough of them have ended."""
+        if len(running) - sum(running) < max(1, _DROP_AT_SHARE * len(running)):
+            return list(range(len(running)))
+        return [row for row, is_running in enumerate(running) if is_running]
+
     def keep(self, live: Tensor) -> None:
         """Drop the sequences that are not in `live` (indices)."""
         for store in (self.keys, self.values):
@@ -108,7 +121,7 @@ class DecodeAttention:
         for store, x in ((self.keys, k), (self.values, v)):
             kv_heads, _, d = x.shape
             columns = min(self.capacity, self.width + _GROWTH)
-            buffer = x.new_empty(len(self.source), kv_heads, columns, d)
+            buffer = x.new_zeros(len(self.source), kv_heads, columns, d)
             buffer[:, :, : self.width] = x[:, self.source].transpose(0, 1)
             store[layer] = buffer
         self.mask = self.mask.to(k.dtype)
@@ -137,21 +150,24 @@ class DecodeAttention:
         return FlexAttention(block_mask(layout, device, first_query=header_length))
 
     def _step(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-        assert self.column is not None
-        keys, values = (self._room_in(store, layer) for store in (self.keys, self.values))
-        stop = self.column + 1
-        keys[:, :, self.column] = k.transpose(0, 1)
-        values[:, :, self.column] = v.transpose(0, 1)
+        keys, values, mask = self._own(layer, k, v)
         heads, n, d = q.shape
         # (n, KV, R, D): R queries share a key.
         grouped = torch.unflatten(q, 0, (keys.shape[1], -1)).permute(2, 0, 1, 3)
-        own, lse = attend_few(
-            grouped, keys[:, :, :stop], values[:, :, :stop], scale, self.mask[..., :stop]
-        )
+        own, lse = attend_few(grouped, keys, values, scale, mask)
         out = own.permute(1, 2, 0, 3).reshape(heads, n, d)
         lse = lse.permute(1, 2, 0).reshape(heads, n)
         self.header.fold_into(layer, q, out, lse, scale)
         return out
+
+    def _own(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Store the step's k and v (KV, n, D); return the keys and values it sees, and the mask."""
+        assert self.column is not None
+        keys, values = (self._room_in(store, layer) for store in (self.keys, self.values))
+        keys[:, :, self.column] = k.transpose(0, 1)
+        values[:, :, self.column] = v.transpose(0, 1)
+        stop = self.column + 1
+        return keys[:, :, :stop], values[:, :, :stop], self.mask[..., :stop]
 
     def _room_in(self, store: dict[int, Tensor], layer: int) -> Tensor:
         """The layer's buffer, with the column that is written next."""

@@ -1,7 +1,7 @@
 """Sample completions of many prompts, with the header that they share computed once."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ from peft import PeftType
 from torch import Tensor
 
 from rlvr_trainer.shared_prefix.decode_attention import DecodeAttention, HeaderAttention
+from rlvr_trainer.shared_prefix.decode_graph import FixedShapeAttention, Forward, GraphedForward
 from rlvr_trainer.shared_prefix.fused_forward import CannotFuse, FusedForward
 from rlvr_trainer.shared_prefix.kernels import is_cpu
 from rlvr_trainer.shared_prefix.layout import common_prefix_length
@@ -24,14 +25,8 @@ from rlvr_trainer.shared_prefix.stopping import StopStrings
 
 logger = logging.getLogger(__name__)
 
-# (ids (N,), positions (N,), attention, indices to keep (K,)) → logits (K, V).
-_Forward = Callable[[Tensor, Tensor, SharedAttention, Tensor], Tensor]
-
 _DEFAULT_MAX_BATCH_SIZE = {"cpu": 128}
 _GPU_MAX_BATCH_SIZE = 512
-# A sequence that has ended costs a row of every matrix until it is dropped; dropping copies the key
-# buffers.
-_DROP_AT_SHARE = 1 / 8
 
 
 def generate(
@@ -48,6 +43,7 @@ def generate(
     eos_token_ids: set[int],
     generator: torch.Generator | None = None,
     max_batch_size: int | None = None,
+    cuda_graphs: bool = False,
 ) -> list[list[int]]:
     """One completion for each prompt, in the prompts' order.
 
@@ -60,6 +56,8 @@ def generate(
             the mode it was in.
         prompt_ids: prompts without padding; a prompt that occurs G times is computed once.
         max_batch_size: sequences decoded at a time.
+        cuda_graphs: replay decode steps as CUDA graphs, one for each of few shapes; on a CPU the
+            steps have the same shapes and run as they are.
 
     Raises ValueError for an empty prompt, LogitsNotFinite.
     """
@@ -76,7 +74,7 @@ def generate(
     device = bare.get_input_embeddings().weight.device
     size = max_batch_size or _DEFAULT_MAX_BATCH_SIZE.get(device.type, _GPU_MAX_BATCH_SIZE)
     with _inference(model):
-        decoder = _Decoder(_forward_of(model, device), device, prompt_ids)
+        decoder = _Decoder(_forward_of(model, device), device, prompt_ids, cuda_graphs)
         return [
             completion
             for start in range(0, len(prompt_ids), size)
@@ -88,9 +86,13 @@ def generate(
 
 class _Decoder:
     def __init__(
-        self, forward: _Forward, device: torch.device, prompts: Sequence[list[int]]
+        self,
+        forward: Forward,
+        device: torch.device,
+        prompts: Sequence[list[int]],
+        cuda_graphs: bool,
     ) -> None:
-        self.forward, self.device = forward, device
+        self.forward, self.device, self.cuda_graphs = forward, device, cuda_graphs
         self.header = HeaderAttention()
         self.header_length = common_prefix_length(prompts)
         if self.header_length:
@@ -111,7 +113,13 @@ class _Decoder:
         questions = [list(p[header:]) for p in distinct]
         copies = [distinct[tuple(p)] for p in prompts]
         lengths = list(map(len, questions))
-        attention = DecodeAttention(self.header, lengths, copies, max_new_tokens, self.device)
+        shape = (self.header, lengths, copies, max_new_tokens, self.device)
+        attention: DecodeAttention
+        if self.cuda_graphs:
+            attention = FixedShapeAttention(*shape)
+            decode: Forward = GraphedForward(self.forward, attention)
+        else:
+            attention, decode = DecodeAttention(*shape), self.forward
 
         positions = [header + i for n in lengths for i in range(n)]
         last = torch.tensor(lengths).cumsum(0) - 1
@@ -142,17 +150,16 @@ class _Decoder:
                 )
                 if ended
             )
-            num_done = sum(row in done for row in rows)
-            if num_done == len(rows) or step + 1 == max_new_tokens:
+            if done.issuperset(rows) or step + 1 == max_new_tokens:
                 break
-            if num_done >= max(1, _DROP_AT_SHARE * len(rows)):
-                kept = [i for i, row in enumerate(rows) if row not in done]
+            kept = attention.rows_to_keep([row not in done for row in rows])
+            if len(kept) < len(rows):
                 rows = [rows[i] for i in kept]
                 live = torch.tensor(kept, device=self.device)
                 attention.keep(live)
                 tokens, places = tokens[live], places[live]
-            attention.column = attention.width + step
-            logits = self.forward(tokens, places, attention, every[: len(rows)])
+            attention.start_step(attention.width + step)
+            logits = decode(tokens, places, attention, every[: len(rows)])
             places = places + 1
         return completions
 
@@ -170,7 +177,7 @@ class _Decoder:
         return self.forward(row, places, attention, kept)
 
 
-def _forward_of(model: Any, device: torch.device) -> _Forward:
+def _forward_of(model: Any, device: torch.device) -> Forward:
     """The fastest forward that this device has for the model."""
     bare = base_model(model)
     is_lora = getattr(model, "peft_type", PeftType.LORA) == PeftType.LORA

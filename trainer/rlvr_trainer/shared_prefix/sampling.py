@@ -38,7 +38,7 @@ class Sampler:
         if self.top_p < 1.0:
             ascending, order = x.sort(-1)
             drop = ascending.softmax(-1).cumsum(-1) <= 1.0 - self.top_p
-            drop[:, -1] = False
+            drop[:, -1].fill_(False)  # assigned, torch 2.11 copies it from the CPU
             x = x.masked_fill(drop.scatter(-1, order, drop), float("-inf"))
         if self.min_p:
             p = x.softmax(-1)

@@ -1,0 +1,71 @@
+"""Part a: the machine, versions, and what of ours can be imported there."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+PACKAGES = (
+    "torch",
+    "triton",
+    "transformers",
+    "trl",
+    "datasets",
+    "peft",
+    "accelerate",
+    "bitsandbytes",
+    "deepspeed",
+    "pydantic",
+    "numpy",
+    "pyarrow",
+    "tokenizers",
+    "safetensors",
+    "huggingface-hub",
+    "vllm",
+)
+MODULES = (
+    "bitsandbytes",
+    "deepspeed",
+    "rlvr_trainer.grpo.run",
+    "rlvr_trainer.shared_prefix.trainer",
+    "rlvr_trainer.shared_prefix.flex_attention",
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, required=True)
+    args = parser.parse_args()
+    found = {"python": platform.python_version(), "cpu cores": len(os.sched_getaffinity(0))}
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        found |= {
+            "card": properties.name,
+            "memory GiB": round(properties.total_memory / 2**30),
+            "compute capability": f"{properties.major}.{properties.minor}",
+            "CUDA": torch.version.cuda,
+        }
+    found["nvcc"] = shutil.which("nvcc")
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    for name, value in found.items():
+        print(f"{name:20}{value or 'none'}")
+    args.json.write_text(json.dumps(found, indent=2))
+    for module in MODULES:  # the last, so that a failure hides nothing
+        importlib.import_module(module)
+        print(f"import {module}")
+
+
+if __name__ == "__main__":
+    main()
