@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tests.small_model import save_tiny_llama
 
-from rlvr_trainer.recipe import ModelSection
+from rlvr_trainer.recipe.schema import ModelSection
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Processes that share the cores; two threads each would spend them waiting for one another.

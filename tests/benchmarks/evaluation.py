@@ -18,8 +18,8 @@ from typing import Any
 
 import workload
 
-from rlvr_trainer.generation import Completion, Sampling, complete, stop_text
-from rlvr_trainer.recipe import PromptSection
+from rlvr_trainer.evaluation.completions import Completion, Sampling, complete, stop_text
+from rlvr_trainer.recipe.schema import PromptSection
 
 
 def main(argv: Sequence[str] | None = None) -> int:

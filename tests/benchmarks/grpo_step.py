@@ -254,7 +254,7 @@ def measure(args: argparse.Namespace, side: str, shots: int) -> Step:
     from trl.models import unwrap_model_for_generation
 
     from rlvr_trainer import shared_prefix
-    from rlvr_trainer.allocator import keep_freed_memory
+    from rlvr_trainer.models.allocator import keep_freed_memory
     from rlvr_trainer.shared_prefix.layout import common_prefix_length
 
     if side == "ours" and not torch.cuda.is_available():

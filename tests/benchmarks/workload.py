@@ -18,9 +18,9 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from rlvr_trainer.models import load_model, load_tokenizer
 from rlvr_trainer.models.load import DTYPES
-from rlvr_trainer.prompt import PromptLayout
-from rlvr_trainer.recipe import ModelSection, PromptSection
+from rlvr_trainer.recipe.schema import ModelSection, PromptSection
 from rlvr_trainer.tasks.gsm8k import GSM8K, read_text
+from rlvr_trainer.tasks.prompt import PromptLayout
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from small_model import VOCAB_SIZE, small_tokenizer

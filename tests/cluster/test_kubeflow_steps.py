@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 import yaml
 
-from rlvr_components.pipeline_run import LaunchSettings, write_settings
-from rlvr_components.platform import Platform
-from rlvr_pipelines.compile import compile_package
+from rlvr_components.platform.settings import Platform
+from rlvr_components.steps.pipeline_run import LaunchSettings, write_settings
+from rlvr_pipelines.pipeline.package import compile_package
 from rlvr_trainer.data import prepare
-from rlvr_trainer.recipe_file import load_recipe
-from rlvr_trainer.storage import open_storage
+from rlvr_trainer.recipe.reader import load_recipe
+from rlvr_trainer.storage.open import open_storage
 
 from .conftest import S3, Kubectl
 

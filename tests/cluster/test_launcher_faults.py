@@ -21,10 +21,10 @@ import pytest
 
 from rlvr_components.jobs import JobSpec, JobSummary, Resources
 from rlvr_components.jobs.cluster import find_jobs, open_backend
-from rlvr_components.jobs.cluster.status import epoch
+from rlvr_components.jobs.cluster.job_status import epoch
 from rlvr_components.jobs.kinds import Place
-from rlvr_components.jobs.launch import launch
-from rlvr_components.platform import Platform
+from rlvr_components.jobs.launching import launch
+from rlvr_components.platform.settings import Platform
 from rlvr_trainer.errors import ConfigError, JobFailed, PlatformError, RLVRError
 
 from .conftest import S3, Cluster, Kubectl
@@ -128,8 +128,8 @@ LAUNCH = """
 import json, sys
 from rlvr_components.jobs import JobSpec, Resources
 from rlvr_components.jobs.cluster import open_backend
-from rlvr_components.jobs.launch import launch
-from rlvr_components.platform import Platform
+from rlvr_components.jobs.launching import launch
+from rlvr_components.platform.settings import Platform
 from rlvr_trainer.errors import RLVRError
 spec = json.loads(sys.argv[3])
 spec = JobSpec(**{**spec, "resources": Resources(**spec["resources"])})

@@ -24,7 +24,7 @@ from tests.unit.manifests.test_rendered_jobs import (
 from rlvr_components.jobs import Resources
 from rlvr_components.jobs.pytorchjob import render_pytorchjob
 from rlvr_components.jobs.trainjob import OverridesField, overrides_field
-from rlvr_components.platform import Platform
+from rlvr_components.platform.settings import Platform
 
 from .conftest import CLUSTER_DIR, Kubectl
 

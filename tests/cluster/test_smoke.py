@@ -109,7 +109,7 @@ def test_pod_security_refuses_a_root_pod(kubectl: Kubectl, payload_image: str) -
 def test_the_trainer_image_holds_the_embedded_model(kubectl: Kubectl, trainer_image: str) -> None:
     code = (
         "import time; from rlvr_trainer.models import locate_model;"
-        "from rlvr_trainer.recipe import ModelSection;"
+        "from rlvr_trainer.recipe.schema import ModelSection;"
         "model = ModelSection(name='embedded:smollm2-135m-instruct');"
         "start = time.monotonic(); locate_model(model); print(time.monotonic() - start < 10)"
     )

@@ -16,7 +16,7 @@ from unit.shared_prefix.test_log_probs import (
     train,
 )
 
-from rlvr_trainer.shared_prefix.flex_attention import FlexAttention
+from rlvr_trainer.shared_prefix.gpu.flex_attention import FlexAttention
 from rlvr_trainer.shared_prefix.layout import pack
 
 pytestmark = pytest.mark.gpu

@@ -10,7 +10,7 @@ from collections import Counter
 from typing import Any
 
 from rlvr_trainer.__main__ import main
-from rlvr_trainer.generation import Completion
+from rlvr_trainer.evaluation.completions import Completion
 from rlvr_trainer.grpo import rollout
 
 NUM_TOKENS = 8

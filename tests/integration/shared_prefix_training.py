@@ -29,10 +29,10 @@ from tokenizers.pre_tokenizers import Split
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import GRPOConfig, GRPOTrainer
 
-from rlvr_trainer.generation import Sampling, complete
-from rlvr_trainer.grpo.zero import zero_config
+from rlvr_trainer.evaluation.completions import Sampling, complete
+from rlvr_trainer.grpo.deepspeed_config import zero_config
 from rlvr_trainer.models import load_model, load_tokenizer
-from rlvr_trainer.recipe import ModelSection, QuantizationSection
+from rlvr_trainer.recipe.schema import ModelSection, QuantizationSection
 from rlvr_trainer.shared_prefix import SharedPrefixGRPOTrainer
 
 HEADER = "".join(f"Question: What is {n} + {n}?\nSolution: {2 * n}\n\n" for n in range(1, 5))

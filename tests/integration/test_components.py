@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from rlvr_pipelines.pipeline import rlvr_pipeline
+from rlvr_pipelines.pipeline.definition import rlvr_pipeline
 
 ROOT = Path(__file__).parents[2]
 FAKE_TRAINER = ROOT / "tests" / "unit" / "pipelines" / "fake_trainer"

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from rlvr_trainer import steps
+from rlvr_trainer import api
 from rlvr_trainer.data import load_rows
-from rlvr_trainer.evaluation import read_samples
-from rlvr_trainer.recipe import Recipe
-from rlvr_trainer.recipe_file import load_recipe
-from rlvr_trainer.shards import Shard, batches, join
+from rlvr_trainer.evaluation.outcome import read_samples
+from rlvr_trainer.evaluation.shards import Shard, batches, join
+from rlvr_trainer.recipe.reader import load_recipe
+from rlvr_trainer.recipe.schema import Recipe
 
 
 @pytest.fixture
@@ -56,13 +56,13 @@ def test_two_nodes_of_two_processes_write_what_one_process_writes(
     recipe: Recipe, tmp_path: Path
 ) -> None:
     run_dir, whole = tmp_path / "run", tmp_path / "whole"
-    steps.prepare(recipe, run_dir / "data")
+    api.prepare(recipe, run_dir / "data")
     (run_dir / "recipe.json").write_text(recipe.model_dump_json())
     rows = load_rows(run_dir / "data", "test")
 
     first = start_node(run_dir, 0, "--shards-per-node", "2")
     second = start_node(run_dir, 1, "--shards-per-node", "2")
-    steps.evaluate(recipe, run_dir / "data", whole, label="before")
+    api.evaluate(recipe, run_dir / "data", whole, label="before")
 
     for node in (second, first):
         out, _ = node.communicate(timeout=300)

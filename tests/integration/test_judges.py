@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from rlvr_components.check import Form
-from rlvr_components.preflight import check
-from rlvr_trainer import steps
+from rlvr_components.preflight.check_step import check
+from rlvr_components.preflight.form import Form
+from rlvr_trainer import api
 from rlvr_trainer.data import load_rows
-from rlvr_trainer.evaluation import read_samples
-from rlvr_trainer.recipe_file import load_recipe
+from rlvr_trainer.evaluation.outcome import read_samples
+from rlvr_trainer.recipe.reader import load_recipe
 
 MINE = "def even(completion, row):\n    return float(len(completion) % 2 == 0)\n"
 
@@ -48,9 +48,9 @@ def test_the_base_model_is_judged_as_the_trained_one_will_be(
 
     checked = check(Form(recipe.model_dump_json(), job_place="local"))
     data = tmp_path / "data"
-    steps.prepare(checked.data_recipe, data)
+    api.prepare(checked.data_recipe, data)
     for name, part in (("part", checked.base_recipe), ("whole", checked.recipe)):
-        steps.evaluate(part, data, tmp_path / name, label="before")
+        api.evaluate(part, data, tmp_path / name, label="before")
 
     assert len(load_rows(data, "test")) == 24
     samples = read_samples(tmp_path / "part" / "samples.jsonl")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rlvr_trainer.recipe_file import load_recipe
+from rlvr_trainer.recipe.reader import load_recipe
 
 ROOT = Path(__file__).parents[2]
 FAKE_TRAINER = ROOT / "tests" / "unit" / "pipelines" / "fake_trainer"
@@ -16,7 +16,7 @@ PACKAGES = [ROOT / "trainer", ROOT / "components", ROOT / "pipelines"]
 RUN = """
 import json, logging, sys
 from kfp import local
-from rlvr_pipelines.pipeline import rlvr_pipeline
+from rlvr_pipelines.pipeline.definition import rlvr_pipeline
 
 logging.getLogger().setLevel(logging.INFO)
 local.init(

@@ -23,11 +23,11 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from rlvr_trainer import checkpoint, remote_checkpoint
-from rlvr_trainer.recipe import Recipe
-from rlvr_trainer.recipe_file import load_recipe
-from rlvr_trainer.steps import prepare
-from rlvr_trainer.storage import Storage, open_storage
+from rlvr_trainer.api import prepare
+from rlvr_trainer.recipe.reader import load_recipe
+from rlvr_trainer.recipe.schema import Recipe
+from rlvr_trainer.run_dir import checkpoint, remote_checkpoint
+from rlvr_trainer.storage.open import Storage, open_storage
 
 BUCKET = "fake-bucket"
 REWARD = "def vowels(completion, row):\n    return sum(c in 'aeiou' for c in completion) / 40\n"

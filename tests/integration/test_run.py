@@ -99,7 +99,7 @@ def test_the_report_tells_the_run(finished_run: Path) -> None:
 THROUGH_KFP = """
 import pathlib, sys
 from kfp import local
-from rlvr_pipelines.pipeline import rlvr_pipeline
+from rlvr_pipelines.pipeline.definition import rlvr_pipeline
 
 local.init(local.SubprocessRunner(use_venv=False), pipeline_root="root")
 recipe = pathlib.Path(sys.argv[1]).read_text()

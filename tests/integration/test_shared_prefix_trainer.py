@@ -15,12 +15,9 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
-from rlvr_trainer.shared_prefix import (
-    SharedPrefixGRPOTrainer,
-    SharedPrefixMismatch,
-    tree_attention,
-)
-from rlvr_trainer.shared_prefix import trainer as trainer_module
+from rlvr_trainer.shared_prefix import SharedPrefixGRPOTrainer, SharedPrefixMismatch
+from rlvr_trainer.shared_prefix import grpo_trainer as trainer_module
+from rlvr_trainer.shared_prefix.cpu import tree_attention
 
 from . import shared_prefix_training
 from .shared_prefix_training import (

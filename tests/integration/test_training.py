@@ -15,14 +15,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from rlvr_trainer.api import prepare
+from rlvr_trainer.api import train as train_here
 from rlvr_trainer.errors import CheckpointError, Diverged, RewardError, RLVRError
-from rlvr_trainer.events import read_events
 from rlvr_trainer.models import load_adapter, load_model, load_tokenizer
-from rlvr_trainer.publish import merged_model, publish
-from rlvr_trainer.recipe import Recipe
-from rlvr_trainer.recipe_file import load_recipe, parse_recipe
-from rlvr_trainer.steps import prepare
-from rlvr_trainer.steps import train as train_here
+from rlvr_trainer.models.export import merged_model, publish
+from rlvr_trainer.recipe.reader import load_recipe, parse_recipe
+from rlvr_trainer.recipe.schema import Recipe
+from rlvr_trainer.run_dir.events import read_events
 
 REWARD = "def vowels(completion, row):\n    return sum(c in 'aeiou' for c in completion) / 40\n"
 

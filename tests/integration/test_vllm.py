@@ -14,9 +14,9 @@ import pytest
 import torch
 from trl.trainer import grpo_trainer
 
-from rlvr_trainer.events import read_events
 from rlvr_trainer.grpo import arguments, rollout
-from rlvr_trainer.grpo.run import _leave_process_group, _trainer
+from rlvr_trainer.grpo.training import _leave_process_group, _trainer
+from rlvr_trainer.run_dir.events import read_events
 
 from .test_training import prepared_run, recipe_for, train
 

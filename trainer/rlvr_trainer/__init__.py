@@ -6,10 +6,10 @@ Names load on first use: importing this package imports neither torch nor pydant
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlvr_trainer.recipe import Recipe
-    from rlvr_trainer.recipe_file import load_recipe
+    from rlvr_trainer.api import compare, evaluate, prepare, train
+    from rlvr_trainer.recipe.reader import load_recipe
+    from rlvr_trainer.recipe.schema import Recipe
     from rlvr_trainer.shared_prefix import SharedPrefixGRPOTrainer
-    from rlvr_trainer.steps import compare, evaluate, prepare, train
     from rlvr_trainer.tasks import Task
 
 __version__ = "0.1.0"
@@ -26,14 +26,14 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Recipe": "recipe",
+    "Recipe": "recipe.schema",
     "SharedPrefixGRPOTrainer": "shared_prefix",
     "Task": "tasks",
-    "compare": "steps",
-    "evaluate": "steps",
-    "load_recipe": "recipe_file",
-    "prepare": "steps",
-    "train": "steps",
+    "compare": "api",
+    "evaluate": "api",
+    "load_recipe": "recipe.reader",
+    "prepare": "api",
+    "train": "api",
 }
 
 

@@ -20,11 +20,11 @@ from pathlib import Path
 from rlvr_trainer import __version__
 from rlvr_trainer.error_mapping import to_rlvr_error
 from rlvr_trainer.errors import EXIT_PREEMPTED
-from rlvr_trainer.events import EVENTS_VARIABLE
+from rlvr_trainer.evaluation.shards import parse_shard
+from rlvr_trainer.launch.node_run_dir import read_recipe
 from rlvr_trainer.launch.pod import RUN_DIR_VARIABLE, Options, add_arguments, launch
-from rlvr_trainer.launch.run_dir import read_recipe
-from rlvr_trainer.ranks import record_error, record_preempted, was_launched
-from rlvr_trainer.shards import parse_shard
+from rlvr_trainer.launch.rank_outcomes import record_error, record_preempted, was_launched
+from rlvr_trainer.run_dir.events import EVENTS_VARIABLE
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,7 +68,7 @@ def _train(run_dir: Path) -> int:
     os.environ.setdefault(EVENTS_VARIABLE, str(run_dir / "metrics.jsonl"))
     if os.environ.get("RANK", "0") != "0":
         del os.environ[EVENTS_VARIABLE]  # one rank speaks for all
-    from rlvr_trainer.steps import train
+    from rlvr_trainer.api import train
 
     if train(recipe, run_dir, run_dir / "data"):
         return 0
@@ -101,7 +101,7 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from rlvr_trainer.evaluate_pod import evaluate
+    from rlvr_trainer.evaluation.shard_pod import evaluate
 
     return evaluate(
         read_recipe(options.run_dir),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from rlvr_trainer.errors import PlatformError, RLVRError
-from rlvr_trainer.files import DISK_ERRNOS, FULL_ERRNOS, NETWORK_ERRNOS, disk_error
+from rlvr_trainer.storage.atomic_files import DISK_ERRNOS, FULL_ERRNOS, NETWORK_ERRNOS, disk_error
 
 TORCH_WRITER_WORDS = ("pytorchstreamwriter failed writing", "inline_container.cc", "unexpected pos")
 """torch.save keeps no errno of a write that failed."""

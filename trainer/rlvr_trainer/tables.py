@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from rlvr_trainer.evaluation import headline_entry, interval, p_value, percent
+from rlvr_trainer.evaluation.outcome import headline_entry, interval, p_value, percent
 
 
 class Cell(NamedTuple):

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any, Literal, Protocol
 
-from rlvr_trainer.events import EVENTS_VARIABLE
-from rlvr_trainer.recipe import Recipe
-from rlvr_trainer.trajectory import training_hash
+from rlvr_trainer.recipe.schema import Recipe
+from rlvr_trainer.recipe.trajectory import training_hash
+from rlvr_trainer.run_dir.events import EVENTS_VARIABLE
 
 ALLOWED_ENVIRONMENT = (
     "HF_HUB_OFFLINE",

@@ -17,8 +17,8 @@ from rlvr_components.jobs.trainjob import (
     overrides_field,
     render_trainjob,
 )
-from rlvr_components.kubernetes.errors import ObjectNotFound
-from rlvr_components.platform import Platform
+from rlvr_components.kubernetes.api_errors import ObjectNotFound
+from rlvr_components.platform.settings import Platform
 from rlvr_trainer.errors import ConfigError
 
 Object = Mapping[str, Any]

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlvr_components.jobs import JobSpec, Owner, Resources, Step, allowed_environment
-from rlvr_components.platform import Platform
+from rlvr_components.platform.settings import Platform
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.launch.pod import DEFAULT_WORK_DIR
-from rlvr_trainer.recipe import Recipe
-from rlvr_trainer.trajectory import training_hash
+from rlvr_trainer.recipe.schema import Recipe
+from rlvr_trainer.recipe.trajectory import training_hash
 
 PART_OF_LABEL, PART_OF = "app.kubernetes.io/part-of", "rlvr"
 RUN_LABEL = "rlvr.dev/run"

@@ -12,7 +12,7 @@ from typing import Any
 
 from rlvr_components.jobs import JobSpec
 from rlvr_components.jobs.pods import job_annotations, job_labels, metadata, pod_spec
-from rlvr_components.platform import Platform
+from rlvr_components.platform.settings import Platform
 from rlvr_trainer.errors import ConfigError
 
 CONTAINER = "pytorch"

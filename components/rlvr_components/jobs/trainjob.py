@@ -20,7 +20,7 @@ from rlvr_components.jobs.pods import (
     resources,
 )
 from rlvr_components.jobs.pytorchjob import QUEUE_LABEL, check_name
-from rlvr_components.platform import SECRET_KEYS, Platform
+from rlvr_components.platform.settings import SECRET_KEYS, Platform
 from rlvr_trainer.errors import ConfigError
 
 OverridesField = Literal["podSpecOverrides", "podTemplateOverrides", "runtimePatches"]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvr_trainer.errors import ConfigError
-from rlvr_trainer.suggest import did_you_mean
+from rlvr_trainer.recipe.suggest import did_you_mean
 
 if TYPE_CHECKING:
     import ssl

@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 import urllib3
 
 from rlvr_components.kubernetes.access import ApiServerAccess, find_access
-from rlvr_components.kubernetes.errors import (
+from rlvr_components.kubernetes.api_errors import (
     ObjectNotFound,
     Outage,
     Refusal,

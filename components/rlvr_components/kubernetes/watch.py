@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from rlvr_components.kubernetes.api_errors import EXPIRED, Outage, Refusal
 from rlvr_components.kubernetes.client import (
     KubernetesApi,
     Query,
@@ -18,7 +19,6 @@ from rlvr_components.kubernetes.client import (
     pause,
     wanted_delay,
 )
-from rlvr_components.kubernetes.errors import EXPIRED, Outage, Refusal
 from rlvr_trainer.errors import RLVRError
 
 logger = logging.getLogger(__name__)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import click
 
-from rlvr_pipelines.cli.clean import clean
-from rlvr_pipelines.cli.compile import compile_command
-from rlvr_pipelines.cli.errors import ErrorGroup
-from rlvr_pipelines.cli.evaluate import evaluate
-from rlvr_pipelines.cli.logs import logs
-from rlvr_pipelines.cli.plan import plan_command
-from rlvr_pipelines.cli.publish import publish
-from rlvr_pipelines.cli.recipes import recipes
-from rlvr_pipelines.cli.report import report
-from rlvr_pipelines.cli.run import run
-from rlvr_pipelines.cli.status import status
-from rlvr_pipelines.cli.stop import stop
-from rlvr_pipelines.cli.upload import upload
+from rlvr_pipelines.cli.commands.clean import clean
+from rlvr_pipelines.cli.commands.compile import compile_command
+from rlvr_pipelines.cli.commands.evaluate import evaluate
+from rlvr_pipelines.cli.commands.logs import logs
+from rlvr_pipelines.cli.commands.plan import plan_command
+from rlvr_pipelines.cli.commands.publish import publish
+from rlvr_pipelines.cli.commands.recipes import recipes
+from rlvr_pipelines.cli.commands.report import report
+from rlvr_pipelines.cli.commands.run import run
+from rlvr_pipelines.cli.commands.status import status
+from rlvr_pipelines.cli.commands.stop import stop
+from rlvr_pipelines.cli.commands.upload import upload
+from rlvr_pipelines.cli.exit import ErrorGroup
 from rlvr_trainer import __version__
 
 

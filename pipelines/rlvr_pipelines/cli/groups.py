@@ -11,14 +11,14 @@ from typing import Any, cast
 import click
 from click.core import ParameterSource
 
-from rlvr_pipelines.cli.options import Command
-from rlvr_pipelines.kubeflow.access import (
+from rlvr_pipelines.cli.access_options import (
     COOKIES_VARIABLE,
     ENDPOINT_VARIABLE,
     TOKEN_PATH_VARIABLE,
     TOKEN_VARIABLE,
     Access,
 )
+from rlvr_pipelines.cli.options import Command
 
 
 def grouped(
@@ -84,8 +84,8 @@ class JobOptions:
 
         Raises ConfigError for what is no setting.
         """
-        from rlvr_components.platform_file import parse_platform
-        from rlvr_pipelines.platform_settings import read_settings
+        from rlvr_components.platform.settings_file import parse_platform
+        from rlvr_pipelines.cluster.platform_settings import read_settings
 
         settings = read_settings(self.platform_file, self.platform_overrides)
         for name in ("num_nodes", "gpus_per_node"):

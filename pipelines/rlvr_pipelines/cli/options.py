@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from rlvr_pipelines.cli.errors import DEBUG
+from rlvr_pipelines.cli.exit import DEBUG
 
 if TYPE_CHECKING:
-    from rlvr_trainer.recipe import Recipe
+    from rlvr_trainer.recipe.schema import Recipe
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -104,7 +104,7 @@ def command_again() -> str:
 
 def load(source: str, overrides: Iterable[str], seed: int | None) -> Recipe:
     """The recipe with its overrides. Raises ConfigError."""
-    from rlvr_trainer.recipe_file import load_recipe
+    from rlvr_trainer.recipe.reader import load_recipe
 
     seeds = [] if seed is None else [f"seed={seed}"]
     return load_recipe(source, [*overrides, *seeds])

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rlvr_pipelines.cli.errors import EXIT_INTERRUPTED
+from rlvr_pipelines.cli.access_options import UI_VARIABLE, Access
+from rlvr_pipelines.cli.exit import EXIT_INTERRUPTED
 from rlvr_pipelines.cli.groups import JobOptions, grouped
 from rlvr_pipelines.cli.options import Command, print_json
-from rlvr_pipelines.kubeflow.access import UI_VARIABLE, Access
 
 if TYPE_CHECKING:
-    from rlvr_pipelines.kubeflow.client import Kubeflow
-    from rlvr_pipelines.kubeflow.runs import Run, Task
-    from rlvr_trainer.recipe import Recipe
+    from rlvr_pipelines.kubeflow.connection import Kubeflow
+    from rlvr_pipelines.kubeflow.kubeflow_runs import Run, Task
+    from rlvr_trainer.recipe.schema import Recipe
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ def run_on_kubeflow(
     output: str,
 ) -> None:
     """Start the run and say where it is seen; with --wait, follow it and end as it ends."""
-    from rlvr_pipelines.extras import PIPELINES, require
+    from rlvr_pipelines.cli.extras import PIPELINES, require
 
     require(PIPELINES, "a run in Kubeflow")
-    from rlvr_pipelines.compile import compile_package, parse_images
-    from rlvr_pipelines.job_parameters import job_parameters
-    from rlvr_pipelines.kubeflow.client import connect
-    from rlvr_pipelines.kubeflow.runs import check_outcome, start_run
+    from rlvr_pipelines.kubeflow.connection import connect
+    from rlvr_pipelines.kubeflow.kubeflow_runs import check_outcome, start_run
+    from rlvr_pipelines.pipeline.job_parameters import job_parameters
+    from rlvr_pipelines.pipeline.package import compile_package, parse_images
 
     package = compile_package(
         recipe, images=parse_images(images), secret=secret, use_cache=not options.no_cache
@@ -105,7 +105,7 @@ def run_on_kubeflow(
 
 
 def _wait(kubeflow: Kubeflow, run: Run) -> Run:
-    from rlvr_pipelines.kubeflow.runs import follow_run
+    from rlvr_pipelines.kubeflow.kubeflow_runs import follow_run
 
     try:
         return follow_run(kubeflow, run.id, _show)

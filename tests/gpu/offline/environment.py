@@ -34,9 +34,9 @@ PACKAGES = (
 MODULES = (
     "bitsandbytes",
     "deepspeed",
-    "rlvr_trainer.grpo.run",
-    "rlvr_trainer.shared_prefix.trainer",
-    "rlvr_trainer.shared_prefix.flex_attention",
+    "rlvr_trainer.grpo.training",
+    "rlvr_trainer.shared_prefix.grpo_trainer",
+    "rlvr_trainer.shared_prefix.gpu.flex_attention",
 )
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from rlvr_trainer import checkpoint
 from rlvr_trainer.errors import CheckpointError, PlatformError
+from rlvr_trainer.run_dir import checkpoint
 
 
 def save(checkpoints: Path, step: int, content: str = "weights") -> checkpoint.Checkpoint:

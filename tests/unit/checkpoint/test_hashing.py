@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from rlvr_trainer import checkpoint, remote_checkpoint
-from rlvr_trainer.checkpoint import VERIFIED_VARIABLE
-from rlvr_trainer.grpo.trainer import RLVRTrainer
-from rlvr_trainer.launch.run_dir import RemoteCopy, SharedFolder
-from rlvr_trainer.recipe_file import load_recipe
+from rlvr_trainer.grpo.committing_trainer import RLVRTrainer
+from rlvr_trainer.launch.node_run_dir import RemoteCopy, SharedFolder
+from rlvr_trainer.recipe.reader import load_recipe
+from rlvr_trainer.run_dir import checkpoint, remote_checkpoint
+from rlvr_trainer.run_dir.checkpoint import VERIFIED_VARIABLE
 from rlvr_trainer.shared_prefix import SharedPrefixGRPOTrainer
-from rlvr_trainer.storage import LocalStorage
+from rlvr_trainer.storage.open import LocalStorage
 
 RECIPE = load_recipe("arithmetic")
 

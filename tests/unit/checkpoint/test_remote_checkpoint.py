@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from rlvr_trainer import checkpoint, remote_checkpoint
 from rlvr_trainer.errors import CheckpointError, ConfigError, PlatformError
-from rlvr_trainer.storage import LocalStorage, Storage
+from rlvr_trainer.run_dir import checkpoint, remote_checkpoint
+from rlvr_trainer.storage.open import LocalStorage, Storage
 
 
 class Gathering:

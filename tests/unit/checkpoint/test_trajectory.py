@@ -10,12 +10,9 @@ from pathlib import Path
 import pytest
 
 from rlvr_trainer.errors import CheckpointError
-from rlvr_trainer.files import write_text
-from rlvr_trainer.recipe import Recipe
-from rlvr_trainer.recipe_file import load_recipe
-from rlvr_trainer.remote_checkpoint import newest_trajectory
-from rlvr_trainer.storage import LocalStorage
-from rlvr_trainer.trajectory import (
+from rlvr_trainer.recipe.reader import load_recipe
+from rlvr_trainer.recipe.schema import Recipe
+from rlvr_trainer.recipe.trajectory import (
     TRAINER_STATE,
     TRAJECTORY,
     Trajectory,
@@ -25,6 +22,9 @@ from rlvr_trainer.trajectory import (
     read_trajectory,
     trajectory_of,
 )
+from rlvr_trainer.run_dir.remote_checkpoint import newest_trajectory
+from rlvr_trainer.storage.atomic_files import write_text
+from rlvr_trainer.storage.open import LocalStorage
 
 
 def recipe(*overrides: str) -> Recipe:

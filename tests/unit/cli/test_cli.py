@@ -11,14 +11,13 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from rlvr_pipelines import extras
-from rlvr_pipelines.cli import main
-from rlvr_pipelines.local import Interrupted
-from rlvr_pipelines.run_dir import RunDir
+from rlvr_pipelines.cli import extras, main
+from rlvr_pipelines.local.claim import RunDir
+from rlvr_pipelines.local.runner import Interrupted
 from rlvr_trainer.errors import DataError, JobFailed, PlatformError
-from rlvr_trainer.evaluation import compare, write_json
-from rlvr_trainer.recipe import Recipe
-from rlvr_trainer.recipe_file import load_recipe
+from rlvr_trainer.evaluation.outcome import compare, write_json
+from rlvr_trainer.recipe.reader import load_recipe
+from rlvr_trainer.recipe.schema import Recipe
 
 RUN_ID = "0b1f6d3e-6c7a-4b0e-9f57-0d5f2a9a7c11"
 TINY = str(Path(__file__).parents[1] / "pipelines" / "tiny.yaml")
@@ -163,7 +162,7 @@ def test_an_unexpected_error_says_how_to_see_more(monkeypatch: pytest.MonkeyPatc
     def fail(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr("rlvr_pipelines.plan.plan", fail)
+    monkeypatch.setattr("rlvr_pipelines.pipeline.run_plan.plan", fail)
     result = rlvr("plan", TINY)
 
     assert result.exit_code == 1
@@ -234,7 +233,7 @@ def test_a_sweep_trains_once_for_each_value_and_compares(
         write_json(run_dir.evaluation, evaluation_at(recipe.prompt.num_shots))
         return run_dir
 
-    monkeypatch.setattr("rlvr_pipelines.local.run_pipeline", run_pipeline)
+    monkeypatch.setattr("rlvr_pipelines.local.runner.run_pipeline", run_pipeline)
     sweep = ("run", TINY, "--run-dir", str(tmp_path), "--sweep", "prompt.num_shots=0,2")
 
     text, facts = rlvr(*sweep), json.loads(rlvr(*sweep, "--output", "json").stdout)
@@ -262,7 +261,7 @@ def test_a_value_that_fails_does_not_end_a_sweep(
         write_json(run_dir.evaluation, evaluation_at(recipe.prompt.num_shots))
         return run_dir
 
-    monkeypatch.setattr("rlvr_pipelines.local.run_pipeline", run_pipeline)
+    monkeypatch.setattr("rlvr_pipelines.local.runner.run_pipeline", run_pipeline)
     result = rlvr("run", TINY, "--run-dir", str(tmp_path), "--sweep", "prompt.num_shots=0,2")
 
     assert result.exit_code == 1
@@ -305,7 +304,7 @@ def test_an_interrupted_run_says_how_to_go_on(
     def run_pipeline(recipe: Recipe, path: Path, **_: Any) -> RunDir:
         raise Interrupted(signal.SIGINT)
 
-    monkeypatch.setattr("rlvr_pipelines.local.run_pipeline", run_pipeline)
+    monkeypatch.setattr("rlvr_pipelines.local.runner.run_pipeline", run_pipeline)
     again = ("run", "arithmetic", "--set", "prompt.stop=Next problem", "--seed", "3")
 
     result = rlvr(*again, "--run-dir", str(tmp_path / "a b"))
@@ -404,7 +403,7 @@ def test_a_run_whose_model_steps_are_jobs_hands_its_settings_to_the_pipeline(
         write_json(run_dir.evaluation, evaluation_at(0))
         return run_dir
 
-    monkeypatch.setattr("rlvr_pipelines.local.run_pipeline", run_pipeline)
+    monkeypatch.setattr("rlvr_pipelines.local.runner.run_pipeline", run_pipeline)
     result = rlvr("run", TINY, *JOBS, "--run-dir", str(tmp_path / "run"), "--nodes", "2")
 
     assert result.exit_code == 0, result.stderr
@@ -423,7 +422,7 @@ def test_the_command_that_goes_on_has_every_option(
     def run_pipeline(recipe: Recipe, path: Path, **_: Any) -> RunDir:
         raise Interrupted(signal.SIGTERM)
 
-    monkeypatch.setattr("rlvr_pipelines.local.run_pipeline", run_pipeline)
+    monkeypatch.setattr("rlvr_pipelines.local.runner.run_pipeline", run_pipeline)
 
     result = rlvr("run", TINY, *JOBS, "--platform-set", "queue=q", "--output", "json")
 

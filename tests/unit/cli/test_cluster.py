@@ -16,12 +16,12 @@ from click.testing import CliRunner, Result
 
 from rlvr_components.jobs import JobSummary, Replica
 from rlvr_components.jobs.kinds import Kind
-from rlvr_components.platform import Platform
-from rlvr_pipelines import cluster_runs
+from rlvr_components.platform.settings import Platform
 from rlvr_pipelines.cli import main
-from rlvr_pipelines.run_dir import RunDir, claim
+from rlvr_pipelines.cluster import cluster_runs
+from rlvr_pipelines.local.claim import RunDir, claim
 from rlvr_trainer.errors import ConfigError, PlatformError
-from rlvr_trainer.recipe_file import load_recipe
+from rlvr_trainer.recipe.reader import load_recipe
 
 TINY = Path(__file__).parents[1] / "pipelines" / "tiny.yaml"
 
@@ -315,8 +315,8 @@ def test_clean_is_not_for_run_directories(tmp_path: Path) -> None:
 def test_a_run_here_is_shown_read_and_stopped(tmp_path: Path) -> None:
     hold = (
         "import sys, time; from pathlib import Path; "
-        "from rlvr_pipelines.run_dir import claim; "
-        "from rlvr_trainer.recipe_file import load_recipe\n"
+        "from rlvr_pipelines.local.claim import claim; "
+        "from rlvr_trainer.recipe.reader import load_recipe\n"
         "with claim(Path(sys.argv[1]), load_recipe(sys.argv[2])):\n"
         "    print('ready', flush=True); time.sleep(60)"
     )

@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from rlvr_pipelines.cli import main
-from rlvr_trainer import steps
-from rlvr_trainer.evaluation import write_samples
+from rlvr_trainer import api
+from rlvr_trainer.evaluation.outcome import write_samples
 
 TINY = str(Path(__file__).parents[1] / "pipelines" / "tiny.yaml")
 
@@ -34,8 +34,8 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         write_samples(output_dir / "samples.jsonl", [sample])
         return {}
 
-    monkeypatch.setattr(steps, "prepare", prepare)
-    monkeypatch.setattr(steps, "evaluate", evaluate)
+    monkeypatch.setattr(api, "prepare", prepare)
+    monkeypatch.setattr(api, "evaluate", evaluate)
     monkeypatch.setenv("RLVR_EVENTS", "")
     return calls
 

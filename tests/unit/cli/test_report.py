@@ -6,8 +6,8 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from rlvr_pipelines.cli import main
-from rlvr_trainer.evaluation import write_samples
-from rlvr_trainer.recipe_file import parse_recipe
+from rlvr_trainer.evaluation.outcome import write_samples
+from rlvr_trainer.recipe.reader import parse_recipe
 
 
 def sample(model: str, row: int, correct: bool) -> dict[str, object]:

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from rlvr_components import check
-from rlvr_components.check import (
+from rlvr_components.preflight import form as form_module
+from rlvr_components.preflight.form import (
     Form,
     check_storage,
     place_of,
@@ -13,7 +13,7 @@ from rlvr_components.check import (
     resolve_recipe,
 )
 from rlvr_trainer.errors import ConfigError
-from rlvr_trainer.storage import LocalStorage
+from rlvr_trainer.storage.open import LocalStorage
 
 IMAGE = "image: r.example/t@sha256:0\n"
 INLINE = """\
@@ -88,7 +88,7 @@ def test_a_place_that_is_none_is_refused() -> None:
 
 
 def test_a_step_without_torch_cannot_train_in_its_own_pod(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "find_spec", lambda name: None)
+    monkeypatch.setattr(form_module, "find_spec", lambda name: None)
 
     with pytest.raises(ConfigError, match="holds no torch; choose pytorchjob"):
         place_of(form(job_place="local"))
@@ -158,12 +158,12 @@ class NothingIsDeleted(LocalStorage):
 def test_who_may_not_delete_may_store_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(check, "open_storage", lambda uri: NothingIsDeleted(Path(uri)))
+    monkeypatch.setattr(form_module, "open_storage", lambda uri: NothingIsDeleted(Path(uri)))
     caplog.set_level("INFO")
 
     check_storage(str(tmp_path))
 
-    assert check.can_write(str(tmp_path))
+    assert form.can_write(str(tmp_path))
     assert "the probe stays: grant this identity s3:DeleteObject" in caplog.text
 
 
@@ -174,7 +174,7 @@ def test_a_probe_that_cannot_be_read_is_not_hidden_by_one_that_cannot_be_deleted
         def read_bytes(self, key: str) -> bytes:
             raise ConfigError("grant this identity s3:GetObject there")
 
-    monkeypatch.setattr(check, "open_storage", lambda uri: WriteOnly(Path(uri)))
+    monkeypatch.setattr(form_module, "open_storage", lambda uri: WriteOnly(Path(uri)))
 
     with pytest.raises(ConfigError, match="s3:GetObject"):
         check_storage(str(tmp_path))

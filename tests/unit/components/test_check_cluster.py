@@ -4,9 +4,13 @@ from typing import Any
 
 import pytest
 
-from rlvr_components.check_cluster import check_admitted, check_cluster, read_platform_map
-from rlvr_components.kubernetes.errors import ObjectNotFound
-from rlvr_components.platform import Platform
+from rlvr_components.kubernetes.api_errors import ObjectNotFound
+from rlvr_components.platform.settings import Platform
+from rlvr_components.preflight.cluster_checks import (
+    check_admitted,
+    check_cluster,
+    read_platform_map,
+)
 from rlvr_trainer.errors import ConfigError
 
 PLATFORM = Platform(image="r.example/t@sha256:0", num_nodes=2, gpus_per_node=8)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from rlvr_components.jobs import JobSpec, allowed_environment, training_job
-from rlvr_components.jobs.launch import launch
-from rlvr_components.jobs.local import LocalBackend, LocalProcess, end_of
+from rlvr_components.jobs.launching import launch
+from rlvr_components.jobs.local_process import LocalBackend, LocalProcess, end_of
 from rlvr_trainer.errors import JobFailed, PlatformError
-from rlvr_trainer.recipe_file import parse_recipe
+from rlvr_trainer.recipe.reader import parse_recipe
 
 RECIPE = parse_recipe({"name": "tiny", "model": {"name": "embedded:smollm2-135m-instruct"}})
 

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 
 from rlvr_components.jobs import Owner
-from rlvr_components.pipeline_run import (
+from rlvr_components.platform.settings import Platform
+from rlvr_components.steps.pipeline_run import (
     LaunchSettings,
     default_storage,
     owner_of_jobs,
@@ -13,9 +14,8 @@ from rlvr_components.pipeline_run import (
     run_id,
     write_settings,
 )
-from rlvr_components.platform import Platform
 from rlvr_trainer.errors import ConfigError, PlatformError
-from rlvr_trainer.storage import open_storage
+from rlvr_trainer.storage.open import open_storage
 
 WORKFLOW = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "w", "uid": "2"}
 POD = {"metadata": {"name": "step-1", "uid": "1", "ownerReferences": [WORKFLOW]}}

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from rlvr_components.platform import Platform
-from rlvr_components.platform_file import override_settings, parse_platform
-from rlvr_pipelines.platform_settings import read_settings
+from rlvr_components.platform.settings import Platform
+from rlvr_components.platform.settings_file import override_settings, parse_platform
+from rlvr_pipelines.cluster.platform_settings import read_settings
 from rlvr_trainer.errors import ConfigError
 
 MANIFESTS = Path(__file__).parents[3] / "manifests"

@@ -2,7 +2,7 @@ from decimal import Decimal
 
 import pytest
 
-from rlvr_components.quantity import parse_quantity
+from rlvr_components.platform.quantity import parse_quantity
 from rlvr_trainer.errors import ConfigError
 
 

@@ -8,15 +8,16 @@ import pytest
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
-from rlvr_components.recipe_parts import files_identity, recipe_part
 from rlvr_trainer import data
 from rlvr_trainer.errors import ConfigError, DataError, RLVRError
-from rlvr_trainer.prompt import PromptLayout
-from rlvr_trainer.recipe import Recipe
-from rlvr_trainer.recipe_file import load_recipe, parse_recipe, shipped_recipes
+from rlvr_trainer.evaluation.shards import batches
+from rlvr_trainer.data.identity import files_identity
+from rlvr_trainer.recipe.parts import recipe_part
+from rlvr_trainer.recipe.reader import load_recipe, parse_recipe, shipped_recipes
+from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.rewards import build_judge, build_rewards, score
-from rlvr_trainer.shards import batches
 from rlvr_trainer.tasks import Row
+from rlvr_trainer.tasks.prompt import PromptLayout
 
 SHIPPED = shipped_recipes()
 

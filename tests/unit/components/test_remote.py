@@ -7,21 +7,20 @@ from typing import Any
 
 import pytest
 
-from rlvr_components import remote
-from rlvr_components.jobs import JobSpec, Owner, cluster
-from rlvr_components.jobs import launch as launching
-from rlvr_components.model_steps import evaluate, train
-from rlvr_components.pipeline_run import LaunchSettings, write_settings
-from rlvr_components.platform import Platform
-from rlvr_components.remote import EventCopy, evaluation_key
+from rlvr_components.jobs import JobSpec, Owner, cluster, launching
+from rlvr_components.platform.settings import Platform
+from rlvr_components.steps import remote_step
+from rlvr_components.steps.model_steps import evaluate, train
+from rlvr_components.steps.pipeline_run import LaunchSettings, write_settings
+from rlvr_components.steps.remote_step import EventCopy, evaluation_key
 from rlvr_trainer import data
 from rlvr_trainer.errors import ConfigError, DataError, JobFailed, PlatformError
-from rlvr_trainer.evaluation import sample_lines
-from rlvr_trainer.launch.run_dir import ADAPTER_URI_VARIABLE
-from rlvr_trainer.recipe_file import load_recipe
-from rlvr_trainer.shards import Shard, batches
-from rlvr_trainer.storage import open_storage
-from rlvr_trainer.trajectory import training_hash
+from rlvr_trainer.evaluation.outcome import sample_lines
+from rlvr_trainer.evaluation.shards import Shard, batches
+from rlvr_trainer.launch.node_run_dir import ADAPTER_URI_VARIABLE
+from rlvr_trainer.recipe.reader import load_recipe
+from rlvr_trainer.recipe.trajectory import training_hash
+from rlvr_trainer.storage.open import open_storage
 
 RECIPE = load_recipe(
     "arithmetic", ["data.num_train_rows=40", "data.num_test_rows=6", "evaluation.batch_size=2"]
@@ -243,7 +242,9 @@ def test_pods_write_the_adapter_to_its_artifact(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(remote.Site, "adapter_uri", lambda self, uri: str(tmp_path / "artifact"))
+    monkeypatch.setattr(
+        remote_step.Site, "adapter_uri", lambda self, uri: str(tmp_path / "artifact")
+    )
     pods.act = write_training
 
     train_to(Artifact(tmp_path / "adapter"), storage, data_dir, tmp_path)
@@ -262,8 +263,8 @@ def test_a_succeeded_job_whose_results_were_removed_is_said_how_to_run_again(
     is_kubeflow: bool,
     named: str,
 ) -> None:
-    monkeypatch.setattr(remote, "in_kubeflow", lambda: is_kubeflow)
-    monkeypatch.setattr(remote, "_owner", lambda namespace: None)
+    monkeypatch.setattr(remote_step, "in_kubeflow", lambda: is_kubeflow)
+    monkeypatch.setattr(remote_step, "_owner", lambda namespace: None)
 
     # no PlatformError, which is tried again: every further try would adopt the same job
     with pytest.raises(ConfigError, match=f"no adapter is in .*`rlvr clean {named}`"):
@@ -274,7 +275,7 @@ def test_a_disk_too_full_for_the_last_event_does_not_hide_the_cause(
     full_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def train() -> None:
-        with remote.phase("train"):
+        with remote_step.phase("train"):
             monkeypatch.setenv("RLVR_EVENTS", str(full_disk))
             raise PlatformError("the cause")
 
@@ -319,7 +320,7 @@ def test_in_kubeflow_the_workflow_takes_the_job_with_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     owner = Owner("argoproj.io/v1alpha1", "Workflow", "rlvr-x", "uid")
-    monkeypatch.setattr(remote, "_owner", lambda namespace: owner)
+    monkeypatch.setattr(remote_step, "_owner", lambda namespace: owner)
     pods.act = write_training
 
     train_to(Artifact(tmp_path / "adapter"), storage, data_dir, tmp_path)
@@ -336,8 +337,8 @@ def test_kubeflows_retries_are_no_person_that_starts_it_again(
     monkeypatch: pytest.MonkeyPatch,
     is_kubeflow: bool,
 ) -> None:
-    monkeypatch.setattr(remote, "in_kubeflow", lambda: is_kubeflow)
-    monkeypatch.setattr(remote, "_owner", lambda namespace: None)
+    monkeypatch.setattr(remote_step, "in_kubeflow", lambda: is_kubeflow)
+    monkeypatch.setattr(remote_step, "_owner", lambda namespace: None)
     pods.act = write_training
 
     train_to(Artifact(tmp_path / "adapter"), storage, data_dir, tmp_path)

@@ -3,12 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from rlvr_components.staging import file_hashes, stage, stage_folder
+from rlvr_components.steps.staging import file_hashes, stage, stage_folder
 from rlvr_trainer.errors import ConfigError, DataError
-from rlvr_trainer.recipe import Recipe
-from rlvr_trainer.recipe_file import parse_recipe
-from rlvr_trainer.storage import LocalStorage
-from rlvr_trainer.trajectory import TRAJECTORY, trajectory_of
+from rlvr_trainer.recipe.reader import parse_recipe
+from rlvr_trainer.recipe.schema import Recipe
+from rlvr_trainer.recipe.trajectory import TRAJECTORY, trajectory_of
+from rlvr_trainer.storage.open import LocalStorage
 
 
 class Counted(LocalStorage):

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlvr_components.step import log_metrics, step
+from rlvr_components.steps.step_process import log_metrics, step
 from rlvr_trainer.errors import DataError, JobFailed
-from rlvr_trainer.events import EVENTS_VARIABLE, read_events
-from rlvr_trainer.recipe_file import parse_recipe
+from rlvr_trainer.recipe.reader import parse_recipe
+from rlvr_trainer.run_dir.events import EVENTS_VARIABLE, read_events
 
 RECIPE = parse_recipe(
     {"name": "tiny", "model": {"name": "embedded:smollm2-135m-instruct"}}

@@ -3,10 +3,10 @@ from typing import Any
 import pytest
 import yaml
 
-from rlvr_components.summary import is_better, summarise
+from rlvr_components.steps.summary import is_better, summarise
 from rlvr_trainer import __version__
-from rlvr_trainer.evaluation import compare
-from rlvr_trainer.recipe_file import load_recipe, parse_recipe
+from rlvr_trainer.evaluation.outcome import compare
+from rlvr_trainer.recipe.reader import load_recipe, parse_recipe
 
 RECIPE = load_recipe("arithmetic", ["seed=5"])
 

@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 from kfp.dsl import TaskConfig
 
-from rlvr_components.platform import Platform, Volume
-from rlvr_components.task_config import merge_task_config
+from rlvr_components.platform.settings import Platform, Volume
+from rlvr_components.steps.task_config import merge_task_config
 from rlvr_trainer.errors import ConfigError
 
 PLATFORM = Platform(

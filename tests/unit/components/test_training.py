@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from rlvr_components import training
 from rlvr_components.jobs import Backend, JobSpec
-from rlvr_components.training import last_numbers, replace_folder, run_training
-from rlvr_trainer.recipe_file import parse_recipe
+from rlvr_components.steps import local_training
+from rlvr_components.steps.local_training import last_numbers, replace_folder, run_training
+from rlvr_trainer.recipe.reader import parse_recipe
 
 RECIPE = parse_recipe({"name": "tiny", "model": {"name": "embedded:smollm2-135m-instruct"}})
 
@@ -24,7 +24,7 @@ def test_a_training_job_finds_recipe_and_data_in_its_run_directory(
         assert (run_dir / "data" / "train.jsonl").read_text() == "{}\n"
         launched.append(spec)
 
-    monkeypatch.setattr(training, "launch", launch)
+    monkeypatch.setattr(local_training, "launch", launch)
     run_training(RECIPE, run_dir, data)
 
     assert launched[0].run_dir == str(run_dir)

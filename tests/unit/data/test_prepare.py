@@ -24,8 +24,8 @@ from rlvr_trainer.data import (
     repeat_rows,
 )
 from rlvr_trainer.errors import ConfigError, DataError, PlatformError
-from rlvr_trainer.prompt import PromptLayout
-from rlvr_trainer.recipe_file import parse_recipe
+from rlvr_trainer.recipe.reader import parse_recipe
+from rlvr_trainer.tasks.prompt import PromptLayout
 
 
 def words(text: str) -> int:

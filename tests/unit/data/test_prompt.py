@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from rlvr_trainer.errors import ConfigError
-from rlvr_trainer.prompt import PromptLayout
-from rlvr_trainer.recipe import PromptSection
+from rlvr_trainer.recipe.schema import PromptSection
 from rlvr_trainer.tasks import Row
+from rlvr_trainer.tasks.prompt import PromptLayout
 
 EXEMPLARS = [
     Row("train-1", "1 + 1?", "2", "1 + 1 = 2."),

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from rlvr_trainer.data import load_exemplars, load_rows, prepare
-from rlvr_trainer.prompt import PromptLayout
-from rlvr_trainer.recipe_file import load_recipe, shipped_recipes
+from rlvr_trainer.recipe.reader import load_recipe, shipped_recipes
 from rlvr_trainer.rewards import build_rewards, score
+from rlvr_trainer.tasks.prompt import PromptLayout
 
 SHIPPED = shipped_recipes()
 

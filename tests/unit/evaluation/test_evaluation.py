@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from rlvr_trainer.errors import ConfigError, DataError
-from rlvr_trainer.evaluation import (
+from rlvr_trainer.evaluation.outcome import (
     compare,
     read_samples,
     summarise,
@@ -14,7 +14,7 @@ from rlvr_trainer.evaluation import (
     write_json,
     write_samples,
 )
-from rlvr_trainer.statistics import mcnemar_exact, wilson_interval
+from rlvr_trainer.evaluation.statistics import mcnemar_exact, wilson_interval
 from rlvr_trainer.tables import Cell, Table, markdown, shots_table, text
 
 

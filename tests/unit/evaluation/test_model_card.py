@@ -1,9 +1,9 @@
 import json
 from pathlib import Path
 
-from rlvr_trainer.evaluation import compare
-from rlvr_trainer.publish import _card
-from rlvr_trainer.recipe_file import load_recipe
+from rlvr_trainer.evaluation.outcome import compare
+from rlvr_trainer.models.export import _card
+from rlvr_trainer.recipe.reader import load_recipe
 
 
 def samples(model: str, num_correct: int) -> list[dict[str, object]]:

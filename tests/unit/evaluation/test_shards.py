@@ -3,9 +3,9 @@ from typing import Any
 import pytest
 
 from rlvr_trainer.errors import ConfigError, DataError
-from rlvr_trainer.recipe import Recipe
-from rlvr_trainer.recipe_file import parse_recipe
-from rlvr_trainer.shards import Batch, Shard, batches, join, parse_shard
+from rlvr_trainer.evaluation.shards import Batch, Shard, batches, join, parse_shard
+from rlvr_trainer.recipe.reader import parse_recipe
+from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.tasks import Row
 
 ROWS = [Row(f"test-{i}", f"{i} + 1?", str(i + 1), "", {}) for i in range(10)]

@@ -8,8 +8,8 @@ import pytest
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.grpo import arguments
 from rlvr_trainer.grpo.arguments import grpo_config, lora_config
-from rlvr_trainer.grpo.zero import zero_config
-from rlvr_trainer.recipe_file import load_recipe, shipped_recipes
+from rlvr_trainer.grpo.deepspeed_config import zero_config
+from rlvr_trainer.recipe.reader import load_recipe, shipped_recipes
 
 SHIPPED = shipped_recipes()
 

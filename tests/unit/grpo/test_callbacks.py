@@ -8,8 +8,8 @@ import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from rlvr_trainer.errors import Diverged
-from rlvr_trainer.events import read_events
 from rlvr_trainer.grpo.callbacks import StepEvents, StopOnDivergence, StopOnSignal, Validation
+from rlvr_trainer.run_dir.events import read_events
 
 
 @pytest.fixture

@@ -7,14 +7,14 @@ import pytest
 
 from rlvr_trainer.data import prepare
 from rlvr_trainer.errors import ConfigError, RewardError
-from rlvr_trainer.evaluate_model import Evaluator, _check_judged, evaluate_shard
-from rlvr_trainer.generation import Completion
-from rlvr_trainer.grpo.rewards import BatchScorer
-from rlvr_trainer.grpo.run import _dataset
-from rlvr_trainer.prompt import PromptLayout
-from rlvr_trainer.recipe_file import parse_recipe
-from rlvr_trainer.shards import Shard
+from rlvr_trainer.evaluation.completions import Completion
+from rlvr_trainer.evaluation.evaluate_model import Evaluator, _check_judged, evaluate_shard
+from rlvr_trainer.evaluation.shards import Shard
+from rlvr_trainer.grpo.reward_functions import BatchScorer
+from rlvr_trainer.grpo.training import _dataset
+from rlvr_trainer.recipe.reader import parse_recipe
 from rlvr_trainer.tasks import Row
+from rlvr_trainer.tasks.prompt import PromptLayout
 
 ODD: list[dict[str, Any]] = [
     {"meta": 1},

@@ -16,8 +16,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from rlvr_trainer import generation
-from rlvr_trainer.generation import Sampling, complete
+from rlvr_trainer.evaluation import completions
+from rlvr_trainer.evaluation.completions import Sampling, complete
 from rlvr_trainer.shared_prefix import LogitsNotFinite, unsupported_reason
 
 
@@ -75,7 +75,7 @@ def test_an_architecture_that_cannot_share_is_generated_from_plainly_and_one_lin
 def test_a_model_whose_training_has_dropout_shares_prefixes_here(
     llama: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generation, "_generate_plain", None)
+    monkeypatch.setattr(completions, "_generate_plain", None)
     model = get_peft_model(llama, LoraConfig(lora_dropout=0.5, target_modules="all-linear")).train()
     sampling = Sampling(max_new_tokens=4)
     first, second = (

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rlvr_trainer.errors import RewardError
-from rlvr_trainer.grpo.rewards import BatchScorer
+from rlvr_trainer.grpo.reward_functions import BatchScorer
 from rlvr_trainer.rewards import Reward
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from rlvr_trainer.generation import Completion, cut
+from rlvr_trainer.evaluation.completions import Completion, cut
 from rlvr_trainer.grpo.rollout import to_trl
 
 EOS = 2

@@ -8,7 +8,7 @@ import pytest
 
 from rlvr_trainer.errors import RewardError
 from rlvr_trainer.grpo.unchanged import unchanged_error
-from rlvr_trainer.recipe_file import parse_recipe
+from rlvr_trainer.recipe.reader import parse_recipe
 
 RECIPE = parse_recipe({"name": "x", "model": {"name": "embedded:x"}})
 LEARNS = {

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from rlvr_components.jobs.cluster import following, submission
-from rlvr_components.kubernetes import client, logs, watch
+from rlvr_components.kubernetes import client, container_logs, watch
 
 from .fake_api_server import FakeApiServer, serving, write_kubeconfig
 
@@ -28,7 +28,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApiServ
     monkeypatch.setattr(following, "SETTLE_S", 0.3)
     monkeypatch.setattr(following, "LOOK_S", 0.1)
     monkeypatch.setattr(following, "TICK_S", 0.05)
-    monkeypatch.setattr(logs, "REOPEN_S", 0.05)
+    monkeypatch.setattr(container_logs, "REOPEN_S", 0.05)
     monkeypatch.setattr(submission, "GONE_INTERVAL_S", 0.05)
     monkeypatch.setattr(watch, "WATCH_S", 5)
     with serving(FakeApiServer()) as fake:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from rlvr_components.jobs import JobSpec, Resources
-from rlvr_components.platform import Platform
+from rlvr_components.platform.settings import Platform
 
 Object = dict[str, Any]
 CREATED = "2026-11-25T03:00:00Z"

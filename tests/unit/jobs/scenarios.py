@@ -17,7 +17,7 @@ from rlvr_components.jobs.cluster import (
     ClusterBackend,
     open_backend,
 )
-from rlvr_components.jobs.launch import launch
+from rlvr_components.jobs.launching import launch
 from rlvr_trainer.errors import JobFailed
 
 from .fake_api_server import FakeApiServer

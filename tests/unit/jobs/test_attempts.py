@@ -18,7 +18,7 @@ from rlvr_components.jobs.cluster import (
     following,
 )
 from rlvr_components.jobs.cluster.attempts import record_end
-from rlvr_components.jobs.launch import launch
+from rlvr_components.jobs.launching import launch
 from rlvr_trainer.errors import ConfigError, JobFailed
 
 from .fake_api_server import FakeApiServer

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from rlvr_components.jobs.cluster.causes import first_failure, job_failure, pod_failure
+from rlvr_components.jobs.cluster.job_causes import first_failure, job_failure, pod_failure
+from rlvr_components.jobs.cluster.job_status import status_of
 from rlvr_components.jobs.cluster.limits import PERMANENT_S, PodFailures
-from rlvr_components.jobs.cluster.status import status_of
 from rlvr_components.jobs.kinds import PYTORCHJOB, TRAINJOB, Kind
 
 from .objects import FAILED, Object, condition, pod, pytorchjob, said, terminated

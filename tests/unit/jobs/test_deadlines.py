@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rlvr_components.jobs.cluster.limits import Deadlines
 from rlvr_components.jobs.cluster.pending import PendingReason
-from rlvr_components.platform import Platform
+from rlvr_components.platform.settings import Platform
 
 PLATFORM = Platform(image="i", queue_timeout_s=100, run_timeout_s=1000, start_grace_s=10)
 ROOM = PendingReason("0/3 nodes are available")

@@ -10,8 +10,8 @@ import pytest
 
 from rlvr_components.jobs import JobSpec
 from rlvr_components.jobs.cluster import open_backend
-from rlvr_components.jobs.launch import launch
-from rlvr_components.jobs.local import LocalBackend
+from rlvr_components.jobs.launching import launch
+from rlvr_components.jobs.local_process import LocalBackend
 from rlvr_trainer.errors import JobFailed
 
 from .fake_api_server import FakeApiServer, Fault

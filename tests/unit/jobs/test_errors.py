@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from rlvr_components.kubernetes.access import ApiServerAccess
+from rlvr_components.kubernetes.api_errors import Outage, Refusal, from_transport
 from rlvr_components.kubernetes.client import KubernetesApi
-from rlvr_components.kubernetes.errors import Outage, Refusal, from_transport
 from rlvr_components.kubernetes.watch import Collection
 
 pytestmark = pytest.mark.timeout(60)

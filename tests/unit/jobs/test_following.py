@@ -14,7 +14,7 @@ from rlvr_components.jobs.cluster import (
     limits,
     open_backend,
 )
-from rlvr_components.jobs.launch import launch
+from rlvr_components.jobs.launching import launch
 from rlvr_trainer.errors import JobFailed
 
 from .fake_api_server import FakeApiServer

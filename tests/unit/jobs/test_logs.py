@@ -15,7 +15,7 @@ from rlvr_components.jobs.cluster.replica_logs import ReplicaLogs
 from rlvr_components.jobs.kinds import PYTORCHJOB
 from rlvr_components.kubernetes.access import find_access
 from rlvr_components.kubernetes.client import KubernetesApi
-from rlvr_components.kubernetes.logs import Window, split_timestamp
+from rlvr_components.kubernetes.container_logs import Window, split_timestamp
 
 from .fake_api_server import FakeApiServer, Fault
 from .objects import Object, condition, pod, pytorchjob, terminated
@@ -206,8 +206,8 @@ def test_a_line_is_its_time_and_its_text(line: bytes, expected: str | None) -> N
 FOLLOW = """
 import sys
 from rlvr_components.jobs.cluster import open_backend
-from rlvr_components.platform import Platform
-from rlvr_trainer.storage import open_storage
+from rlvr_components.platform.settings import Platform
+from rlvr_trainer.storage.open import open_storage
 import boto3
 boto3.client("s3", region_name="us-east-1")  # what progress in S3 needs
 num_lines = sum(1 for line in open_backend("pytorchjob", Platform(image="x")).logs("tiny"))

@@ -11,7 +11,7 @@ import pytest
 from rlvr_components.jobs.cluster import (
     following,
 )
-from rlvr_components.jobs.launch import launch
+from rlvr_components.jobs.launching import launch
 from rlvr_components.kubernetes import client, watch
 from rlvr_trainer.errors import ConfigError, PlatformError
 
@@ -106,7 +106,7 @@ def test_an_api_server_outage_is_waited_for_and_the_job_left_alone(api: FakeApiS
 
 
 def test_retry_after_is_respected() -> None:
-    from rlvr_components.kubernetes.errors import Outage
+    from rlvr_components.kubernetes.api_errors import Outage
 
     asked = Outage("busy", status=429, retry_after_s=7.0)
 

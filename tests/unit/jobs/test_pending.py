@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from rlvr_components.jobs.cluster.job_status import status_of
 from rlvr_components.jobs.cluster.pending import pending_reason
 from rlvr_components.jobs.cluster.snapshot import is_about
-from rlvr_components.jobs.cluster.status import status_of
 from rlvr_components.jobs.kinds import PYTORCHJOB
 
 from .objects import Object, condition, event, pod, pytorchjob, waiting

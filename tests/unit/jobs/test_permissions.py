@@ -11,7 +11,7 @@ from rlvr_components.jobs.cluster import (
     delete_jobs,
     find_jobs,
 )
-from rlvr_components.jobs.launch import launch
+from rlvr_components.jobs.launching import launch
 from rlvr_components.kubernetes.access import find_access
 from rlvr_trainer.errors import ConfigError, PlatformError
 

@@ -12,7 +12,7 @@ import yaml
 
 from rlvr_components.jobs.kinds import PYTORCHJOB
 from rlvr_components.kubernetes.client import KubernetesApi
-from rlvr_components.kubernetes.logs import Container, LogFollower
+from rlvr_components.kubernetes.container_logs import Container, LogFollower
 from rlvr_components.kubernetes.watch import Collection
 
 from .fake_api_server import FakeApiServer

@@ -8,12 +8,12 @@ import pytest
 from click.testing import CliRunner, Result
 from kfp_server_api import V2beta1Experiment
 
-from rlvr_pipelines import cluster_runs
 from rlvr_pipelines.cli import main
-from rlvr_pipelines.kubeflow import runs
-from rlvr_pipelines.pipeline import rlvr_pipeline
+from rlvr_pipelines.cluster import cluster_runs
+from rlvr_pipelines.kubeflow import kubeflow_runs
+from rlvr_pipelines.pipeline.definition import rlvr_pipeline
 from rlvr_trainer.errors import EXIT_PREEMPTED, ConfigError, JobFailed, PlatformError
-from rlvr_trainer.recipe_file import load_recipe, parse_recipe
+from rlvr_trainer.recipe.reader import load_recipe, parse_recipe
 
 from .conftest import Serve
 from .fake_api import FakeKubeflow
@@ -37,7 +37,7 @@ def parameters(fake: FakeKubeflow) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "POLL_S", 0.001)
+    monkeypatch.setattr(kubeflow_runs, "POLL_S", 0.001)
 
 
 def test_a_run_prints_its_link_and_how_to_look_at_it(serve: Serve) -> None:
@@ -153,7 +153,7 @@ def test_interrupting_the_wait_leaves_the_run(
     def interrupt(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs.time, "sleep", interrupt)
+    monkeypatch.setattr(kubeflow_runs.time, "sleep", interrupt)
     result = run(fake, "--wait")
 
     (run_id,) = fake.runs

@@ -8,11 +8,10 @@ from kfp_server_api import (
     V2beta1RuntimeStatus,
 )
 
-from rlvr_pipelines.compile import Package
-from rlvr_pipelines.kubeflow import runs
-from rlvr_pipelines.kubeflow.access import Access
-from rlvr_pipelines.kubeflow.client import Kubeflow, connect
-from rlvr_pipelines.kubeflow.runs import (
+from rlvr_pipelines.cli.access_options import Access
+from rlvr_pipelines.kubeflow import kubeflow_runs
+from rlvr_pipelines.kubeflow.connection import Kubeflow, connect
+from rlvr_pipelines.kubeflow.kubeflow_runs import (
     Run,
     Task,
     check_outcome,
@@ -21,6 +20,7 @@ from rlvr_pipelines.kubeflow.runs import (
     start_run,
     terminate_run,
 )
+from rlvr_pipelines.pipeline.package import Package
 from rlvr_trainer.errors import EXIT_PREEMPTED, ConfigError, JobFailed, PlatformError
 
 from .conftest import Serve
@@ -51,7 +51,7 @@ def kubeflow(fake: FakeKubeflow) -> Kubeflow:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "POLL_S", 0.001)
+    monkeypatch.setattr(kubeflow_runs, "POLL_S", 0.001)
 
 
 def test_a_run_has_its_pipeline_parameters_and_experiment(
@@ -143,7 +143,7 @@ def test_a_server_that_stays_away_does_not_end_the_run(
     fake: FakeKubeflow, kubeflow: Kubeflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = start(kubeflow)
-    monkeypatch.setattr(runs, "MAX_SILENCE_S", 0.0)
+    monkeypatch.setattr(kubeflow_runs, "MAX_SILENCE_S", 0.0)
     fake.failures = [503] * 3
 
     with pytest.raises(PlatformError, match=f"the run goes on: `rlvr status {run.id}`"):
@@ -176,7 +176,7 @@ def test_the_cause_is_taken_from_where_the_server_puts_it() -> None:
         ]
     )
 
-    assert runs._error(detail) == "out of memory"
+    assert kubeflow_runs._error(detail) == "out of memory"
 
 
 def test_a_terminated_run_may_be_continued(fake: FakeKubeflow, kubeflow: Kubeflow) -> None:

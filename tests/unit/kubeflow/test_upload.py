@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from rlvr_pipelines.compile import Package
-from rlvr_pipelines.kubeflow.access import Access
-from rlvr_pipelines.kubeflow.client import connect
-from rlvr_pipelines.kubeflow.upload import upload
+from rlvr_pipelines.cli.access_options import Access
+from rlvr_pipelines.kubeflow.connection import connect
+from rlvr_pipelines.kubeflow.versions import upload
+from rlvr_pipelines.pipeline.package import Package
 from rlvr_trainer.errors import ConfigError
 
 from .conftest import Serve

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from rlvr_trainer.launch.causes import Evidence, first_cause
-from rlvr_trainer.ranks import (
+from rlvr_trainer.launch.exit_causes import Evidence, first_cause
+from rlvr_trainer.launch.rank_outcomes import (
     RANK_ENDS_VARIABLE,
     RankEnd,
     is_peer_failure,

@@ -3,7 +3,12 @@ from __future__ import annotations
 import pytest
 
 from rlvr_trainer.errors import ConfigError
-from rlvr_trainer.launch.environment import Nodes, child_environment, read_nodes, torchrun_arguments
+from rlvr_trainer.launch.operator_environment import (
+    Nodes,
+    child_environment,
+    read_nodes,
+    torchrun_arguments,
+)
 
 PYTORCHJOB = {
     "MASTER_ADDR": "run-master-0",

@@ -19,15 +19,16 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from rlvr_components.step import attempt
-from rlvr_pipelines.cli.errors import ErrorGroup
-from rlvr_trainer import __main__, checkpoint
+from rlvr_components.steps.step_process import attempt
+from rlvr_pipelines.cli.exit import ErrorGroup
+from rlvr_trainer import __main__
 from rlvr_trainer.error_mapping import to_rlvr_error
 from rlvr_trainer.errors import CheckpointError, ConfigError, PlatformError, RLVRError
 from rlvr_trainer.launch import pod
-from rlvr_trainer.launch.attempts import Attempts
-from rlvr_trainer.ranks import RANK_ENDS_VARIABLE, read_rank_ends
-from rlvr_trainer.recipe import ModelSection
+from rlvr_trainer.launch.attempt_budget import Attempts
+from rlvr_trainer.launch.rank_outcomes import RANK_ENDS_VARIABLE, read_rank_ends
+from rlvr_trainer.recipe.schema import ModelSection
+from rlvr_trainer.run_dir import checkpoint
 
 REVISION = "a" * 40
 

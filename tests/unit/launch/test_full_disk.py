@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from rlvr_trainer.api import _phase
 from rlvr_trainer.errors import PlatformError
 from rlvr_trainer.launch import elastic
-from rlvr_trainer.ranks import RANK_ENDS_VARIABLE, record_error, record_preempted
-from rlvr_trainer.steps import _phase
+from rlvr_trainer.launch.rank_outcomes import RANK_ENDS_VARIABLE, record_error, record_preempted
 
 
 def test_an_event_that_cannot_be_written_does_not_hide_the_cause(

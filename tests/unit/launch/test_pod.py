@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from rlvr_trainer.launch.causes import End
 from rlvr_trainer.launch.cgroup import memory_limit_gib, num_oom_kills
+from rlvr_trainer.launch.exit_causes import End
 from rlvr_trainer.launch.pod import TERMINATION_LOG_BYTES, termination_message
 
 WAITS = "import time; print('ready', flush=True); time.sleep(60)"
@@ -83,7 +83,8 @@ def test_the_committed_step_is_told(tmp_path: Path) -> None:
 
 def test_a_cause_that_a_rank_wrote_is_the_pods_own(tmp_path: Path) -> None:
     script = (
-        "from rlvr_trainer.errors import RewardError; from rlvr_trainer.ranks import record_error;"
+        "from rlvr_trainer.errors import RewardError;"
+        "from rlvr_trainer.launch.rank_outcomes import record_error;"
         "record_error(RewardError('it never agrees')); raise SystemExit(1)"
     )
     assert launch(tmp_path, script) == (5, "error: it never agrees\n")
@@ -99,7 +100,7 @@ def test_the_budget_ends_what_the_operator_would_repeat(tmp_path: Path) -> None:
 
 KILLED_WHILE = """
 import os
-from rlvr_trainer.launch.run_dir import SharedFolder
+from rlvr_trainer.launch.node_run_dir import SharedFolder
 SharedFolder.{} = lambda self: os.kill(os.getpid(), 9)
 """
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rlvr_trainer import evaluate_pod
-from rlvr_trainer.shards import Shard
+from rlvr_trainer.evaluation import shard_pod
+from rlvr_trainer.evaluation.shards import Shard
 
 
 @pytest.mark.parametrize(("end", "expected"), [("sys.exit(5)", 5), ("os.abort()", 134)])
@@ -25,7 +25,7 @@ def test_a_part_that_fails_ends_the_evaluation_of_its_node(
     (tmp_path / "python").chmod(0o755)
     started = time.monotonic()
 
-    code = evaluate_pod._evaluate_side_by_side(tmp_path, Shard(0, 3).all, "before", "")
+    code = shard_pod._evaluate_side_by_side(tmp_path, Shard(0, 3).all, "before", "")
 
     assert code == expected
     assert time.monotonic() - started < 30

@@ -11,12 +11,12 @@ import click
 import pytest
 import yaml
 
-from rlvr_components import check
-from rlvr_components.platform_file import parse_platform
+from rlvr_components.platform.settings_file import parse_platform
+from rlvr_components.preflight import form
 from rlvr_pipelines.cli import main as cli
-from rlvr_trainer.batch import batch_of
-from rlvr_trainer.recipe_file import load_recipe, shipped_recipes
-from rlvr_trainer.storage import LocalStorage
+from rlvr_trainer.recipe.batch import batch_of
+from rlvr_trainer.recipe.reader import load_recipe, shipped_recipes
+from rlvr_trainer.storage.open import LocalStorage
 
 from .conftest import MANIFESTS
 
@@ -96,8 +96,8 @@ class Probed(LocalStorage):
 def test_the_launcher_removes_the_probe_of_the_check_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check, "open_storage", lambda uri: Probed(Path(uri)))
-    check.check_storage(str(tmp_path))
+    monkeypatch.setattr(form, "open_storage", lambda uri: Probed(Path(uri)))
+    form.check_storage(str(tmp_path))
 
     (probe,) = Probed.deleted
     assert allows("launcher", "s3:DeleteObject", f"runs/gsm8k-1/{probe}")

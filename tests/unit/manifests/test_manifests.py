@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from rlvr_components.platform_file import parse_platform
+from rlvr_components.platform.settings_file import parse_platform
 
 from .conftest import COMPONENTS, MANIFESTS, OVERLAYS, build, of_kind, with_component
 from .pod_security import violations

@@ -19,7 +19,7 @@ from rlvr_components.jobs import JobSpec, Owner, Resources
 from rlvr_components.jobs.pods import launch_command
 from rlvr_components.jobs.pytorchjob import render_pytorchjob
 from rlvr_components.jobs.trainjob import OverridesField, overrides_field, render_trainjob
-from rlvr_components.platform import Platform, Volume
+from rlvr_components.platform.settings import Platform, Volume
 from rlvr_trainer.errors import ConfigError
 
 from .pod_security import violations

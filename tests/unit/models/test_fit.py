@@ -12,14 +12,14 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from rlvr_trainer.api import prepare
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.models import check_loaded, load_model, load_tokenizer
 from rlvr_trainer.models.embedded import EMBEDDED_MODELS
 from rlvr_trainer.models.facts import facts_in, num_positions
 from rlvr_trainer.models.fit import check_fit, check_local_model
-from rlvr_trainer.recipe import Recipe
-from rlvr_trainer.recipe_file import load_recipe
-from rlvr_trainer.steps import prepare
+from rlvr_trainer.recipe.reader import load_recipe
+from rlvr_trainer.recipe.schema import Recipe
 
 
 def recipe_for(folder: Path, *overrides: str) -> Recipe:
@@ -149,7 +149,7 @@ def test_the_data_step_refuses_before_it_reads_a_row(tiny_model_dir: Path, tmp_p
 
 def test_the_check_imports_neither_torch_nor_transformers() -> None:
     code = (
-        "import sys; import rlvr_trainer.models.fit; import rlvr_pipelines.plan;"
+        "import sys; import rlvr_trainer.models.fit; import rlvr_pipelines.pipeline.run_plan;"
         "assert not {'torch', 'transformers', 'trl', 'peft'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

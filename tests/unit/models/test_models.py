@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.models import embedded, load_model, load_tokenizer, locate_model
-from rlvr_trainer.recipe import ModelSection
+from rlvr_trainer.recipe.schema import ModelSection
 
 EMBEDDED = "embedded:smollm2-135m-instruct"
 

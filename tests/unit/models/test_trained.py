@@ -12,12 +12,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from rlvr_trainer import steps
+from rlvr_trainer import api
 from rlvr_trainer.errors import ConfigError, Diverged
 from rlvr_trainer.models import load_adapter, load_model, load_tokenizer, load_trained
-from rlvr_trainer.publish import publish
-from rlvr_trainer.recipe import Recipe
-from rlvr_trainer.recipe_file import load_recipe
+from rlvr_trainer.models.export import publish
+from rlvr_trainer.recipe.reader import load_recipe
+from rlvr_trainer.recipe.schema import Recipe
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -125,10 +125,10 @@ def test_an_evaluation_of_weights_that_hold_nan_says_so(
     weights[next(iter(weights))].fill_(float("nan"))
     save_file(weights, file, {"format": "pt"})
     recipe = recipe_for(tiny_model_dir if lora else folder)
-    steps.prepare(recipe, tmp_path / "data")
+    api.prepare(recipe, tmp_path / "data")
     advice = "lower training.learning_rate" if lora else "check the weights of model.name"
     with pytest.raises(Diverged, match=f"not finite .* from test-.*{advice}"):
-        steps.evaluate(
+        api.evaluate(
             recipe,
             tmp_path / "data",
             tmp_path / "out",

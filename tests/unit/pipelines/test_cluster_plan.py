@@ -8,20 +8,20 @@ from typing import Any
 
 import pytest
 
-from rlvr_components import remote
-from rlvr_components.check import Form
 from rlvr_components.jobs.cluster import open_backend
-from rlvr_components.pipeline_run import RUN_ID_VARIABLE, LaunchSettings
-from rlvr_components.platform import Platform
-from rlvr_components.remote import Site
-from rlvr_pipelines import cluster_plan
-from rlvr_pipelines.cluster_plan import known_overrides, plan_job, platform_of, run_id_of
-from rlvr_pipelines.plan import measure, plan_in_cluster
-from rlvr_pipelines.run_dir import RunDir
-from rlvr_trainer.batch import batch_of
+from rlvr_components.platform.settings import Platform
+from rlvr_components.preflight.form import Form
+from rlvr_components.steps import remote_step
+from rlvr_components.steps.pipeline_run import RUN_ID_VARIABLE, LaunchSettings
+from rlvr_components.steps.remote_step import Site
+from rlvr_pipelines.cluster import job_plan
+from rlvr_pipelines.cluster.job_plan import known_overrides, plan_job, platform_of, run_id_of
+from rlvr_pipelines.local.claim import RunDir
+from rlvr_pipelines.pipeline.run_plan import measure, plan_in_cluster
 from rlvr_trainer.errors import ConfigError
-from rlvr_trainer.recipe import Recipe
-from rlvr_trainer.recipe_file import load_recipe
+from rlvr_trainer.recipe.batch import batch_of
+from rlvr_trainer.recipe.reader import load_recipe
+from rlvr_trainer.recipe.schema import Recipe
 
 PLATFORM = Platform(image="trainer@sha256:1", namespace="jobs", num_nodes=2, gpus_per_node=4)
 
@@ -37,7 +37,7 @@ def api_that_answers(answers: dict[str, Any]) -> Any:
         namespace = "default"
 
         def get(self, path: str) -> dict[str, Any]:
-            from rlvr_components.kubernetes.errors import ObjectNotFound
+            from rlvr_components.kubernetes.api_errors import ObjectNotFound
 
             if path not in answers:
                 raise ObjectNotFound(path)
@@ -51,7 +51,7 @@ def api_that_answers(answers: dict[str, Any]) -> Any:
 def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A cluster whose API server gives these answers."""
     answers: dict[str, Any] = {}
-    monkeypatch.setattr(cluster_plan, "has_cluster", lambda: True)
+    monkeypatch.setattr(job_plan, "has_cluster", lambda: True)
     monkeypatch.setattr(
         "rlvr_components.kubernetes.client.KubernetesApi", api_that_answers(answers)
     )
@@ -66,7 +66,7 @@ def test_what_is_planned_is_what_the_step_submits(
     monkeypatch.setenv(RUN_ID_VARIABLE, "tiny-0a1b2c3d4e5f")
     folder = f"{tmp_path}/tiny-0a1b2c3d4e5f"
     site = Site(folder, LaunchSettings(place, "tiny", PLATFORM))
-    submitted = remote.job_spec("train", tiny(), folder, site)
+    submitted = remote_step.job_spec("train", tiny(), folder, site)
 
     planned = plan_job(tiny(), place, PLATFORM, storage=str(tmp_path), run_id="tiny-0a1b2c3d4e5f")
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import yaml
 
-from rlvr_components.images import Images
-from rlvr_pipelines.compile import compile_package, parse_images
+from rlvr_components.platform.images import Images
+from rlvr_pipelines.pipeline.package import compile_package, parse_images
 from rlvr_trainer import __version__
 from rlvr_trainer.errors import ConfigError
-from rlvr_trainer.recipe import Recipe
-from rlvr_trainer.recipe_file import load_recipe, parse_recipe
+from rlvr_trainer.recipe.reader import load_recipe, parse_recipe
+from rlvr_trainer.recipe.schema import Recipe
 
 TINY = Path(__file__).with_name("tiny.yaml")
 

@@ -1,8 +1,8 @@
 import io
 from typing import Any
 
-from rlvr_pipelines.display import LineDisplay, LiveDisplay, open_display
-from rlvr_pipelines.progress import Progress
+from rlvr_pipelines.local.display import LineDisplay, LiveDisplay, open_display
+from rlvr_pipelines.local.run_progress import Progress
 
 NUMBERS = {"reward": 0.61, "rewards/format/mean": 0.35, "tokens_per_second": 212.0}
 EVENTS: list[dict[str, Any]] = [

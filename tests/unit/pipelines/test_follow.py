@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from rlvr_pipelines.follow import EventFollower, following
+from rlvr_pipelines.local.event_follower import EventFollower, following
 
 
 def test_only_what_is_appended_is_given_and_only_once(tmp_path: Path) -> None:

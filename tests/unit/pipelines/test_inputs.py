@@ -1,8 +1,8 @@
 from pathlib import Path
 
-from rlvr_pipelines.inputs import files_of_this_machine, fingerprint
-from rlvr_trainer.recipe import Recipe
-from rlvr_trainer.recipe_file import parse_recipe
+from rlvr_pipelines.local.inputs import files_of_this_machine, fingerprint
+from rlvr_trainer.recipe.reader import parse_recipe
+from rlvr_trainer.recipe.schema import Recipe
 
 
 def recipe(**fields: object) -> Recipe:

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from rlvr_components import model_steps
-from rlvr_components.preflight import Checked
-from rlvr_components.recipe_parts import base_recipe, data_recipe
-from rlvr_pipelines import local_child
-from rlvr_pipelines.local_child import LocalSteps, main
-from rlvr_pipelines.run_dir import RunDir, claim
+from rlvr_components.preflight.check_step import Checked
+from rlvr_components.steps import model_steps
+from rlvr_pipelines.local import child
+from rlvr_pipelines.local.child import LocalSteps, main
+from rlvr_pipelines.local.claim import RunDir, claim
 from rlvr_trainer.errors import JobFailed
-from rlvr_trainer.events import read_events
-from rlvr_trainer.recipe import Recipe
-from rlvr_trainer.recipe_file import load_recipe
+from rlvr_trainer.recipe.parts import base_recipe, data_recipe
+from rlvr_trainer.recipe.reader import load_recipe
+from rlvr_trainer.recipe.schema import Recipe
+from rlvr_trainer.run_dir.events import read_events
 
 FAKE = Path(__file__).parent / "fake_trainer" / "fake_steps.py"
 ALL = ("prepare", "evaluate-base", "train", "evaluate-trained", "report")
@@ -35,8 +35,8 @@ def steps(
     assert spec.loader is not None
     fake = module_from_spec(spec)
     spec.loader.exec_module(fake)
-    for module in (local_child, model_steps):
-        monkeypatch.setattr(module, "steps", fake)
+    for module in (child, model_steps):
+        monkeypatch.setattr(module, "api", fake)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     handler = signal.getsignal(signal.SIGTERM)
     with claim(tmp_path, recipe()) as claimed:
@@ -126,7 +126,7 @@ def test_a_step_that_was_cut_short_leaves_no_output(
 def test_a_training_that_a_signal_stopped_has_no_key_and_is_resumed(
     steps: LocalSteps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    emit, emitted = local_child.steps.emit, []  # type: ignore[attr-defined]
+    emit, emitted = child.steps.emit, []  # type: ignore[attr-defined]
 
     def stop_after_a_step(event: str, **fields: Any) -> None:
         emit(event, **fields)
@@ -134,7 +134,7 @@ def test_a_training_that_a_signal_stopped_has_no_key_and_is_resumed(
             emitted.append(event)
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(local_child.steps, "emit", stop_after_a_step)
+    monkeypatch.setattr(child.steps, "emit", stop_after_a_step)
     with pytest.raises(SystemExit) as ended:
         steps.run()
 
@@ -153,7 +153,7 @@ def test_several_gpus_train_in_processes_of_their_own(
         launched.append(job)
         raise JobFailed("enough seen")
 
-    monkeypatch.setattr(local_child, "launch", launch)
+    monkeypatch.setattr(child, "launch", launch)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
 
     with pytest.raises(SystemExit):
@@ -166,9 +166,9 @@ def test_several_gpus_train_in_processes_of_their_own(
 def finished(monkeypatch: pytest.MonkeyPatch, steps: LocalSteps) -> list[tuple[str, ...]]:
     """What `finish` was called with, in a run whose model steps run in a cluster."""
     calls: list[tuple[str, ...]] = []
-    monkeypatch.setattr(local_child, "_watch_lifeline", lambda: None)
-    monkeypatch.setattr(local_child, "finish", lambda *given: calls.append(given))
-    monkeypatch.setattr(local_child, "check", lambda form, **_: steps.checked)
+    monkeypatch.setattr(child, "_watch_lifeline", lambda: None)
+    monkeypatch.setattr(child, "finish", lambda *given: calls.append(given))
+    monkeypatch.setattr(child, "check", lambda form, **_: steps.checked)
     return calls
 
 
@@ -205,7 +205,7 @@ def test_jobs_are_finished_when_a_signal_ends_the_run(
 def test_the_artifacts_of_jobs_come_into_the_run_directory(
     finished: list[tuple[str, ...]], steps: LocalSteps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake_evaluate = local_child.steps.evaluate
+    fake_evaluate = child.steps.evaluate
 
     def evaluate(step: str, recipe: Recipe, data: Path, folder: Path, **given: Any) -> None:
         assert (given["place"], given["adapter"] is None) == ("pytorchjob", step == "evaluate-base")

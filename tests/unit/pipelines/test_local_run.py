@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-from rlvr_pipelines.local_run import inspect_run, is_running, log_lines, stop
-from rlvr_pipelines.run_dir import RunDir, claim
+from rlvr_pipelines.local.claim import RunDir, claim
+from rlvr_pipelines.local.local_run import inspect_run, is_running, log_lines, stop
 from rlvr_trainer.errors import ConfigError
-from rlvr_trainer.recipe_file import load_recipe
+from rlvr_trainer.recipe.reader import load_recipe
 
 RECIPE = load_recipe(Path(__file__).with_name("tiny.yaml"))
 
 HOLD = """
 import signal, sys, time
 from pathlib import Path
-from rlvr_pipelines.run_dir import claim
-from rlvr_trainer.recipe_file import load_recipe
+from rlvr_pipelines.local.claim import claim
+from rlvr_trainer.recipe.reader import load_recipe
 if sys.argv[3] == "deaf":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 with claim(Path(sys.argv[1]), load_recipe(sys.argv[2])):

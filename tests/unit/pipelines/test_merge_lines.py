@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rlvr_pipelines.merge_lines import merge_lines
+from rlvr_pipelines.cluster.merge_lines import merge_lines
 
 
 def test_each_line_stands_after_its_streams_name() -> None:

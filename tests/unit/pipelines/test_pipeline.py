@@ -11,11 +11,11 @@ from google.protobuf import json_format
 from kfp import compiler
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from rlvr_components.images import Images
-from rlvr_components.platform import SECRET_KEYS
-from rlvr_pipelines.pipeline import build
+from rlvr_components.platform.images import Images
+from rlvr_components.platform.settings import SECRET_KEYS
+from rlvr_pipelines.pipeline.definition import build
 from rlvr_trainer import __version__
-from rlvr_trainer.recipe_file import load_recipe, shipped_recipes
+from rlvr_trainer.recipe.reader import load_recipe, shipped_recipes
 
 SHIPPED = shipped_recipes()
 GOLDEN = Path(__file__).with_name("golden") / "rlvr-gsm8k.yaml"
@@ -23,8 +23,8 @@ GOLDEN = Path(__file__).with_name("golden") / "rlvr-gsm8k.yaml"
 
 COMPILE = (
     "import sys; from pathlib import Path; "
-    "from rlvr_trainer.recipe_file import load_recipe; "
-    "from rlvr_pipelines.compile import compile_pipeline; "
+    "from rlvr_trainer.recipe.reader import load_recipe; "
+    "from rlvr_pipelines.pipeline.package import compile_pipeline; "
     "compile_pipeline(load_recipe('gsm8k'), Path(sys.argv[1]))"
 )
 LAUNCHERS = ("evaluate-base", "train", "evaluate-trained")
@@ -92,7 +92,7 @@ def test_the_pipeline_is_the_golden_one(compiled: str) -> None:
 def test_every_shipped_recipe_compiles_to_the_golden_pipeline_with_itself_as_the_default(
     name: str, tmp_path: Path
 ) -> None:
-    from rlvr_pipelines.compile import compile_pipeline
+    from rlvr_pipelines.pipeline.package import compile_pipeline
 
     recipe = load_recipe(name)
     compile_pipeline(recipe, tmp_path / "pipeline.yaml")

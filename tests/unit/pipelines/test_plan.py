@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from rlvr_components.jobs.local import LocalBackend
-from rlvr_pipelines.plan import measure, plan
+from rlvr_components.jobs.local_process import LocalBackend
+from rlvr_pipelines.pipeline.run_plan import measure, plan
 from rlvr_trainer.errors import ConfigError
-from rlvr_trainer.recipe import Recipe
-from rlvr_trainer.recipe_file import load_recipe
+from rlvr_trainer.recipe.reader import load_recipe
+from rlvr_trainer.recipe.schema import Recipe
 
 
 def tiny(*overrides: str) -> Recipe:

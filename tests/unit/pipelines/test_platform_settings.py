@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from rlvr_pipelines.platform_settings import read_settings
+from rlvr_pipelines.cluster.platform_settings import read_settings
 from rlvr_trainer.errors import ConfigError
 
 

@@ -4,7 +4,7 @@ import sys
 import time
 from pathlib import Path
 
-from rlvr_pipelines.process_group import ProcessGroup
+from rlvr_pipelines.local.process_group import ProcessGroup
 
 # A leader that ends on SIGTERM, and a child of it that does not.
 CHILD = """

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from rlvr_pipelines.progress import Progress, clock, describe_numbers
+from rlvr_pipelines.local.run_progress import Progress, clock, describe_numbers
 
 
 def phase(name: str, state: str, time: float, **facts: Any) -> dict[str, Any]:

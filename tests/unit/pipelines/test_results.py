@@ -1,7 +1,7 @@
 import io
 
-from rlvr_pipelines.results import print_evaluation, print_sweep
-from rlvr_trainer.evaluation import compare
+from rlvr_pipelines.local.results import print_evaluation, print_sweep
+from rlvr_trainer.evaluation.outcome import compare
 
 
 def samples(model: str, shots: int, num_correct: int) -> list[dict[str, object]]:

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from rlvr_pipelines.run_dir import RunDir, claim, read_recipe
-from rlvr_trainer.checkpoint import MARKER
+from rlvr_pipelines.local.claim import RunDir, claim, read_recipe
 from rlvr_trainer.errors import ConfigError
-from rlvr_trainer.files import write_text
-from rlvr_trainer.recipe import Recipe
-from rlvr_trainer.recipe_file import parse_recipe
-from rlvr_trainer.trajectory import TRAJECTORY, trajectory_of
+from rlvr_trainer.recipe.reader import parse_recipe
+from rlvr_trainer.recipe.schema import Recipe
+from rlvr_trainer.recipe.trajectory import TRAJECTORY, trajectory_of
+from rlvr_trainer.run_dir.checkpoint import MARKER
+from rlvr_trainer.storage.atomic_files import write_text
 
 
 def recipe(**fields: object) -> Recipe:

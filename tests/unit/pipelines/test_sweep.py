@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from rlvr_pipelines.sweep import Sweep, parse_sweep
+from rlvr_pipelines.local.sweep import Sweep, parse_sweep
 from rlvr_trainer.errors import ConfigError
 
 

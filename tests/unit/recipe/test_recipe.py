@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from rlvr_trainer.errors import ConfigError
-from rlvr_trainer.recipe import OWNED_GRPO_FIELDS, grpo_fields
-from rlvr_trainer.recipe_file import load_recipe, parse_recipe, shipped_recipes
+from rlvr_trainer.recipe.reader import load_recipe, parse_recipe, shipped_recipes
+from rlvr_trainer.recipe.schema import OWNED_GRPO_FIELDS, grpo_fields
 
 SHIPPED = shipped_recipes()
 
@@ -359,7 +359,7 @@ def test_reading_a_recipe_does_not_import_torch() -> None:
     import sys
 
     code = (
-        "import sys; from rlvr_trainer.recipe_file import *;"
+        "import sys; from rlvr_trainer.recipe.reader import *;"
         "load_recipe('gsm8k');"
         "assert not {'torch', 'transformers', 'trl'} & set(sys.modules)"
     )

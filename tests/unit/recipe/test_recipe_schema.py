@@ -10,11 +10,11 @@ from click.testing import CliRunner
 from jsonschema import Draft202012Validator
 
 from rlvr_pipelines.cli import main
-from rlvr_trainer.recipe import Recipe
-from rlvr_trainer.recipe_file import shipped_recipes
-from rlvr_trainer.recipe_schema import recipe_schema
+from rlvr_trainer.recipe.json_schema import recipe_schema
+from rlvr_trainer.recipe.reader import shipped_recipes
+from rlvr_trainer.recipe.schema import Recipe
 
-FOLDER = Path(str(files("rlvr_trainer"))) / "recipes"
+FOLDER = Path(str(files("rlvr_trainer.recipe"))) / "shipped"
 MINIMAL = {"name": "mine", "model": {"name": "./model"}}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rlvr_trainer.evaluation import compare
+from rlvr_trainer.evaluation.outcome import compare
 
 Report = dict[str, Any]
 """The arguments of render_report."""

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from rlvr_trainer.errors import DataError
-from rlvr_trainer.evaluation import compare
+from rlvr_trainer.evaluation.outcome import compare
 from rlvr_trainer.report import render_report, render_sweep_report, write_report
-from rlvr_trainer.report.samples import by_outcome, choose
-from rlvr_trainer.report.training import duration, phase_seconds, training_series
+from rlvr_trainer.report.samples_section import by_outcome, choose
+from rlvr_trainer.report.training_section import duration, phase_seconds, training_series
 
 VOID = {"meta", "br", "hr"}
 HEADINGS = {"h1", "h2", "h3", "h4"}

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlvr_trainer.prompt import PromptLayout
-from rlvr_trainer.recipe import PromptSection
+from rlvr_trainer.recipe.schema import PromptSection
 from rlvr_trainer.rewards import (
     correctness_reward,
     cut_at_stop,
@@ -22,6 +21,7 @@ from rlvr_trainer.rewards import (
     normalise_answer,
 )
 from rlvr_trainer.tasks import GSM8K, Split
+from rlvr_trainer.tasks.prompt import PromptLayout
 
 MARKER = "#### The final answer is"
 PIECES = [MARKER, "Question:", "\n", "\r\n", " ", "$", "-", ",", ".", "%", "1", "234", "٣", "k"]

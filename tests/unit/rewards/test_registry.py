@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from rlvr_trainer.errors import ConfigError
-from rlvr_trainer.prompt import PromptLayout
-from rlvr_trainer.recipe import Recipe
-from rlvr_trainer.recipe_file import parse_recipe
-from rlvr_trainer.rewards import build_judge, build_rewards, first_failure, score, try_rewards
+from rlvr_trainer.recipe.reader import parse_recipe
+from rlvr_trainer.recipe.schema import Recipe
+from rlvr_trainer.rewards import build_judge, build_rewards, first_failure, score
+from rlvr_trainer.tasks.reward_trial import try_rewards
 from rlvr_trainer.tasks import Row
+from rlvr_trainer.tasks.prompt import PromptLayout
 
 RIGHT = "Working.\n#### The final answer is 42"
 ROW = {"id": "train-0", "question": "6 * 7?", "answer": "42", "topic": "products"}

@@ -24,14 +24,9 @@ from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from rlvr_trainer.models import load_model
-from rlvr_trainer.recipe import ModelSection, QuantizationSection
-from rlvr_trainer.shared_prefix import (
-    decode_attention,
-    generation,
-    kernels,
-    log_probs,
-    token_scores,
-)
+from rlvr_trainer.recipe.schema import ModelSection, QuantizationSection
+from rlvr_trainer.shared_prefix import decode_attention, generation, log_probs, token_scores
+from rlvr_trainer.shared_prefix.cpu import kernels
 
 TEMPERATURE = 0.7
 ARCHITECTURES = {

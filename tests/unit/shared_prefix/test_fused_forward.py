@@ -10,8 +10,8 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 from rlvr_trainer.shared_prefix import generate
+from rlvr_trainer.shared_prefix.cpu.fused_forward import CannotFuse, FusedForward
 from rlvr_trainer.shared_prefix.decode_attention import HeaderAttention
-from rlvr_trainer.shared_prefix.fused_forward import CannotFuse, FusedForward
 
 from .conftest import ARCHITECTURES, random_model
 

@@ -19,7 +19,7 @@ from transformers import (
 
 from rlvr_trainer.shared_prefix import decode_attention, generate
 from rlvr_trainer.shared_prefix.decode_attention import DecodeAttention
-from rlvr_trainer.shared_prefix.decode_graph import GraphedForward
+from rlvr_trainer.shared_prefix.gpu.decode_graph import GraphedForward
 from rlvr_trainer.shared_prefix.sampling import NOT_FINITE, Sampler
 from rlvr_trainer.shared_prefix.stopping import StopStrings
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rlvr_trainer.shared_prefix.kernels import attend, attend_backward
+from rlvr_trainer.shared_prefix.cpu.kernels import attend, attend_backward
 
 SCALE = 0.3
 

@@ -13,9 +13,9 @@ from peft import IA3Config, LoraConfig, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor
 
-from rlvr_trainer.shared_prefix import merged_linear
 from rlvr_trainer.shared_prefix.adapters import CannotMerge, active_adapters
-from rlvr_trainer.shared_prefix.merged_linear import merge_linears
+from rlvr_trainer.shared_prefix.cpu import merged_linear
+from rlvr_trainer.shared_prefix.cpu.merged_linear import merge_linears
 
 from .conftest import gradient, random_model
 

@@ -3,7 +3,7 @@ from math import comb, isclose, sqrt
 
 import pytest
 
-from rlvr_trainer.statistics import mcnemar_exact, pass_at_k, wilson_interval
+from rlvr_trainer.evaluation.statistics import mcnemar_exact, pass_at_k, wilson_interval
 
 
 @pytest.mark.parametrize(

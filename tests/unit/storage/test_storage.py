@@ -24,11 +24,11 @@ from botocore.exceptions import ClientError
 
 from rlvr_trainer.data import load_rows, prepare
 from rlvr_trainer.errors import ConfigError, DataError, PlatformError
-from rlvr_trainer.files import write_text
 from rlvr_trainer.models import local_folder, locate_model
-from rlvr_trainer.recipe import ModelSection
-from rlvr_trainer.recipe_file import parse_recipe
-from rlvr_trainer.storage import S3Storage, Storage, open_storage, safe_key
+from rlvr_trainer.recipe.reader import parse_recipe
+from rlvr_trainer.recipe.schema import ModelSection
+from rlvr_trainer.storage.atomic_files import write_text
+from rlvr_trainer.storage.open import S3Storage, Storage, open_storage, safe_key
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -233,7 +233,7 @@ def test_a_folder_is_no_key(storage: Storage) -> None:
 def test_a_file_of_any_size_is_copied_in_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rlvr_trainer.storage.CHUNK_BYTES", 3)
+    monkeypatch.setattr("rlvr_trainer.storage.open.CHUNK_BYTES", 3)
     storage, source = open_storage(tmp_path / "root"), tmp_path / "source"
     source.write_bytes(b"0123456789")
     storage.upload_file(source, "weights")
@@ -436,7 +436,7 @@ def test_a_server_that_cannot_be_reached_is_a_platform_error(
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{unused.getsockname()[1]}")
-    monkeypatch.setattr("rlvr_trainer.storage.MAX_ATTEMPTS", 1)
+    monkeypatch.setattr("rlvr_trainer.storage.open.MAX_ATTEMPTS", 1)
     with pytest.raises(PlatformError, match="cannot be reached"):
         open_storage(s3).read_bytes("a")
 

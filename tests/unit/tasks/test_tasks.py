@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from rlvr_trainer.errors import ConfigError, DataError
-from rlvr_trainer.prompt import PromptLayout
-from rlvr_trainer.recipe import Recipe
-from rlvr_trainer.recipe_file import parse_recipe
+from rlvr_trainer.recipe.reader import parse_recipe
+from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.rewards import correctness_reward, format_reward
 from rlvr_trainer.tasks import QuestionAnswer, Row, Split, UnusableRow, load_task
+from rlvr_trainer.tasks.prompt import PromptLayout
 
 
 def recipe(**changes: Any) -> Recipe:

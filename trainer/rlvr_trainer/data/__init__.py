@@ -1,6 +1,7 @@
 """Rows to train, validation and test files, with a manifest that says what became of each row."""
 
-from rlvr_trainer.data.files import (
+from rlvr_trainer.data.prepare import at_most, prepare, repeat_rows
+from rlvr_trainer.data.splits import (
     MANIFEST,
     Manifest,
     data_hash,
@@ -8,7 +9,6 @@ from rlvr_trainer.data.files import (
     load_manifest,
     load_rows,
 )
-from rlvr_trainer.data.prepare import at_most, prepare, repeat_rows
 
 __all__ = [
     "MANIFEST",

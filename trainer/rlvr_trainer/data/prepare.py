@@ -13,7 +13,9 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlvr_trainer.data.files import (
+from rlvr_trainer.data.quarantine import Quarantine
+from rlvr_trainer.data.sources import Record, read_source
+from rlvr_trainer.data.splits import (
     QUARANTINED,
     VERSION,
     Manifest,
@@ -22,10 +24,8 @@ from rlvr_trainer.data.files import (
     sha256,
     write_data,
 )
-from rlvr_trainer.data.quarantine import Quarantine
-from rlvr_trainer.data.sources import Record, read_source
 from rlvr_trainer.errors import ConfigError, DataError
-from rlvr_trainer.prompt import PromptLayout
+from rlvr_trainer.recipe.suggest import did_you_mean
 from rlvr_trainer.rewards import (
     REWARDS,
     Reward,
@@ -34,13 +34,13 @@ from rlvr_trainer.rewards import (
     needs_numbers,
     normalise_answer,
     parse_number,
-    try_rewards,
 )
-from rlvr_trainer.suggest import did_you_mean
+from rlvr_trainer.tasks.reward_trial import try_rewards
 from rlvr_trainer.tasks import Row, Split, Task, UnusableRow, load_task
+from rlvr_trainer.tasks.prompt import PromptLayout
 
 if TYPE_CHECKING:
-    from rlvr_trainer.recipe import Recipe
+    from rlvr_trainer.recipe.schema import Recipe
 
 NUMBERS_ONLY = {
     "rewards.correctness": "for other answers set rewards.correctness.function to one of yours, or "

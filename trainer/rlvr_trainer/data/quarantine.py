@@ -10,7 +10,7 @@ from rlvr_trainer.errors import DataError
 from rlvr_trainer.tasks import Split
 
 if TYPE_CHECKING:
-    from rlvr_trainer.recipe import Recipe
+    from rlvr_trainer.recipe.schema import Recipe
 
 EXCERPT_CHARACTERS = 200
 NUM_REPORTED = 5

@@ -13,9 +13,9 @@ from trl import GRPOConfig
 from trl.import_utils import is_vllm_available
 
 from rlvr_trainer.errors import ConfigError
-from rlvr_trainer.generation import stop_text
-from rlvr_trainer.grpo.zero import zero_config
-from rlvr_trainer.recipe import LoraSection, Recipe
+from rlvr_trainer.evaluation.completions import stop_text
+from rlvr_trainer.grpo.deepspeed_config import zero_config
+from rlvr_trainer.recipe.schema import LoraSection, Recipe
 
 
 def grpo_config(recipe: Recipe, output_dir: Path) -> GRPOConfig:

@@ -13,7 +13,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from rlvr_trainer.errors import Diverged
-from rlvr_trainer.events import emit
+from rlvr_trainer.run_dir.events import emit
 
 MAX_NOT_FINITE_STEPS = 3
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from trl.models import unwrap_model_for_generation
 
 from rlvr_trainer.errors import Diverged
-from rlvr_trainer.generation import Completion, Sampling, complete, cut, end_tokens
-from rlvr_trainer.recipe import Recipe
+from rlvr_trainer.evaluation.completions import Completion, Sampling, complete, cut, end_tokens
+from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.shared_prefix import LogitsNotFinite
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlvr_trainer.errors import RewardError, RLVRError
-from rlvr_trainer.recipe import Recipe
+from rlvr_trainer.recipe.schema import Recipe
 
 UNCHANGED = "the adapter did not change in training"
 

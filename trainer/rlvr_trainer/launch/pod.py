@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from rlvr_trainer import remote_checkpoint
 from rlvr_trainer.error_mapping import to_rlvr_error
 from rlvr_trainer.errors import EXIT_PREEMPTED, PlatformError, RLVRError
-from rlvr_trainer.launch.attempts import DEFAULT_MAX_ATTEMPTS, Attempts
-from rlvr_trainer.launch.causes import End, first_cause
-from rlvr_trainer.launch.environment import (
+from rlvr_trainer.launch.attempt_budget import DEFAULT_MAX_ATTEMPTS, Attempts
+from rlvr_trainer.launch.exit_causes import End, first_cause
+from rlvr_trainer.launch.node_run_dir import RemoteCopy, RunDir, SharedFolder, is_trained
+from rlvr_trainer.launch.operator_environment import (
     NODE_RANK_VARIABLE,
     NUM_NODES_VARIABLE,
     Nodes,
@@ -30,8 +30,8 @@ from rlvr_trainer.launch.environment import (
     torchrun_arguments,
 )
 from rlvr_trainer.launch.processes import StopRequest, run_child
-from rlvr_trainer.launch.run_dir import RemoteCopy, RunDir, SharedFolder, is_trained
-from rlvr_trainer.storage import S3_SCHEME, open_storage
+from rlvr_trainer.run_dir import remote_checkpoint
+from rlvr_trainer.storage.open import S3_SCHEME, open_storage
 
 logger = logging.getLogger(__name__)
 

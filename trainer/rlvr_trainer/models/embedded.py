@@ -20,8 +20,8 @@ from pathlib import Path
 
 from rlvr_trainer.errors import ConfigError, PlatformError
 from rlvr_trainer.models.facts import ModelFacts
-from rlvr_trainer.recipe import EMBEDDED_PREFIX
-from rlvr_trainer.suggest import did_you_mean
+from rlvr_trainer.recipe.schema import EMBEDDED_PREFIX
+from rlvr_trainer.recipe.suggest import did_you_mean
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.models.embedded import find_embedded
 from rlvr_trainer.models.facts import ModelFacts, facts_in
-from rlvr_trainer.recipe import EMBEDDED_PREFIX, ModelSection, Recipe
-from rlvr_trainer.suggest import did_you_mean
+from rlvr_trainer.recipe.schema import EMBEDDED_PREFIX, ModelSection, Recipe
+from rlvr_trainer.recipe.suggest import did_you_mean
 
 
 def check_local_model(recipe: Recipe) -> None:

@@ -15,7 +15,7 @@ from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.models.facts import ModelFacts, num_positions
 from rlvr_trainer.models.fit import check_fit, own_code_message
 from rlvr_trainer.models.locate import locate_model
-from rlvr_trainer.recipe import ModelSection, QuantizationSection, Recipe
+from rlvr_trainer.recipe.schema import ModelSection, QuantizationSection, Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

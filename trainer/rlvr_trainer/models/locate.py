@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlvr_trainer.errors import ConfigError, PlatformError
-from rlvr_trainer.files import cache_dir, disk_error
 from rlvr_trainer.models.embedded import embedded_model_dir, find_embedded
-from rlvr_trainer.recipe import EMBEDDED_PREFIX, ModelSection
+from rlvr_trainer.recipe.schema import EMBEDDED_PREFIX, ModelSection
+from rlvr_trainer.storage.atomic_files import cache_dir, disk_error
 
 if TYPE_CHECKING:
-    from rlvr_trainer.storage import S3Storage
+    from rlvr_trainer.storage.open import S3Storage
 
 WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 
@@ -60,7 +60,7 @@ def checked_model_dir(folder: Path) -> Path:
 
 
 def _downloaded(uri: str) -> Path:
-    from rlvr_trainer.storage import S3Storage
+    from rlvr_trainer.storage.open import S3Storage
 
     storage, cache = S3Storage(uri), _writable_cache()
     state = storage.fingerprint()

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rlvr_trainer.files import write_text
-from rlvr_trainer.report.run import render_report
-from rlvr_trainer.report.sweep import render_sweep_report
+from rlvr_trainer.report.run_report import render_report
+from rlvr_trainer.report.sweep_report import render_sweep_report
+from rlvr_trainer.storage.atomic_files import write_text
 
 __all__ = ["render_report", "render_sweep_report", "write_report"]
 

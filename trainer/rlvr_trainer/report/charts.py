@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
 
-from rlvr_trainer.evaluation import interval, percent
+from rlvr_trainer.evaluation.outcome import interval, percent
 from rlvr_trainer.report.markup import Markup, element
 
 Summary = Mapping[str, Any]

@@ -8,8 +8,8 @@ from functools import cache
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from rlvr_trainer.evaluation import count, interval, p_value, percent, signed
-from rlvr_trainer.report.training import duration
+from rlvr_trainer.evaluation.outcome import count, interval, p_value, percent, signed
+from rlvr_trainer.report.training_section import duration
 
 MAX_CHARACTERS = 4000
 MAX_LISTED = 100

@@ -28,7 +28,6 @@ from rlvr_trainer.rewards.registry import (
     first_failure,
     needs_numbers,
     score,
-    try_rewards,
 )
 
 __all__ = [
@@ -50,5 +49,4 @@ __all__ = [
     "normalise_answer",
     "parse_number",
     "score",
-    "try_rewards",
 ]

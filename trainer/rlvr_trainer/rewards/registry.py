@@ -13,17 +13,13 @@ from rlvr_trainer.rewards.answer import correctness_reward, format_reward
 from rlvr_trainer.rewards.user_code import load_user_code
 
 if TYPE_CHECKING:
-    from rlvr_trainer.prompt import PromptLayout
-    from rlvr_trainer.recipe import PromptSection, Recipe
-    from rlvr_trainer.tasks import Row
+    from rlvr_trainer.recipe.schema import PromptSection, Recipe
 
 logger = logging.getLogger(__name__)
 
 Verifier = Callable[[str, Mapping[str, Any]], float | None]
 """(completion, row's columns) → reward, or None when it could not be verified."""
 
-NUM_TRIED = 8
-"""Rows on which rewards are tried before they are used."""
 MAX_REASON_CHARACTERS = 300
 
 
@@ -75,26 +71,6 @@ def build_judge(recipe: Recipe) -> Reward:
     Raises ConfigError when a function of the user's cannot be loaded.
     """
     return _build(recipe, recipe.evaluation.correct_by)
-
-
-def try_rewards(rewards: Mapping[str, Reward], layout: PromptLayout, rows: Sequence[Row]) -> None:
-    """Judge the gold completions of the first rows, to find a broken reward before it is needed.
-
-    Raises ConfigError for a reward that fails on half of them or more.
-    """
-    tried = rows[:NUM_TRIED]
-    for reward in rewards.values():
-        failures: list[Unverifiable] = []
-        for row in tried:
-            try:
-                reward.verify(layout.completion(row), row.columns)
-            except Unverifiable as error:
-                failures.append(error)
-        if failures and 2 * len(failures) >= len(tried):
-            raise ConfigError(
-                f"{failures[0]} and its gold completion, as on {len(failures)} of {len(tried)} "
-                "rows tried; mend it: a reward takes (completion, row) and returns a number"
-            ) from failures[0]
 
 
 def first_failure(rewards: Mapping[str, Verifier]) -> str:

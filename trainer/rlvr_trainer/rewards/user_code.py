@@ -11,8 +11,8 @@ from types import ModuleType
 from typing import Any
 
 from rlvr_trainer.errors import ConfigError
-from rlvr_trainer.named_files import imported_files
-from rlvr_trainer.suggest import did_you_mean
+from rlvr_trainer.recipe.named_files import imported_files
+from rlvr_trainer.recipe.suggest import did_you_mean
 
 
 def load_user_code(spec: str, *, field: str) -> Any:

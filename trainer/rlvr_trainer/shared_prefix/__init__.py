@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlvr_trainer.shared_prefix.generation import generate
+    from rlvr_trainer.shared_prefix.grpo_trainer import (
+        SharedPrefixGRPOTrainer,
+        SharedPrefixMismatch,
+    )
     from rlvr_trainer.shared_prefix.log_probs import token_log_probs
     from rlvr_trainer.shared_prefix.registration import unsupported_reason
     from rlvr_trainer.shared_prefix.sampling import LogitsNotFinite
-    from rlvr_trainer.shared_prefix.trainer import SharedPrefixGRPOTrainer, SharedPrefixMismatch
 
 __all__ = [
     "LogitsNotFinite",
@@ -23,8 +26,8 @@ __all__ = [
 
 _MODULES = {
     "LogitsNotFinite": "sampling",
-    "SharedPrefixGRPOTrainer": "trainer",
-    "SharedPrefixMismatch": "trainer",
+    "SharedPrefixGRPOTrainer": "grpo_trainer",
+    "SharedPrefixMismatch": "grpo_trainer",
     "generate": "generation",
     "token_log_probs": "log_probs",
     "unsupported_reason": "registration",

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rlvr_trainer.shared_prefix.flex_attention import FlexAttention, block_mask
-from rlvr_trainer.shared_prefix.kernels import (
+from rlvr_trainer.shared_prefix.cpu.kernels import (
     attend,
     attend_few,
     attention_dtype,
     is_cpu,
     merge_,
 )
+from rlvr_trainer.shared_prefix.gpu.flex_attention import FlexAttention, block_mask
 from rlvr_trainer.shared_prefix.layout import Layout, Segment
 
 _GROWTH = 256  # columns that a full buffer gains; most completions end before the longest may

@@ -9,10 +9,10 @@ import torch
 from peft import PeftType
 from torch import Tensor
 
+from rlvr_trainer.shared_prefix.cpu.fused_forward import CannotFuse, FusedForward
+from rlvr_trainer.shared_prefix.cpu.kernels import is_cpu
 from rlvr_trainer.shared_prefix.decode_attention import DecodeAttention, HeaderAttention
-from rlvr_trainer.shared_prefix.decode_graph import FixedShapeAttention, Forward, GraphedForward
-from rlvr_trainer.shared_prefix.fused_forward import CannotFuse, FusedForward
-from rlvr_trainer.shared_prefix.kernels import is_cpu
+from rlvr_trainer.shared_prefix.gpu.decode_graph import FixedShapeAttention, Forward, GraphedForward
 from rlvr_trainer.shared_prefix.layout import common_prefix_length
 from rlvr_trainer.shared_prefix.registration import (
     SharedAttention,

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlvr_trainer.shared_prefix.flex_attention import FlexAttention
-from rlvr_trainer.shared_prefix.kernels import is_cpu
+from rlvr_trainer.shared_prefix.cpu.kernels import is_cpu
+from rlvr_trainer.shared_prefix.cpu.merged_linear import merge_linears
+from rlvr_trainer.shared_prefix.cpu.tree_attention import PackedAttention
+from rlvr_trainer.shared_prefix.gpu.flex_attention import FlexAttention
 from rlvr_trainer.shared_prefix.layout import Layout, PackedBatch, pack
-from rlvr_trainer.shared_prefix.merged_linear import merge_linears
 from rlvr_trainer.shared_prefix.registration import (
     SharedAttention,
     base_model,
@@ -18,7 +19,6 @@ from rlvr_trainer.shared_prefix.registration import (
     packed_mask,
 )
 from rlvr_trainer.shared_prefix.token_scores import head_scores, token_scores
-from rlvr_trainer.shared_prefix.tree_attention import PackedAttention
 
 
 def token_log_probs(

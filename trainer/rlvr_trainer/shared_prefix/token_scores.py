@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rlvr_trainer.shared_prefix.kernels import is_cpu, product_dtype, result_dtype
+from rlvr_trainer.shared_prefix.cpu.kernels import is_cpu, product_dtype, result_dtype
 
 # Logits in memory at a time. Fewer, and a CPU reads the head's weight too often; more, and its
 # allocator returns them to the system each time.

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from rlvr_trainer.errors import ConfigError
+from rlvr_trainer.recipe.suggest import did_you_mean
 from rlvr_trainer.rewards.user_code import load_user_code
-from rlvr_trainer.suggest import did_you_mean
 from rlvr_trainer.tasks.arithmetic import Arithmetic
 from rlvr_trainer.tasks.base import Row, Split, Task, UnusableRow
 from rlvr_trainer.tasks.gsm8k import GSM8K

@@ -11,7 +11,7 @@ from rlvr_trainer.tasks.base import Split
 from rlvr_trainer.tasks.question_answer import QuestionAnswer
 
 if TYPE_CHECKING:
-    from rlvr_trainer.recipe import Recipe
+    from rlvr_trainer.recipe.schema import Recipe
 
 NUM_TRAIN_ROWS = 2000
 NUM_TEST_ROWS = 200

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from rlvr_trainer.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rlvr_trainer.recipe import Recipe
+    from rlvr_trainer.recipe.schema import Recipe
 
 Split = Literal["train", "test"]
 

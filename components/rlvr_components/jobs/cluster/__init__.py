@@ -28,9 +28,9 @@ from rlvr_components.jobs.cluster.attempts import (
     try_to_record,
 )
 from rlvr_components.jobs.cluster.following import Follower, OnEvent
+from rlvr_components.jobs.cluster.job_status import attempt_of, status_of
 from rlvr_components.jobs.cluster.replica_logs import container_of
 from rlvr_components.jobs.cluster.snapshot import summaries, take_snapshot
-from rlvr_components.jobs.cluster.status import attempt_of, status_of
 from rlvr_components.jobs.cluster.submission import check_permissions, create_or_find
 from rlvr_components.jobs.kinds import (
     KINDS,
@@ -51,10 +51,10 @@ from rlvr_components.jobs.pods import (
 )
 from rlvr_components.jobs.trainjob import NEWEST_OVERRIDES, OverridesField
 from rlvr_components.kubernetes.access import ApiServerAccess, find_access
+from rlvr_components.kubernetes.api_errors import ObjectNotFound
 from rlvr_components.kubernetes.client import PATIENCE_S, KubernetesApi
-from rlvr_components.kubernetes.errors import ObjectNotFound
-from rlvr_components.kubernetes.logs import lines_so_far
-from rlvr_components.platform import Platform
+from rlvr_components.kubernetes.container_logs import lines_so_far
+from rlvr_components.platform.settings import Platform
 from rlvr_trainer.errors import ConfigError
 
 CUSTOM_COLUMNS = (

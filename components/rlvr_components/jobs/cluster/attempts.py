@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlvr_components.jobs import JobSpec, JobStatus
-from rlvr_components.jobs.cluster.status import attempt_of
+from rlvr_components.jobs.cluster.job_status import attempt_of
 from rlvr_components.jobs.kinds import Object
 from rlvr_components.jobs.pods import ATTEMPT_LABEL, JOB_LABEL, RUN_DIR_ANNOTATION
 from rlvr_trainer.errors import ConfigError, JobFailed, RLVRError
-from rlvr_trainer.launch.attempts import MAX_OUT_OF_MEMORY
-from rlvr_trainer.launch.causes import EXIT_NO_ATTEMPTS_LEFT, EXIT_OUT_OF_MEMORY
-from rlvr_trainer.storage import open_storage
+from rlvr_trainer.launch.attempt_budget import MAX_OUT_OF_MEMORY
+from rlvr_trainer.launch.exit_causes import EXIT_NO_ATTEMPTS_LEFT, EXIT_OUT_OF_MEMORY
+from rlvr_trainer.storage.open import open_storage
 
 logger = logging.getLogger(__name__)
 

@@ -15,10 +15,11 @@ from rlvr_components.jobs.cluster.attempts import (
     record_end,
     try_to_record,
 )
-from rlvr_components.jobs.cluster.causes import NOBODY_LEFT
+from rlvr_components.jobs.cluster.job_causes import NOBODY_LEFT
+from rlvr_components.jobs.cluster.job_progress import JobProgress
+from rlvr_components.jobs.cluster.job_status import belongs, epoch, failed, runs_in_full
 from rlvr_components.jobs.cluster.limits import Deadlines, Exceeded, PodFailures
 from rlvr_components.jobs.cluster.pending import pending_reason
-from rlvr_components.jobs.cluster.progress import JobProgress
 from rlvr_components.jobs.cluster.replica_logs import ReplicaLogs
 from rlvr_components.jobs.cluster.snapshot import (
     WARNINGS,
@@ -27,7 +28,6 @@ from rlvr_components.jobs.cluster.snapshot import (
     is_about,
     workloads_of,
 )
-from rlvr_components.jobs.cluster.status import belongs, epoch, failed, runs_in_full
 from rlvr_components.jobs.kinds import Kind, Object
 from rlvr_components.jobs.pods import (
     CAUSE_ANNOTATION,
@@ -37,7 +37,7 @@ from rlvr_components.jobs.pods import (
 )
 from rlvr_components.kubernetes.client import KubernetesApi
 from rlvr_components.kubernetes.watch import Collection
-from rlvr_components.platform import Platform
+from rlvr_components.platform.settings import Platform
 from rlvr_trainer.errors import EXIT_PREEMPTED, PlatformError
 
 logger = logging.getLogger(__name__)

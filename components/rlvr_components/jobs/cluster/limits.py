@@ -11,14 +11,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rlvr_components.jobs.cluster.causes import PodFailure, pod_failure
+from rlvr_components.jobs.cluster.job_causes import PodFailure, pod_failure
 from rlvr_components.jobs.cluster.pending import PendingReason
 from rlvr_components.jobs.kinds import Kind, Object
 from rlvr_components.jobs.pods import OUT_OF_MEMORY_ANNOTATION
-from rlvr_components.platform import Platform
+from rlvr_components.platform.settings import Platform
 from rlvr_trainer.errors import JobFailed, PlatformError
-from rlvr_trainer.launch.attempts import MAX_OUT_OF_MEMORY
-from rlvr_trainer.launch.causes import (
+from rlvr_trainer.launch.attempt_budget import MAX_OUT_OF_MEMORY
+from rlvr_trainer.launch.exit_causes import (
     EXIT_NO_ATTEMPTS_LEFT,
     EXIT_OUT_OF_MEMORY,
     FIRST_SIGNAL_CODE,

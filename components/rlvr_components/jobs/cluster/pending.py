@@ -7,7 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from rlvr_components.jobs.cluster.causes import EXIT_INFRASTRUCTURE, one_line, termination_message
+from rlvr_components.jobs.cluster.job_causes import (
+    EXIT_INFRASTRUCTURE,
+    one_line,
+    termination_message,
+)
 from rlvr_components.jobs.kinds import Kind, Object
 from rlvr_components.jobs.pytorchjob import QUEUE_LABEL
 from rlvr_trainer.errors import ConfigError

@@ -9,7 +9,7 @@ from typing import Any
 
 from rlvr_components.jobs.kinds import Kind, Object
 from rlvr_components.kubernetes.client import KubernetesApi
-from rlvr_components.kubernetes.logs import Container, LogFollower, State
+from rlvr_components.kubernetes.container_logs import Container, LogFollower, State
 
 MAX_QUEUED_LINES = 1000
 PUT_S = 0.2

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlvr_components.jobs import JobStatus, JobSummary
+from rlvr_components.jobs.cluster.job_status import belongs, status_of, summary_of
 from rlvr_components.jobs.cluster.pending import event_time
-from rlvr_components.jobs.cluster.status import belongs, status_of, summary_of
 from rlvr_components.jobs.kinds import KINDS, Kind, Object
+from rlvr_components.kubernetes.api_errors import ObjectNotFound, Refusal
 from rlvr_components.kubernetes.client import KubernetesApi, Query
-from rlvr_components.kubernetes.errors import ObjectNotFound, Refusal
 from rlvr_trainer.errors import ConfigError, RLVRError
 
 logger = logging.getLogger(__name__)

@@ -9,6 +9,7 @@ from typing import Any
 
 from rlvr_components.jobs.kinds import Kind, missing_rights
 from rlvr_components.jobs.pods import JOB_LABEL, SPEC_HASH_ANNOTATION
+from rlvr_components.kubernetes.api_errors import ROLE, ObjectNotFound, Outage, Refusal
 from rlvr_components.kubernetes.client import (
     CONFLICT,
     KubernetesApi,
@@ -16,7 +17,6 @@ from rlvr_components.kubernetes.client import (
     pause,
     wanted_delay,
 )
-from rlvr_components.kubernetes.errors import ROLE, ObjectNotFound, Outage, Refusal
 from rlvr_trainer.errors import EXIT_PREEMPTED, ConfigError, JobFailed, PlatformError
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""A fake of `rlvr_trainer.steps`: the same functions, files and events, without a model.
+"""A fake of `rlvr_trainer.api`: the same functions, files and events, without a model.
 
 FAKE_FAULT names what goes wrong: `PHASE:config` raises ConfigError, `PHASE:bug` a KeyError,
 `PHASE:kill` is SIGKILL, `PHASE:slow` takes for ever, `PHASE:hang`
@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlvr_trainer.errors import ConfigError
-from rlvr_trainer.evaluation import compare as compare_samples
-from rlvr_trainer.evaluation import read_samples, write_json, write_samples
-from rlvr_trainer.events import emit
-from rlvr_trainer.recipe import Recipe
+from rlvr_trainer.evaluation.outcome import compare as compare_samples
+from rlvr_trainer.evaluation.outcome import read_samples, write_json, write_samples
+from rlvr_trainer.recipe.schema import Recipe
+from rlvr_trainer.run_dir.events import emit
 
 NUM_ROWS = 40
 

@@ -1,4 +1,4 @@
-"""With this folder on PYTHONPATH, `rlvr_trainer.steps` is the fake beside this file.
+"""With this folder on PYTHONPATH, `rlvr_trainer.api` is the fake beside this file.
 
 FAKE_WITHOUT names a package that cannot be imported, as if it were not installed.
 """
@@ -14,7 +14,7 @@ class FakeSteps:
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         if name == os.environ.get("FAKE_WITHOUT"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        if name != "rlvr_trainer.steps":
+        if name != "rlvr_trainer.api":
             return None
         return importlib.util.spec_from_file_location(
             name, Path(__file__).with_name("fake_steps.py")

@@ -16,7 +16,7 @@ from rlvr_trainer.tasks.base import Row, Split
 from rlvr_trainer.tasks.question_answer import QuestionAnswer
 
 if TYPE_CHECKING:
-    from rlvr_trainer.recipe import Recipe
+    from rlvr_trainer.recipe.schema import Recipe
 
 SHA256 = {
     "train": "17f347dc51477c50d4efb83959dbb7c56297aba886e5544ee2aaed3024813465",

@@ -1,0 +1,140 @@
+"""The check step: everything that can fail does so before a GPU is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rlvr_components.preflight.form import (
+    Form,
+    can_write,
+    check_storage,
+    place_of,
+    resolve_platform,
+    resolve_recipe,
+)
+from rlvr_components.steps.pipeline_run import (
+    LaunchSettings,
+    Place,
+    default_storage,
+    run_folder,
+    run_id,
+    write_settings,
+)
+from rlvr_components.steps.staging import check_continues_there
+from rlvr_trainer.errors import ConfigError
+from rlvr_trainer.evaluation.outcome import count
+from rlvr_trainer.recipe.batch import batch_of
+from rlvr_trainer.data.identity import files_identity
+from rlvr_trainer.recipe.parts import recipe_part
+from rlvr_trainer.recipe.schema import Recipe
+from rlvr_trainer.storage.open import S3_SCHEME, open_storage
+from rlvr_trainer.tables import Table, markdown
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the other steps get."""
+
+    recipe: Recipe
+    data_recipe: Recipe
+    base_recipe: Recipe
+    data_identity: str
+    storage: str
+    """The run's folder is in it; empty for a local run without one."""
+    job_image: str
+    """That model steps run on; empty where they run in their own pods."""
+    reuse_key: str
+    """A training is reused for the same one only."""
+    plan: str
+    """For the UI, as Markdown."""
+
+
+def check(
+    form: Form,
+    *,
+    storage_uri: str = "",
+    publish_uri: str = "",
+    train_reuse: bool = False,
+    artifact_uri: str = "",
+) -> Checked:
+    """Resolve the form and try what the run will need.
+
+    `artifact_uri` is that of any artifact of this pipeline run. Raises ConfigError, DataError,
+    PlatformError.
+    """
+    recipe, place = resolve_recipe(form), place_of(form)
+    if place == "local":
+        storage, settings, remarks = _check_local(storage_uri), None, list[str]()
+    else:
+        storage = storage_uri or default_storage(artifact_uri)
+        settings, remarks = _check_remote(form, recipe, place, storage, artifact_uri)
+    if publish_uri:
+        check_storage(publish_uri)
+    return Checked(
+        recipe=recipe,
+        data_recipe=recipe_part(recipe, "prepare"),
+        base_recipe=recipe_part(recipe, "evaluate-base"),
+        data_identity=files_identity(recipe),
+        storage=storage,
+        job_image=settings.platform.image if settings else "",
+        reuse_key="" if train_reuse else run_id(),
+        plan=_describe(recipe, settings, storage, remarks),
+    )
+
+
+def _check_local(storage_uri: str) -> str:
+    if "://" in storage_uri:
+        raise ConfigError(
+            f"storage_uri: {storage_uri!r} is not on this disk, where job_place 'local' trains; "
+            "name a path, or choose pytorchjob or trainjob"
+        )
+    if storage_uri:
+        check_storage(run_folder(storage_uri))
+    return storage_uri
+
+
+def _check_remote(
+    form: Form, recipe: Recipe, place: Place, storage: str, artifact_uri: str
+) -> tuple[LaunchSettings, list[str]]:
+    from rlvr_components.jobs.cluster import open_backend
+    from rlvr_components.kubernetes.client import KubernetesApi
+    from rlvr_components.preflight.cluster_checks import (
+        check_admitted,
+        check_cluster,
+        read_platform_map,
+    )
+    from rlvr_components.steps.remote_step import Site, job_spec
+
+    api = KubernetesApi()
+    config_map = read_platform_map(api, form.job_namespace or api.namespace)
+    platform = resolve_platform(form, config_map)
+    batch_of(recipe, platform.world_size)
+    namespace = platform.namespace or api.namespace
+    remarks = check_cluster(api, place, platform, namespace)
+    folder = run_folder(storage)
+    check_storage(folder)
+    check_continues_there(open_storage(folder), recipe)
+    direct = artifact_uri.startswith(S3_SCHEME) and can_write(artifact_uri.rpartition("/")[0])
+    settings = LaunchSettings(place, recipe.name, platform, direct)
+    assert place != "local"
+    job = job_spec("train", recipe, folder, Site(folder, settings))
+    check_admitted(api, place, open_backend(place, platform).render(job), namespace)
+    write_settings(open_storage(folder), settings)
+    return settings, remarks
+
+
+def _describe(
+    recipe: Recipe, settings: LaunchSettings | None, storage: str, remarks: list[str]
+) -> str:
+    facts = [("Recipe", f"`{recipe.name}`, hash `{recipe.hash}`"), ("Model", recipe.model.name)]
+    if settings:
+        platform = settings.platform
+        gpus = count(platform.gpus_per_node, "GPU") if platform.gpus_per_node else "no GPU"
+        facts += [
+            ("Jobs", f"{settings.place}, {count(platform.num_nodes, 'node')} with {gpus} each"),
+            ("Image", f"`{platform.image}`"),
+            ("Run directory", f"`{run_folder(storage)}`"),
+        ]
+    table = markdown(Table(("", ""), facts))
+    notes = "".join(f"**Note.** {remark}\n" for remark in remarks)
+    return f"# {recipe.name}\n\n{recipe.description}\n\n{table}\n\n{notes}"

@@ -1,0 +1,211 @@
+"""What can fail before a GPU is asked for: the recipe, the form, the storage, the cluster."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, get_args
+from uuid import uuid4
+
+import yaml
+
+from rlvr_components.platform.settings import Platform
+from rlvr_components.platform.settings_file import parse_platform
+from rlvr_components.steps.pipeline_run import Place
+from rlvr_trainer.errors import ConfigError, RLVRError
+from rlvr_trainer.recipe.reader import load_recipe, shipped_recipes
+from rlvr_trainer.recipe.schema import Recipe
+from rlvr_trainer.recipe.suggest import did_you_mean
+from rlvr_trainer.storage.open import S3_SCHEME, Storage, open_storage
+
+logger = logging.getLogger(__name__)
+
+PLATFORM_MAP = "rlvr-platform"
+"""The ConfigMap of a namespace that holds the platform's settings."""
+PLATFORM_KEY = "platform.yaml"
+
+PLACES: tuple[str, ...] = get_args(Place)
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a user filled in, as KFP hands it over."""
+
+    recipe: str
+    recipe_overrides: str = ""
+    model_name: str = ""
+    model_revision: str = ""
+    evaluation_shots: Sequence[float] = ()
+    job_place: str = "pytorchjob"
+    job_namespace: str = ""
+    job_num_nodes: int = 0
+    job_gpus_per_node: int = -1
+    job_queue: str = ""
+    job_node_selector: Mapping[str, str] | None = None
+    job_tolerations: Sequence[Mapping[str, Any]] = ()
+    job_platform: str = ""
+
+
+def resolve_recipe(form: Form) -> Recipe:
+    """The recipe of the form: a shipped name, or JSON or YAML, and what goes on top of it.
+
+    Raises ConfigError with one line for each fault.
+    """
+    overrides = list(_overrides(form.recipe_overrides))
+    if form.model_name:
+        overrides += [f"model.name={json.dumps(form.model_name)}"]
+        overrides += [f"model.revision={json.dumps(form.model_revision)}"]
+    elif form.model_revision:
+        overrides += [f"model.revision={json.dumps(form.model_revision)}"]
+    if form.evaluation_shots:
+        overrides += [f"evaluation.shots={json.dumps(_shots(form.evaluation_shots))}"]
+    source = form.recipe.strip()
+    if not source:
+        raise ConfigError("recipe is empty; name a shipped one, or write it as JSON or YAML")
+    shipped = shipped_recipes()
+    if "\n" not in source and ":" not in source:
+        if source not in shipped:
+            raise ConfigError(
+                f"recipe: {source!r} is not a shipped recipe ({', '.join(sorted(shipped))})"
+                f"{did_you_mean(source, shipped)}; name one of them, or write a recipe as JSON or "
+                "YAML"
+            )
+        return load_recipe(source, overrides)
+    return _inline(source, overrides)
+
+
+def place_of(form: Form) -> Place:
+    """Where the model steps run. Raises ConfigError."""
+    if form.job_place not in PLACES:
+        raise ConfigError(
+            f"job_place: {form.job_place!r} is no place for jobs; choose {', '.join(PLACES)}"
+            f"{did_you_mean(form.job_place, PLACES)}"
+        )
+    if form.job_place == "local" and find_spec("torch") is None:
+        raise ConfigError(
+            "job_place: 'local' evaluates and trains in the steps' own pods, and their image holds "
+            "no torch; choose pytorchjob or trainjob, or compile with --image components=… for the "
+            "trainer's image"
+        )
+    place: Place = form.job_place  # type: ignore[assignment]
+    return place
+
+
+def resolve_platform(form: Form, config_map: str) -> Platform:
+    """The settings of the namespace's ConfigMap (YAML, or empty) with those of the form on top.
+
+    Raises ConfigError with one line for each fault.
+    """
+    tree = {**_mapping("the ConfigMap " + PLATFORM_MAP, config_map)}
+    tree |= _mapping("job_platform", form.job_platform)
+    chosen: dict[str, Any] = {
+        "namespace": form.job_namespace,
+        "num_nodes": form.job_num_nodes,
+        "queue": form.job_queue,
+    }
+    tree |= {name: value for name, value in chosen.items() if value}
+    if form.job_gpus_per_node >= 0:
+        tree["gpus_per_node"] = form.job_gpus_per_node
+    if form.job_node_selector:
+        tree["node_selector"] = {**tree.get("node_selector", {}), **form.job_node_selector}
+    if form.job_tolerations:
+        tree["tolerations"] = [*tree.get("tolerations", ()), *form.job_tolerations]
+    if "image" not in tree:
+        raise ConfigError(
+            f"the platform's settings name no image for the jobs; apply the ConfigMap "
+            f"{PLATFORM_MAP} (manifests/overlays), or write image: NAME@sha256:… in job_platform"
+        )
+    return parse_platform(tree, origin="the platform's settings")
+
+
+def check_storage(uri: str) -> None:
+    """Write, read and delete a probe, which stays where this identity may not delete.
+
+    Raises ConfigError, PlatformError.
+    """
+    if "://" in uri and not uri.startswith(S3_SCHEME):
+        raise ConfigError(
+            f"storage_uri: {uri!r} is neither s3://bucket/prefix nor a path; a server of your own "
+            "that speaks S3 is s3:// too, with AWS_ENDPOINT_URL_S3 in the platform's env"
+        )
+    storage, key, content = open_storage(uri), f".probe-{uuid4().hex}", b"rlvr"
+    storage.write_bytes(key, content)
+    try:
+        if storage.read_bytes(key) != content:
+            raise ConfigError(f"{uri}/{key} is not what was just written; name another storage")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{uri}/{key} was written and is not there; name a storage that keeps what it is given"
+        ) from None
+    finally:
+        _delete_probe(storage, key)
+
+
+def _delete_probe(storage: Storage, key: str) -> None:
+    """Never raises: a run deletes nothing there, and the probe's own fault comes first."""
+    try:
+        storage.delete(key)
+    except RLVRError as error:
+        logger.info("the probe stays: %s", error)
+
+
+def can_write(uri: str) -> bool:
+    """Whether `check_storage` passes: where it does not, there is another way."""
+    try:
+        check_storage(uri)
+    except RLVRError:
+        return False
+    return True
+
+
+def _overrides(text: str) -> Sequence[str]:
+    """`a.b=c` a line, or a JSON list of them."""
+    if text.lstrip().startswith("["):
+        try:
+            listed = json.loads(text)
+        except ValueError:
+            listed = None
+        if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
+            raise ConfigError(
+                f"recipe_overrides: {text!r} is not a JSON list of texts; write one "
+                "section.field=value a line"
+            )
+        return listed
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _shots(numbers: Sequence[float]) -> list[int]:
+    """KFP hands numbers of a list over as floats."""
+    wrong = [each for each in numbers if not isinstance(each, int | float) or each != int(each)]
+    if wrong:
+        raise ConfigError(
+            f"evaluation_shots: {wrong[0]!r} is no number of shots; write a list such as [0, 8]"
+        )
+    return [int(each) for each in numbers]
+
+
+def _inline(source: str, overrides: Sequence[str]) -> Recipe:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "recipe.yaml")
+        path.write_text(source, "utf-8")
+        try:
+            return load_recipe(path, overrides)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace(str(path), "recipe")) from None
+
+
+def _mapping(origin: str, text: str) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(text) if text.strip() else {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{origin} is neither JSON nor YAML: {error}; correct it") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            f"{origin} holds {type(tree).__name__}; the platform's settings are keys and values"
+        )
+    return tree

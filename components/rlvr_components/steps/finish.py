@@ -1,0 +1,83 @@
+"""The end of a pipeline run, however it came: nothing is left running, and the outcome is kept."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+from rlvr_components.steps.pipeline_run import (
+    default_storage,
+    in_kubeflow,
+    may_have_live_jobs,
+    own_namespace,
+    read_settings,
+    record_launch,
+    run_folder,
+    run_id,
+)
+from rlvr_trainer.errors import RLVRError
+from rlvr_trainer.storage.open import open_storage
+
+logger = logging.getLogger(__name__)
+
+OUTCOME = "outcome.json"
+
+
+def finish(storage_uri: str, artifact_uri: str, state: str, message: str) -> str:
+    """Delete the jobs that still run, keep the outcome in the run's folder, return it as Markdown.
+
+    Outside Kubeflow the cluster is asked only if a job was launched since it was asked last.
+    `artifact_uri` is that of any artifact of this pipeline run.
+    """
+    folder, settings, is_launched = "", None, False
+    try:
+        folder = run_folder(storage_uri or default_storage(artifact_uri))
+        settings = read_settings(open_storage(folder))
+        is_launched = settings is not None and may_have_live_jobs(open_storage(folder))
+    except (RLVRError, ValueError, TypeError, KeyError) as error:  # pydantic's are ValueErrors
+        logger.warning("there are no settings of a launch: %s", error)
+    deleted: list[str] | None = []
+    if is_launched or in_kubeflow():  # even without settings: GPUs must not stay busy
+        try:
+            deleted = delete_live_jobs(settings.platform.namespace if settings else "")
+        except RLVRError as error:
+            deleted = None
+            logger.warning("whether jobs are left is not known: %s", error)
+    if settings is not None:
+        outcome = {"state": state, "message": message, "deleted": deleted}
+        _keep(folder, outcome, is_launched=deleted is None)
+    return describe_outcome(state, message, deleted)
+
+
+def delete_live_jobs(namespace: str) -> list[str]:
+    """Delete this run's jobs that have not ended; their names. Empty: this pod's namespace.
+
+    Raises ConfigError, PlatformError.
+    """
+    from rlvr_components.jobs.cluster import delete_jobs, find_jobs
+
+    jobs = find_jobs(namespace=namespace or own_namespace(), run_id=run_id())
+    return [job.name for job in delete_jobs([job for job in jobs if not job.has_ended])]
+
+
+def describe_outcome(state: str, message: str, deleted: list[str] | None) -> str:
+    """For the UI, as Markdown; `deleted` is None where nobody could look."""
+    lines = [f"# {state.replace('_', ' ').capitalize()}", ""]
+    lines += [message, ""] if message else []
+    if deleted is None:
+        lines.append("Whether jobs are left is not known: the log of this step says why.")
+    elif deleted:
+        names = ", ".join(f"`{name}`" for name in deleted)
+        lines.append(f"Deleted what was still running: {names}.")
+    else:
+        lines.append("Nothing was left running.")
+    return "\n".join(lines) + "\n"
+
+
+def _keep(folder: str, outcome: dict[str, Any], *, is_launched: bool) -> None:
+    try:
+        record_launch(open_storage(folder), is_launched=is_launched)
+        open_storage(folder).write_bytes(OUTCOME, json.dumps(outcome, indent=2).encode())
+    except RLVRError as error:
+        logger.warning("the outcome is kept in this step's artifact only: %s", error)

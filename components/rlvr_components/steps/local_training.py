@@ -1,0 +1,50 @@
+"""The training job of a run directory: what it finds there, and the numbers that it leaves."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from rlvr_components.jobs import training_job
+from rlvr_components.jobs.launching import launch
+from rlvr_components.jobs.local_process import LocalBackend
+from rlvr_trainer.launch.operator_environment import num_gpus
+from rlvr_trainer.recipe.schema import Recipe
+from rlvr_trainer.run_dir.events import read_events
+from rlvr_trainer.storage.atomic_files import write_text
+
+METRICS = ("reward", "reward_std", "loss", "kl", "entropy", "completions/mean_length")
+
+
+def run_training(recipe: Recipe, run_dir: Path, data_dir: Path) -> None:
+    """Put recipe and data into the run directory, train there, and wait for the end.
+
+    Raises JobFailed.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_text(run_dir / "recipe.json", recipe.model_dump_json(indent=2) + "\n")
+    replace_folder(data_dir, run_dir / "data")
+    launch(LocalBackend(), training_job(recipe, run_dir, os.environ, num_gpus=num_gpus()))
+
+
+def last_numbers(events_file: Path) -> dict[str, float]:
+    """The numbers of the last step that was trained, by TRL's names."""
+    steps = [event for event in read_events(events_file) if event["event"] == "step"]
+    if not steps:
+        return {}
+    last = steps[-1]
+    chosen = [name for name in last if name in METRICS or name.startswith("rewards/")]
+    return {"steps": float(last["step"])} | {
+        name: float(last[name]) for name in chosen if isinstance(last[name], int | float)
+    }
+
+
+def replace_folder(source: Path, target: Path) -> None:
+    """Make `target` a copy of `source`: written aside first, so that it is never half of one."""
+    aside = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.copytree(source, aside)
+    if target.exists():
+        shutil.rmtree(target)
+    aside.rename(target)

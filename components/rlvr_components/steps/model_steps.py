@@ -1,0 +1,101 @@
+"""The three steps that load a model: in this process, or as a job in a cluster."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlvr_components.steps import remote_step
+from rlvr_components.steps.local_training import last_numbers, run_training
+from rlvr_components.steps.pipeline_run import run_folder
+from rlvr_components.steps.remote_step import EvaluateStep, open_site
+from rlvr_trainer import api
+from rlvr_trainer.evaluation.outcome import Shares, headline, write_samples
+from rlvr_trainer.launch.node_run_dir import ADAPTER
+from rlvr_trainer.recipe.schema import Recipe
+from rlvr_trainer.run_dir.metrics_log import METRICS, read_metrics
+
+
+def evaluate(
+    step: EvaluateStep,
+    recipe: Recipe,
+    data_dir: Path,
+    samples_dir: Path,
+    *,
+    place: str,
+    storage: str,
+    task_config: Any = None,
+    adapter: Any = None,
+) -> Shares:
+    """Write `samples_dir`/samples.jsonl and return its headline shares.
+
+    `adapter` is KFP's artifact. Raises what evaluating, or the job, raises.
+    """
+    adapter_dir = Path(adapter.path) if adapter is not None else None
+    if place == "local":
+        return api.evaluate(
+            recipe,
+            data_dir,
+            samples_dir,
+            label="before" if step == "evaluate-base" else "after",
+            adapter_dir=adapter_dir,
+        )
+    site = open_site(storage, task_config)
+    samples = remote_step.evaluate(
+        step,
+        recipe,
+        data_dir,
+        site,
+        adapter_dir=adapter_dir,
+        adapter_uri=site.adapter_uri(adapter.uri) if adapter is not None else "",
+    )
+    write_samples(samples_dir / "samples.jsonl", samples)
+    return headline(samples, recipe)
+
+
+def train(
+    recipe: Recipe,
+    data_dir: Path,
+    adapter: Any,
+    history: Path,
+    *,
+    place: str,
+    storage: str,
+    task_config: Any = None,
+) -> dict[str, float]:
+    """Train, see to it that the adapter is in its artifact, and return the last step's numbers.
+
+    Raises JobFailed and what reaching the job raises.
+    """
+    if place == "local":
+        run = Path(run_folder(storage)) if storage else Path(adapter.path).parent / "run"
+        run_training(recipe, run, data_dir)
+        api.adapter_to(run, Path(adapter.path))
+        shutil.copyfile(run / METRICS, history)
+    else:
+        site = open_site(storage, task_config)
+        adapter_uri = site.adapter_uri(adapter.uri)
+        run_dir = remote_step.train(recipe, data_dir, site, adapter_uri)
+        if not adapter_uri:
+            run_dir.download_dir(ADAPTER, Path(adapter.path))
+        history.write_bytes(read_metrics(run_dir))
+    adapter.metadata |= describe_model(recipe)
+    return last_numbers(history)
+
+
+def describe_model(recipe: Recipe) -> dict[str, str]:
+    """The metadata of what a recipe trains."""
+    return {
+        "base_model": recipe.model.name,
+        "base_revision": recipe.model.revision,
+        "recipe_hash": recipe.hash,
+    }
+
+
+def data_facts(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The metadata of prepared data: what it is told apart by."""
+    hashes = {name: file["sha256"] for name, file in manifest.get("files", {}).items()}
+    return {"sha256": json.dumps(hashes, sort_keys=True)}

@@ -1,0 +1,31 @@
+"""Publishing what a pipeline trained: to a folder or S3, under the recipe's and the run's name."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from rlvr_components.steps.pipeline_run import run_id
+from rlvr_trainer.recipe.schema import Recipe
+from rlvr_trainer.storage.atomic_files import write_text
+from rlvr_trainer.storage.open import open_storage
+
+
+def publish(recipe: Recipe, adapter_dir: Path, evaluation: Path, uri: str, *, merge: bool) -> str:
+    """Write the adapter, or the merged model, with its card below `uri`; returns where.
+
+    Each run has a folder of its own, so that none replaces what another one published.
+    Raises ConfigError, PlatformError.
+    """
+    from rlvr_trainer.models.export import publish as publish_run
+
+    with tempfile.TemporaryDirectory() as temporary:
+        run_dir, model = Path(temporary, "run"), Path(temporary, "model")
+        write_text(run_dir / "recipe.json", recipe.model_dump_json(indent=2) + "\n")
+        shutil.copytree(adapter_dir, run_dir / "adapter")
+        shutil.copyfile(evaluation, run_dir / "evaluation.json")
+        publish_run(run_dir, model, merge=merge)
+        target = open_storage(f"{uri.rstrip('/')}/{recipe.name}/{run_id()}")
+        target.upload_dir(model, "")
+    return target.uri

@@ -1,0 +1,61 @@
+"""Surround the body of a step: parse its recipe, turn an error into an exit code and a cause."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from rlvr_trainer.error_mapping import to_rlvr_error
+from rlvr_trainer.errors import EXIT_PREEMPTED, RLVRError
+from rlvr_trainer.recipe.reader import parse_recipe
+from rlvr_trainer.recipe.schema import Recipe
+from rlvr_trainer.run_dir.events import emit
+
+STARTED = "started step "
+"""Begins the line after which a step's own output stands in the log."""
+
+
+@contextmanager
+def step(phase: str, recipe: str) -> Iterator[Recipe]:
+    """Parse the recipe (JSON); end the process with the code of an error that the body raises."""
+    with attempt(phase):
+        yield parse_recipe(json.loads(recipe))
+
+
+@contextmanager
+def attempt(phase: str) -> Iterator[None]:
+    """End the process with the code of an error that the body raises, and emit its cause."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    # it tells of each client, and a step that follows a job opens many
+    logging.getLogger("botocore").setLevel(logging.WARNING)
+    print(f"{STARTED}{phase}", flush=True)
+    try:
+        yield
+    except Exception as error:
+        cause = to_rlvr_error(error)
+        if cause is not error:
+            traceback.print_exc()
+        print(f"error: {cause}", file=sys.stderr, flush=True)
+        if cause.exit_code != EXIT_PREEMPTED:
+            with suppress(RLVRError):  # a full disk, as a rule; the log has the cause too
+                emit("failure", phase=phase, message=str(cause), exit_code=cause.exit_code)
+        raise SystemExit(cause.exit_code) from None
+
+
+def log_metrics(metrics: Any, values: Mapping[str, object]) -> None:
+    """Log the numbers among `values` to a Metrics artifact, and write them to its file.
+
+    kfp.local reuses a step's outputs only if each of them exists as a file.
+    """
+    numbers = {
+        name: float(value) for name, value in values.items() if isinstance(value, int | float)
+    }
+    for name, value in numbers.items():
+        metrics.log_metric(name, value)
+    Path(metrics.path).write_text(json.dumps(numbers), encoding="utf-8")

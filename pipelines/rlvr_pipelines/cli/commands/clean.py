@@ -1,0 +1,70 @@
+"""`rlvr clean`."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+from rlvr_pipelines.cli.access_options import Access
+from rlvr_pipelines.cli.groups import cluster_options
+from rlvr_pipelines.cli.options import debug_option, output_option, print_json
+
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}
+
+
+def _parse_age(ctx: click.Context, option: click.Parameter, value: str | None) -> float:
+    """`90m`, `12h`, `7d`, in seconds."""
+    if value is None:
+        return 0.0
+    match = re.fullmatch(r"(\d+)([smhdw])", value)
+    if not match:
+        raise click.BadParameter(f"{value!r} is no age; write 90m, 12h or 7d")
+    return float(match[1]) * SECONDS[match[2]]
+
+
+@click.command(short_help="Delete the jobs that have ended.")
+@click.argument("run", required=False)
+@click.option(
+    "--older-than",
+    "older_than_s",
+    callback=_parse_age,
+    metavar="AGE",
+    help="Only those made so long ago: 90m, 12h, 7d.",
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be deleted.")
+@cluster_options
+@output_option
+@debug_option
+def clean(run: str | None, older_than_s: float, dry_run: bool, access: Access, output: str) -> None:
+    """Delete the jobs that have ended, of RUN or of the whole namespace.
+
+    Run directories are left alone, and so is what still runs.
+
+    \b
+    rlvr clean --older-than 7d --dry-run
+    """
+    from rlvr_pipelines.cli.extras import KUBERNETES, require
+
+    require(KUBERNETES, "cleaning up a cluster")
+    from rlvr_components.kubernetes.access import use_context
+    from rlvr_pipelines.cli.run_name import parse_run
+    from rlvr_pipelines.cluster.cluster_runs import all_jobs, clean_jobs, jobs_of
+    from rlvr_trainer.errors import ConfigError
+
+    use_context(access.context)
+    named = parse_run(run) if run else None
+    if named and named.where == "local":
+        raise ConfigError(
+            f"{run} is a run directory, and there is nothing to clean but itself; `rm -r {run}` "
+            "deletes it with its checkpoints"
+        )
+    jobs = jobs_of(named, access) if named else all_jobs(access)
+    cleaned = clean_jobs(jobs, access, older_than_s=older_than_s, dry_run=dry_run)
+    if output == "json":
+        print_json({"dry_run": dry_run, "jobs": [job.name for job in cleaned]})
+        return
+    for job in cleaned:
+        click.echo(f"{job.name}  {job.phase}  {'would be deleted' if dry_run else 'deleted'}")
+    if not cleaned:
+        click.echo("no job has ended that is old enough" if older_than_s else "no job has ended")

@@ -1,0 +1,161 @@
+"""`rlvr plan`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from rlvr_pipelines.cli.access_options import Access
+from rlvr_pipelines.cli.groups import (
+    JobOptions,
+    check_places,
+    cluster_options,
+    job_options,
+    require_storage,
+)
+from rlvr_pipelines.cli.options import (
+    debug_option,
+    default_run_dir,
+    load,
+    output_option,
+    print_json,
+    recipe_options,
+    run_dir_option,
+)
+
+if TYPE_CHECKING:
+    from rlvr_pipelines.cluster.job_plan import ClusterJob
+    from rlvr_pipelines.pipeline.run_plan import Plan, Sizes
+    from rlvr_trainer.recipe.schema import Recipe
+
+PLACES = dict.fromkeys(
+    (*JobOptions.__dataclass_fields__, "namespace", "context"), ("pytorchjob", "trainjob")
+)
+"""Where an option means something."""
+
+
+@click.command("plan")
+@recipe_options
+@run_dir_option
+@click.option(
+    "--on",
+    "place",
+    type=click.Choice(["local", "pytorchjob", "trainjob"]),
+    default="local",
+    show_default=True,
+    help="Where the training would run.",
+)
+@job_options
+@cluster_options
+@output_option
+@debug_option
+def plan_command(
+    recipe: str,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    run_dir: Path | None,
+    place: Literal["local", "pytorchjob", "trainjob"],
+    job: JobOptions,
+    access: Access,
+    output: str,
+) -> None:
+    """Show what a run of RECIPE would do, without doing it.
+
+    \b
+    rlvr plan gsm8k
+    rlvr plan gsm8k --on pytorchjob --storage s3://bucket/runs --nodes 2 --gpus 8
+    """
+    from rlvr_pipelines.pipeline.run_plan import plan, plan_in_cluster
+
+    check_places(place, PLACES)
+    loaded = load(recipe, overrides, seed)
+    path = run_dir or default_run_dir(loaded)
+    if place == "local":
+        planned = plan(loaded, path)
+    else:
+        planned = plan_in_cluster(loaded, path, _cluster_job(loaded, path, place, job, access))
+    if output == "json":
+        print_json(planned.facts())
+    else:
+        click.echo(_describe(planned))
+
+
+def _cluster_job(
+    recipe: Recipe,
+    run_dir: Path,
+    place: Literal["pytorchjob", "trainjob"],
+    job: JobOptions,
+    access: Access,
+) -> ClusterJob:
+    from rlvr_components.kubernetes.access import has_cluster, use_context
+
+    use_context(access.context)
+    if has_cluster():
+        from rlvr_pipelines.cli.extras import KUBERNETES, require
+
+        require(KUBERNETES, "a plan for a cluster")
+    from rlvr_components.preflight.form import Form
+    from rlvr_pipelines.cluster import job_plan
+    from rlvr_pipelines.pipeline.job_parameters import job_parameters
+
+    storage = require_storage(place, job.storage)
+    chosen = job_parameters(
+        place=place, namespace=access.namespace, storage="", settings=job.settings()
+    )
+    return job_plan.plan_job(
+        recipe,
+        place,
+        job_plan.platform_of(Form(recipe=recipe.name, **chosen)),
+        storage=storage,
+        run_id=job_plan.run_id_of(recipe, run_dir),
+        overrides=job_plan.known_overrides(place),
+    )
+
+
+def _describe(plan: Plan) -> str:
+    import yaml
+
+    from rlvr_components.jobs.local_process import LocalProcess
+    from rlvr_trainer.evaluation.outcome import count
+
+    recipe = yaml.safe_dump(
+        plan.recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=96
+    )
+    steps = list(plan.facts()["steps"])
+    sizes = _sizes(plan.sizes) if plan.sizes else ["rows    elsewhere; counted when they are read"]
+    lines = [
+        recipe.rstrip(),
+        "",
+        f"recipe  {plan.recipe.name}, hash {plan.recipe.hash}",
+        f"runs    {', '.join(steps)}",
+        f"into    {plan.run_dir}",
+        *sizes,
+    ]
+    if isinstance(plan.rendered, LocalProcess):
+        return "\n".join([*lines, f"job     {plan.job.name}: {shlex.join(plan.rendered.argv)}"])
+    resources = plan.job.resources
+    gpus = count(resources.gpus_per_node, "GPU") if resources.gpus_per_node else "no GPU"
+    nodes = f"{count(resources.num_nodes, 'node')} with {gpus} each"
+    manifest = yaml.safe_dump(plan.rendered, sort_keys=False, allow_unicode=True, width=96)
+    return "\n".join([
+        *lines,
+        f"world   {plan.world_size} processes: {nodes}",
+        f"job     {plan.job.name}, with its files in {plan.job.run_dir}:",
+        "---",
+        manifest.rstrip(),
+    ])  # fmt: skip
+
+
+def _sizes(sizes: Sizes) -> list[str]:
+    rows = ", ".join(f"{count:,} {name}" for name, count in sizes.num_rows.items())
+    return [
+        f"rows    {rows}",
+        f"train   {sizes.num_steps:,} steps of {sizes.completions_per_step:,} completions "
+        f"({sizes.questions_per_step:,} questions)",
+        f"tokens  at most {sizes.tokens_per_step:,} a step (about: header {sizes.header_tokens:,}, "
+        f"question {sizes.question_tokens:,})",
+        f"test    {sizes.num_evaluated:,} completions before and as many after",
+    ]

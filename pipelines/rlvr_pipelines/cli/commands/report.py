@@ -1,0 +1,40 @@
+"""`rlvr report`."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+from rlvr_pipelines.cli.options import debug_option, output_option, print_json, run_dir_argument
+
+
+@click.command(short_help="Write the evaluation and report of a run again.")
+@run_dir_argument
+@output_option
+@debug_option
+def report(run_dir: Path, output: str) -> None:
+    """Write the evaluation and report of RUN_DIR again, from its samples and events."""
+    from rlvr_pipelines.local.claim import RunDir, read_recipe
+    from rlvr_pipelines.local.results import print_evaluation
+    from rlvr_trainer import api
+    from rlvr_trainer.evaluation.outcome import read_samples, write_samples
+
+    found = RunDir(run_dir)
+    recipe = read_recipe(found)
+    samples = read_samples(found.samples)
+    with tempfile.TemporaryDirectory() as folder:
+        sides = {label: Path(folder, label) for label in ("before", "after")}
+        for label, side in sides.items():
+            own = [sample for sample in samples if sample["model"] == label]
+            write_samples(side / "samples.jsonl", own)
+        evaluation = api.compare(
+            recipe, found.data, sides["before"], sides["after"], found.events, found.path
+        )
+    if output == "json":
+        print_json({"report": str(found.report), "evaluation": evaluation})
+        return
+    print_evaluation(evaluation, sys.stdout)
+    click.echo(f"Report: {found.report}")

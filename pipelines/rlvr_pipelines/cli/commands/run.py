@@ -1,0 +1,225 @@
+"""`rlvr run`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rlvr_pipelines.cli.access_options import Access
+from rlvr_pipelines.cli.groups import (
+    JobOptions,
+    access_options,
+    check_places,
+    job_options,
+    require_storage,
+)
+from rlvr_pipelines.cli.options import (
+    command_again,
+    debug_option,
+    default_run_dir,
+    load,
+    output_option,
+    package_options,
+    print_json,
+    recipe_options,
+    run_dir_option,
+)
+from rlvr_pipelines.cli.run_kubeflow import KubeflowRun, kubeflow_run_options, run_on_kubeflow
+
+if TYPE_CHECKING:
+    from rlvr_pipelines.local.claim import RunDir
+    from rlvr_trainer.recipe.schema import Recipe
+
+_HERE = ("local", "pytorchjob", "trainjob")
+_CLUSTER = ("pytorchjob", "trainjob", "kubeflow")
+_KUBEFLOW = ("kubeflow",)
+PLACES = {
+    **dict.fromkeys(("run_dir", "sweep"), _HERE),
+    **dict.fromkeys((*JobOptions.__dataclass_fields__, "namespace", "context"), _CLUSTER),
+    **dict.fromkeys((*KubeflowRun.__dataclass_fields__, "images", "secret", "endpoint"), _KUBEFLOW),
+    **dict.fromkeys(("token_file", "cookies_file", "ca_file"), _KUBEFLOW),
+}
+"""Where an option means something; everywhere, if it is not here."""
+
+
+@click.command()
+@recipe_options
+@run_dir_option
+@click.option(
+    "--on",
+    "place",
+    type=click.Choice(["local", "kubeflow", "pytorchjob", "trainjob"]),
+    default="local",
+    show_default=True,
+    help="Where it runs. pytorchjob, trainjob: the pipeline here, its model steps in a cluster.",
+)
+@click.option("--sweep", metavar="A.B=V1,V2,…", help="Train once for each value of a field.")
+@job_options
+@kubeflow_run_options
+@package_options
+@access_options
+@output_option
+@debug_option
+def run(
+    recipe: str,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    run_dir: Path | None,
+    place: str,
+    sweep: str | None,
+    job: JobOptions,
+    kubeflow: KubeflowRun,
+    images: tuple[str, ...],
+    secret: str,
+    access: Access,
+    output: str,
+) -> None:
+    """Train RECIPE from data to report.
+
+    The same command again continues an interrupted run.
+
+    \b
+    rlvr run arithmetic
+    rlvr run gsm8k --on pytorchjob --storage s3://bucket/runs --nodes 2 --gpus 8
+    rlvr run gsm8k --on kubeflow --storage s3://bucket/runs --wait
+    """
+    check_places(place, PLACES)
+    loaded = load(recipe, overrides, seed)
+    _warn_of_files(loaded, place)
+    if place == "kubeflow":
+        run_on_kubeflow(loaded, job, kubeflow, access, images=images, secret=secret, output=output)
+        return
+    arguments = _arguments(place, job, access)
+    if sweep is None:
+        root = run_dir or default_run_dir(loaded)
+        _require(place, job.storage)
+        _check_fit(loaded, arguments)
+        _print_run(_run(loaded, root, arguments), output)
+        return
+
+    from rlvr_pipelines.local.sweep import SWEEP_INFIX, parse_sweep, write_sweep
+    from rlvr_trainer.errors import JobFailed, RLVRError
+
+    swept = parse_sweep(sweep)
+    if seed is not None and swept.field == "seed":
+        raise click.UsageError("--seed and --sweep both set the seed; leave --seed out")
+    root = run_dir or default_run_dir(loaded, f"{SWEEP_INFIX}{swept.field}")
+    # all of them first: a value that is not valid is known before anything runs
+    recipes = [load(recipe, [*overrides, swept.override(value)], seed) for value in swept.values]
+    _require(place, job.storage)
+    for each in recipes:
+        _check_fit(each, arguments)
+    failures: dict[str, RLVRError] = {}
+    for each, value in zip(recipes, swept.values, strict=True):
+        try:
+            _run(each, swept.run_dir(root, value), arguments)
+        except RLVRError as error:  # says nothing about the other values
+            failures[swept.override(value)] = error
+            click.echo(f"{swept.override(value)}: {error}", err=True)
+    _print_sweep(write_sweep(root, swept), root, output)
+    if failures:
+        override, first = next(iter(failures.items()))
+        raise JobFailed(
+            f"{len(failures)} of {len(swept.values)} values failed, first {override}; the causes "
+            f"stand above. To try them again: {command_again()}",
+            exit_code=first.exit_code,
+        )
+
+
+def _arguments(place: str, job: JobOptions, access: Access) -> dict[str, Any]:
+    """The pipeline's parameters beside the recipe."""
+    if place == "local":
+        return {}
+    from rlvr_components.kubernetes.access import use_context
+    from rlvr_pipelines.pipeline.job_parameters import job_parameters
+
+    use_context(access.context)
+    return job_parameters(
+        place=place,
+        namespace=access.namespace,
+        storage=require_storage(place, job.storage),
+        settings=job.settings(),
+    )
+
+
+def _warn_of_files(recipe: Recipe, place: str) -> None:
+    """A pod has other files; it may have these too, on a volume or in its image."""
+    if place == "local":
+        return
+    from rlvr_pipelines.local.inputs import files_of_this_machine
+
+    for name in files_of_this_machine(recipe, data=place == "kubeflow"):
+        click.echo(
+            f"note: {name} is on this machine; pods need it at the same path, in their image or on "
+            "a volume",
+            err=True,
+        )
+
+
+def _require(place: str, storage: str) -> None:
+    from rlvr_pipelines.cli.extras import KUBERNETES, LOCAL, S3, require
+
+    require(LOCAL, "a run on this machine")
+    if place != "local":
+        require(KUBERNETES, f"a run on {place}")
+    if storage.startswith("s3://"):
+        require(S3, storage)
+
+
+def _check_fit(recipe: Recipe, arguments: Mapping[str, Any]) -> None:
+    """Refuse what the model or the cluster's settings do not fit, before anything runs."""
+    from rlvr_trainer.models.fit import check_local_model
+
+    check_local_model(recipe)
+    if not arguments:
+        return
+    from rlvr_components.preflight.form import Form
+    from rlvr_pipelines.cluster.job_plan import platform_of
+    from rlvr_trainer.recipe.batch import batch_of
+
+    form = {name: value for name, value in arguments.items() if name != "storage_uri"}
+    batch_of(recipe, platform_of(Form(recipe=recipe.name, **form)).world_size)
+
+
+def _run(recipe: Recipe, path: Path, arguments: dict[str, Any]) -> RunDir:
+    from rlvr_pipelines.local.runner import Interrupted, run_pipeline
+
+    try:
+        return run_pipeline(recipe, path, arguments=arguments)
+    except Interrupted as error:
+        click.echo(f"{error}; nothing is left running. To go on: {command_again()}", err=True)
+        click.get_current_context().exit(error.exit_code)
+
+
+def _print_run(run_dir: RunDir, output: str) -> None:
+    from rlvr_pipelines.local.results import print_evaluation
+
+    evaluation = json.loads(run_dir.evaluation.read_text("utf-8"))
+    if output == "json":
+        print_json(
+            {
+                "run_dir": str(run_dir.path),
+                "report": str(run_dir.report),
+                "adapter": str(run_dir.adapter),
+                "samples": str(run_dir.samples),
+                "evaluation": evaluation,
+            }
+        )
+        return
+    print_evaluation(evaluation, sys.stdout)
+    click.echo(f"Report: {run_dir.report}")
+
+
+def _print_sweep(runs: Sequence[dict[str, Any]], root: Path, output: str) -> None:
+    from rlvr_pipelines.local.results import print_sweep
+
+    if output == "json":
+        print_json({"run_dir": str(root), "report": str(root / "report.html"), "runs": runs})
+        return
+    print_sweep(runs, sys.stdout)
+    click.echo(f"Report: {root / 'report.html'}")

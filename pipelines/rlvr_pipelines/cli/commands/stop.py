@@ -1,0 +1,143 @@
+"""`rlvr stop`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rlvr_pipelines.cli.access_options import Access
+from rlvr_pipelines.cli.groups import access_options
+from rlvr_pipelines.cli.options import debug_option, output_option, print_json
+
+if TYPE_CHECKING:
+    from rlvr_components.jobs import JobSummary
+    from rlvr_pipelines.cli.run_name import RunName
+
+LOCAL_WAIT_S = 300
+
+
+@click.command(short_help="Stop RUN; its checkpoints stay.")
+@click.argument("run")
+@access_options
+@output_option
+@debug_option
+def stop(run: str, access: Access, output: str) -> None:
+    """Stop RUN and leave nothing of it running; its checkpoints stay.
+
+    RUN is a run directory here, the name of a run or job in the cluster, or the id of a run in
+    Kubeflow. Training commits a checkpoint first, from which the same run goes on later.
+
+    \b
+    rlvr stop runs/arithmetic
+    rlvr stop gsm8k --namespace rlvr
+    """
+    from rlvr_components.kubernetes.access import use_context
+    from rlvr_pipelines.cli.run_name import parse_run
+
+    use_context(access.context)
+    named = parse_run(run)
+    match named.where:
+        case "local":
+            facts = _stop_local(named.path)
+        case "kubeflow":
+            facts = _stop_kubeflow(named, access)
+        case "cluster":
+            facts = _stop_cluster(named, access)
+    if output == "json":
+        print_json(facts)
+
+
+def _stop_local(path: Path) -> dict[str, Any]:
+    from rlvr_pipelines.local.local_run import inspect_run
+    from rlvr_pipelines.local.local_run import stop as stop_run
+    from rlvr_trainer.errors import PlatformError
+
+    before = inspect_run(path)
+    if before.phase != "running":
+        _say(f"{path} does not run: {before.phase}")
+        return {"run": str(path), "kind": "local", "stopped": False, "phase": before.phase}
+    _say(f"stopping {path}: training commits a checkpoint at the end of its step")
+    if not stop_run(path, LOCAL_WAIT_S):
+        raise PlatformError(
+            f"{path} (process {before.process}) did not stop within {LOCAL_WAIT_S} s; look at "
+            f"`rlvr logs {path}`, and kill the process if it hangs: committed checkpoints stay"
+        )
+    after = inspect_run(path)
+    _say(f"nothing of {path} is running; `rlvr run` with this --run-dir goes on from the last "
+         "checkpoint")  # fmt: skip
+    return {"run": str(path), "kind": "local", "stopped": True, "phase": after.phase}
+
+
+def _stop_cluster(named: RunName, access: Access) -> dict[str, Any]:
+    from rlvr_pipelines.cli.extras import KUBERNETES, require
+
+    require(KUBERNETES, "stopping a job")
+    from rlvr_pipelines.cluster.cluster_runs import jobs_of
+    from rlvr_trainer.errors import ConfigError
+
+    jobs = jobs_of(named, access)
+    living = {job.run_id or job.run_dir: job.name for job in jobs if not job.has_ended}
+    if len(living) > 1:
+        raise ConfigError(
+            f"{len(living)} runs named {named.text!r} live here ({', '.join(living.values())}), "
+            "maybe other people's; stop one by its job's name, or by its id in Kubeflow"
+        )
+    return _stop_jobs(named, jobs, access)
+
+
+def _stop_kubeflow(named: RunName, access: Access) -> dict[str, Any]:
+    """Terminate the run, whose steps delete their jobs; then see that they did."""
+    from rlvr_pipelines.cli.extras import KUBERNETES, PIPELINES, is_installed, require
+
+    require(PIPELINES, "stopping a run in Kubeflow")
+    from rlvr_pipelines.kubeflow.connection import connect
+    from rlvr_pipelines.kubeflow.kubeflow_runs import get_run, terminate_run
+
+    kubeflow = connect(access)
+    run = get_run(kubeflow, named.text)
+    if run.ended:
+        _say(f"{run.name} has ended: {run.state.lower()}")
+    else:
+        terminate_run(kubeflow, run.id)
+        _say(f"{run.name} is terminated")
+    facts = {"run": run.id, "kind": "kubeflow", "stopped": not run.ended, "link": run.link}
+    if not is_installed(KUBERNETES):
+        _say("its jobs were not looked at: pip install 'rlvr[kubernetes]'")
+        return facts
+    from rlvr_pipelines.cluster.cluster_runs import jobs_of
+
+    namespace = run.job_namespace or access.namespace
+    jobs = jobs_of(named, access, namespace=namespace)
+    if not jobs:
+        _say(f"no job of it is in {namespace or 'the namespace of the kubeconfig'}; where its jobs "
+             "are in another one, name that with --namespace")  # fmt: skip
+        return {**facts, "jobs": []}
+    return {**facts, "jobs": _stop_jobs(named, jobs, access)["jobs"]}
+
+
+def _stop_jobs(named: RunName, jobs: Sequence[JobSummary], access: Access) -> dict[str, Any]:
+    from rlvr_pipelines.cluster.cluster_runs import stop_jobs
+
+    living = [job for job in jobs if not job.has_ended]
+    for job in living:
+        _say(f"deleting {job.name}: its pods commit a checkpoint before they end (2 min at most, "
+             "unless the platform's stop_grace_s says otherwise)")  # fmt: skip
+    stopped = stop_jobs(living, access)
+    where = sorted({job.run_dir for job in stopped if job.run_dir})
+    _say(f"nothing of {named.text} is running" + (
+        f"; what it committed stays in {', '.join(where)}, and the same command goes on from there"
+        if where else ""
+    ))  # fmt: skip
+    return {
+        "run": named.text,
+        "kind": "cluster",
+        "stopped": bool(stopped),
+        "jobs": [job.name for job in stopped],
+    }
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)

@@ -1,0 +1,33 @@
+"""The platform's settings as the command line gives them: a file, and `a=b` on top of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlvr_components.platform.settings_file import override_settings
+from rlvr_trainer.errors import ConfigError
+
+
+def read_settings(path: Path | None, overrides: Iterable[str]) -> dict[str, Any]:
+    """The settings of a YAML file with the overrides; not validated yet. Raises ConfigError."""
+    return override_settings(_read(path) if path else {}, overrides)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); check the path") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}; correct it") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            f"{path} holds {type(tree).__name__}; the platform's settings are a mapping of keys"
+        )
+    return tree

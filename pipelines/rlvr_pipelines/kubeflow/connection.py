@@ -1,0 +1,200 @@
+"""A connection to Kubeflow Pipelines: kfp's own client, with time-outs and errors for people.
+
+Who the caller is, kfp's client finds out as ever: a projected token in a cluster, a token or
+cookies from a file or the environment, the kubeconfig's credentials through the API server's proxy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import kfp.client  # noqa: TID253  (this package is for nothing else)
+from kfp.client.set_volume_credentials import (  # noqa: TID253
+    ServiceAccountTokenVolumeCredentials,
+)
+
+from rlvr_pipelines.cli.access_options import (
+    COOKIES_VARIABLE,
+    ENDPOINT_VARIABLE,
+    TOKEN_PATH_VARIABLE,
+    TOKEN_VARIABLE,
+    UI_VARIABLE,
+    Access,
+)
+from rlvr_pipelines.kubeflow.kfp_errors import explained
+from rlvr_trainer.errors import ConfigError
+
+CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10, 60
+OLDEST_VERSION = (2, 5)
+HEALTH_PATH = "/apis/v2beta1/healthz"
+NO_HOST = "http://localhost"
+"""What the generated client talks to when nobody told it anything."""
+
+
+@dataclass(frozen=True)
+class Health:
+    """What the server says of itself."""
+
+    version: str
+    """Its release; `unknown` in a build of one's own."""
+    multi_user: bool
+
+
+class Kubeflow:
+    """Kubeflow Pipelines' API, known to be there, to be new enough, and to let us in."""
+
+    def __init__(self, client: Any, host: str, health: Health, access: Access) -> None:
+        self.experiments, self.pipelines, self.runs = (
+            client.experiments, client.pipelines, client.runs,
+        )  # fmt: skip
+        self.uploads = client.pipeline_uploads
+        self.health = health
+        self.namespace = _profile(client, health, access)
+        """None where there are no profiles: then naming one is an error there."""
+        self._host = host
+        self._ui = os.environ.get(UI_VARIABLE) or access.endpoint or _endpoint() or "/pipeline"
+
+    def call(self, function: Callable[..., Any], **arguments: Any) -> Any:
+        """A call of the generated API. Raises ConfigError for a refusal, else PlatformError."""
+        return _call(self._host, function, **arguments)
+
+    def link(self, path: str) -> str:
+        """Where the UI shows it; without a host when only the API server's proxy is known."""
+        ui = self._ui if self._ui.startswith(("http", "/")) else f"https://{self._ui}"
+        return f"{ui.rstrip('/')}/#/{path}"
+
+
+def connect(access: Access) -> Kubeflow:
+    """Connect as kfp's client does, and check what answers.
+
+    Raises ConfigError when it is too old, not named or refuses; PlatformError when nobody answers.
+    """
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns of each try; the error suffices
+    said = io.StringIO()  # the client prints what it could not load, on standard output
+    with warnings.catch_warnings(), contextlib.redirect_stdout(said):
+        warnings.simplefilter("ignore", FutureWarning)  # "only works with v2"
+        warnings.simplefilter("ignore", UserWarning)  # an endpoint without https://
+        client = _Client(**_arguments(access))
+    _check_version(client.health.version, client.host)
+    return Kubeflow(client, client.host, client.health, access)
+
+
+class _Client(kfp.client.Client):
+    """kfp's client without its 20 s of further tries when nobody answers the constructor."""
+
+    @cached_property
+    def host(self) -> str:
+        configuration = self._healthz_api.api_client.configuration
+        # Through the API server's proxy it ends with a slash and every path begins with one: two of
+        # them are redirected, and a redirected POST is a GET.
+        configuration.host = configuration.host.rstrip("/")
+        return str(configuration.host)
+
+    @cached_property
+    def health(self) -> Health:
+        """Asked for before anything else."""
+        if self.host == NO_HOST:
+            raise ConfigError(
+                "no endpoint of Kubeflow Pipelines is known, and there is no kubeconfig; give "
+                f"--endpoint URL or set {ENDPOINT_VARIABLE} (after `kubectl port-forward -n "
+                "kubeflow svc/ml-pipeline-ui 8080:80` it is http://localhost:8080)"
+            )
+        # The generated call drops the release's name from the answer.
+        answer = _call(
+            self.host,
+            self._healthz_api.api_client.call_api,
+            resource_path=HEALTH_PATH,
+            method="GET",
+            response_type="object",
+            auth_settings=["Bearer"],
+            _return_http_data_only=True,
+        )
+        return Health(str(answer.get("tag_name") or "unknown"), bool(answer.get("multi_user")))
+
+    def get_kfp_healthz(self, sleep_duration: int = 0) -> Health:
+        """What the constructor asks for, to see whether there are profiles."""
+        return self.health
+
+
+def _call(host: str, function: Callable[..., Any], **arguments: Any) -> Any:
+    with explained(host):
+        answer = function(**arguments, _request_timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S))
+    caller: Any = getattr(function, "__self__", None)
+    api_client = getattr(caller, "api_client", caller)
+    content_type = api_client.last_response.getheader("content-type") or ""
+    if content_type.startswith("text/html"):
+        # A proxy in front of Kubeflow sends who is not logged in to a page, with status 200.
+        raise ConfigError(
+            f"{host} answers with a web page, as it does before a login; give --token-file or "
+            f"--cookies-file (or set {TOKEN_VARIABLE} or {COOKIES_VARIABLE}), and check that "
+            "--endpoint ends as the UI's address does (/pipeline in a full Kubeflow)"
+        )
+    return answer
+
+
+def _arguments(access: Access) -> dict[str, Any]:
+    """What kfp's client is given."""
+    endpoint = access.endpoint or _endpoint()
+    arguments: dict[str, Any] = {
+        "host": endpoint or None,
+        "cookies": _secret(access.cookies_file, COOKIES_VARIABLE),
+        "ssl_ca_cert": str(access.ca_file) if access.ca_file else None,
+        "kube_context": access.context,
+    }
+    token_path = access.token_file or os.environ.get(TOKEN_PATH_VARIABLE)
+    if token_path:
+        _read(Path(token_path))  # the client would only log that it cannot, and go on without
+        # Read again for every request, since the kubelet renews it.
+        arguments["credentials"] = ServiceAccountTokenVolumeCredentials(path=str(token_path))
+    elif token := os.environ.get(TOKEN_VARIABLE):
+        arguments["existing_token"] = token
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _endpoint() -> str:
+    return os.environ.get(ENDPOINT_VARIABLE, "")
+
+
+def _secret(path: Path | None, variable: str) -> str | None:
+    return _read(path) if path else os.environ.get(variable) or None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8").strip()
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error.strerror}); name a file that holds the token or cookies"
+        ) from None
+
+
+def _check_version(version: str, host: str) -> None:
+    match = re.match(r"v?(\d+)\.(\d+)", version)
+    if match and (int(match[1]), int(match[2])) < OLDEST_VERSION:
+        oldest = ".".join(map(str, OLDEST_VERSION))
+        raise ConfigError(
+            f"{host} is Kubeflow Pipelines {version}, and the pipeline needs {oldest} or newer; "
+            "upgrade it, or run with --on pytorchjob"
+        )
+
+
+def _profile(client: Any, health: Health, access: Access) -> str | None:
+    if not health.multi_user:
+        return None
+    namespace = access.namespace or client.get_user_namespace()
+    if not namespace:
+        raise ConfigError(
+            "this Kubeflow has a namespace for each profile, and none is given; add --namespace "
+            "(your profile's name stands at the top of the dashboard)"
+        )
+    return str(namespace)

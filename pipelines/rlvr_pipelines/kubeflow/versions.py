@@ -1,0 +1,122 @@
+"""The pipeline as a version in Kubeflow: named by package and recipe, and uploaded once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from kfp_server_api import V2beta1Pipeline
+
+from rlvr_pipelines.kubeflow.connection import Kubeflow
+from rlvr_pipelines.kubeflow.kfp_errors import AlreadyThere
+from rlvr_pipelines.pipeline.package import Package
+
+NUM_HASH_DIGITS = 8
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A version of the pipeline in Kubeflow."""
+
+    pipeline: str
+    pipeline_id: str
+    version: str
+    version_id: str
+    link: str
+    outcome: Literal["created", "added", "unchanged"]
+    """A new pipeline, a new version of one, or the same bytes were there already."""
+
+
+def upload(kubeflow: Kubeflow, package: Package) -> Upload:
+    """Create the pipeline, or add a version to it, unless these very bytes are there.
+
+    A version is never replaced, since runs refer to it: other content under the same name (another
+    image, say) becomes a version with the content's hash at the end of its name.
+
+    Raises ConfigError, PlatformError.
+    """
+    pipeline = _find_pipeline(kubeflow, package.name)
+    created = pipeline is None
+    if pipeline is None:
+        pipeline = kubeflow.call(
+            kubeflow.pipelines.pipeline_service_create_pipeline,
+            pipeline=V2beta1Pipeline(
+                display_name=package.name,
+                name=package.name,
+                description=package.description,
+                namespace=kubeflow.namespace,
+            ),
+        )
+    version, added = _ensure_version(kubeflow, pipeline.pipeline_id, package)
+    return Upload(
+        pipeline=package.name,
+        pipeline_id=pipeline.pipeline_id,
+        version=version.display_name,
+        version_id=version.pipeline_version_id,
+        link=kubeflow.link(
+            f"pipelines/details/{pipeline.pipeline_id}/version/{version.pipeline_version_id}"
+        ),
+        outcome="created" if created else "added" if added else "unchanged",
+    )
+
+
+def equals(display_name: str) -> str:
+    """The filter of a list by name, as the API takes it."""
+    predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": display_name}
+    return json.dumps({"predicates": [predicate]})
+
+
+def _find_pipeline(kubeflow: Kubeflow, name: str) -> Any:
+    where = {"namespace": kubeflow.namespace} if kubeflow.namespace else {}
+    found = kubeflow.call(
+        kubeflow.pipelines.pipeline_service_list_pipelines, filter=equals(name), **where
+    )
+    return next(iter(found.pipelines or ()), None)
+
+
+def _ensure_version(kubeflow: Kubeflow, pipeline_id: str, package: Package) -> tuple[Any, bool]:
+    """The version with this content, and whether it had to be added."""
+    there = _find_version(kubeflow, pipeline_id, package.version)
+    if there is None:
+        return _add_version(kubeflow, pipeline_id, package.version, package)
+    if there.pipeline_spec == package.spec:
+        return there, False
+    digest = hashlib.sha256(package.text.encode()).hexdigest()[:NUM_HASH_DIGITS]
+    name = f"{package.version}-{digest}"  # whoever bears it has this content
+    there = _find_version(kubeflow, pipeline_id, name)
+    return (there, False) if there else _add_version(kubeflow, pipeline_id, name, package)
+
+
+def _find_version(kubeflow: Kubeflow, pipeline_id: str, name: str) -> Any:
+    found = kubeflow.call(
+        kubeflow.pipelines.pipeline_service_list_pipeline_versions,
+        pipeline_id=pipeline_id,
+        filter=equals(name),
+    )
+    return next(iter(found.pipeline_versions or ()), None)
+
+
+def _add_version(
+    kubeflow: Kubeflow, pipeline_id: str, name: str, package: Package
+) -> tuple[Any, bool]:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "pipeline.yaml")  # the server goes by the suffix
+        file.write_text(package.text, "utf-8")
+        try:
+            added = kubeflow.call(
+                kubeflow.uploads.upload_pipeline_version,
+                uploadfile=str(file),
+                name=name,
+                pipelineid=pipeline_id,
+                description=package.description,
+            )
+        except AlreadyThere:  # somebody else was quicker
+            there = _find_version(kubeflow, pipeline_id, name)
+            if there is None:
+                raise
+            return there, False
+    return added, True

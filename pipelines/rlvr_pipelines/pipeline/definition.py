@@ -1,0 +1,171 @@
+"""The pipeline as Kubeflow runs it; `local_child` calls the same steps on this machine.
+
+    check → prepare data → evaluate base ∥ train → evaluate trained → compare and report → publish
+
+Whatever happens, `finish` comes last. The model steps launch jobs and follow them; what only
+Kubeflow can do for a step (image, security context, retries) is set here.
+"""
+
+# KFP reads the annotations as objects, so they must not be postponed.
+from typing import Any
+
+from kfp import dsl, kubernetes  # noqa: TID253  (a pipeline is made by a decorator)
+
+from rlvr_components.platform.images import Images
+from rlvr_components.platform.settings import SECRET_KEYS
+from rlvr_components.steps import components
+from rlvr_components.steps.pipeline_run import NAMESPACE_VARIABLE, RUN_ID_VARIABLE
+
+HOUR_S = 3600
+LAUNCHER_RETRIES = 3
+"""Of a step that follows a job: another try adopts the job, so that a lost pod costs nothing."""
+
+
+def build(images: Images | None = None, *, secret: str = "") -> Any:
+    """The pipeline on these images, with the keys of a Secret of this name in its steps."""
+    chosen = images or Images()
+
+    def on_kubernetes(task: Any, title: str, *, timeout_s: int = 0, retries: int = 0) -> Any:
+        task.set_display_name(title)
+        if images is not None:
+            trains = task.name in ("prepare-data", "publish")
+            task.set_container_image(chosen.trainer if trains else chosen.components)
+        kubernetes.set_security_context(task, run_as_non_root=True)
+        kubernetes.use_field_path_as_env(task, RUN_ID_VARIABLE, "metadata.labels['pipeline/runid']")
+        kubernetes.use_field_path_as_env(task, NAMESPACE_VARIABLE, "metadata.namespace")
+        if secret:
+            keys = {key: key for key in SECRET_KEYS}
+            kubernetes.use_secret_as_env(task, secret, keys, optional=True)
+        if timeout_s:
+            kubernetes.set_timeout(task, timeout_s)
+        if retries:
+            task.set_retry(retries, backoff_duration="30s", backoff_factor=2)
+        return task
+
+    @dsl.pipeline(  # type: ignore[untyped-decorator]
+        name="rlvr",
+        description="Reinforcement learning with verifiable rewards, from data to report.",
+    )
+    def rlvr(
+        recipe: str = "gsm8k",
+        recipe_overrides: str = "",
+        model_name: str = "",
+        model_revision: str = "",
+        evaluation_shots: list[int] = [],  # noqa: B006  (KFP copies it)
+        job_place: str = "pytorchjob",
+        job_namespace: str = "",
+        job_num_nodes: int = 0,
+        job_gpus_per_node: int = -1,
+        job_queue: str = "",
+        job_node_selector: dict[str, str] = {},  # noqa: B006
+        job_tolerations: list[dict[str, str]] = [],  # noqa: B006
+        job_platform: str = "",
+        storage_uri: str = "",
+        train_reuse: bool = False,
+        publish_uri: str = "",
+        publish_merge: bool = False,
+    ) -> None:
+        """Prepare data, then evaluate the base model and train, evaluate again, compare.
+
+        Args:
+            recipe: The recipe: the name of one that is shipped, or a recipe as JSON or YAML.
+            recipe_overrides: Fields to change, one `section.field=value` a line (or a JSON list).
+            model_name: Trains this model instead of the recipe's; empty: the recipe's.
+            model_revision: Its commit, for a model on the hub.
+            evaluation_shots: Numbers of shots to evaluate at, [0, 8]; empty: the recipe's.
+            job_place: Where the model steps run: pytorchjob, trainjob, or local (their own pods).
+            job_namespace: Where their jobs are created; empty: the pipeline's own namespace.
+            job_num_nodes: Pods that train together; 0: as the platform's settings have it.
+            job_gpus_per_node: GPUs of each pod, 0: a CPU; -1: as the platform's settings have it.
+            job_queue: Kueue's local queue; empty: as the platform's settings have it.
+            job_node_selector: Labels that a job's nodes must have, beside the platform's.
+            job_tolerations: Taints that a job's pods tolerate, beside the platform's.
+            job_platform: Other settings of the platform, as JSON or YAML; they go before the
+                ConfigMap rlvr-platform of the namespace.
+            storage_uri: Where jobs keep their run directories: s3://bucket/prefix, or a path on a
+                volume of all pods; empty: beside this pipeline's artifacts.
+            train_reuse: Take the adapter of an earlier run of the same recipe, data and image.
+            publish_uri: Where the model goes once it is significantly better; empty: nowhere.
+            publish_merge: Publish the merged model, not the adapter alone.
+        """
+        finished = components.finish(storage_uri=storage_uri)
+        on_kubernetes(finished, "Finish", timeout_s=HOUR_S)
+        finished.set_caching_options(False)
+        with dsl.ExitHandler(finished, name="Run"):
+            checked = components.check(
+                recipe=recipe,
+                recipe_overrides=recipe_overrides,
+                model_name=model_name,
+                model_revision=model_revision,
+                evaluation_shots=evaluation_shots,
+                job_place=job_place,
+                job_namespace=job_namespace,
+                job_num_nodes=job_num_nodes,
+                job_gpus_per_node=job_gpus_per_node,
+                job_queue=job_queue,
+                job_node_selector=job_node_selector,
+                job_tolerations=job_tolerations,
+                job_platform=job_platform,
+                storage_uri=storage_uri,
+                train_reuse=train_reuse,
+                publish_uri=publish_uri,
+            )
+            on_kubernetes(checked, "Check", timeout_s=HOUR_S)
+            checked.set_caching_options(False)  # what it looks at may have changed
+            whole = checked.outputs["resolved_recipe"]
+            launched = {
+                "place": job_place,
+                "storage": checked.outputs["storage"],
+                "job_image": checked.outputs["job_image"],
+            }
+
+            prepared = components.prepare_data(
+                recipe=checked.outputs["data_recipe"], identity=checked.outputs["data_identity"]
+            )
+            on_kubernetes(prepared, "Prepare data", timeout_s=12 * HOUR_S)
+            data = prepared.outputs["data"]
+
+            base = components.evaluate_base(
+                recipe=checked.outputs["base_recipe"], data=data, **launched
+            )
+            on_kubernetes(base, "Evaluate base model", retries=LAUNCHER_RETRIES)
+
+            trained = components.train(
+                recipe=whole, data=data, reuse_key=checked.outputs["reuse_key"], **launched
+            )
+            on_kubernetes(trained, "Train", retries=LAUNCHER_RETRIES)
+
+            evaluated = components.evaluate_trained(
+                recipe=whole, data=data, adapter=trained.outputs["adapter"], **launched
+            )
+            on_kubernetes(evaluated, "Evaluate trained model", retries=LAUNCHER_RETRIES)
+
+            compared = components.compare_and_report(
+                recipe=whole,
+                data=data,
+                before=base.outputs["samples"],
+                after=evaluated.outputs["samples"],
+                history=trained.outputs["history"],
+            )
+            on_kubernetes(compared, "Compare and report", timeout_s=12 * HOUR_S)
+            compared.set_caching_options(False)
+
+            with (
+                dsl.If(publish_uri != "", name="Publishing is wanted"),
+                dsl.If(compared.outputs["Output"] == True, name="Significantly better"),  # noqa: E712
+            ):
+                published = components.publish(
+                    recipe=whole,
+                    uri=publish_uri,
+                    merge=publish_merge,
+                    model=evaluated.outputs["model"],
+                    evaluation=compared.outputs["evaluation"],
+                )
+                on_kubernetes(published, "Publish", timeout_s=12 * HOUR_S, retries=1)
+                published.set_caching_options(False)
+
+    return rlvr
+
+
+rlvr_pipeline = build()
+"""On this package's own images."""

@@ -1,0 +1,174 @@
+"""What a run will do, before it does it: rows, steps, tokens, and the job that is launched."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING, Any
+
+from rlvr_components.jobs import JobSpec, training_job
+from rlvr_components.jobs.local_process import LocalBackend, LocalProcess
+from rlvr_pipelines.local.run_progress import TITLES
+from rlvr_trainer.errors import ConfigError
+from rlvr_trainer.launch.operator_environment import num_gpus
+from rlvr_trainer.models.fit import check_local_model
+from rlvr_trainer.recipe.batch import batch_of
+from rlvr_trainer.recipe.schema import NOTHING_LEARNT_IN_ONE_STEP, Recipe
+from rlvr_trainer.rewards import build_rewards
+
+if TYPE_CHECKING:
+    from rlvr_pipelines.cluster.job_plan import ClusterJob
+
+CHARACTERS_PER_TOKEN = 3.6
+"""Of English text with numbers; a plan does not load a tokenizer."""
+REMOTE_SCHEMES = ("hub://", "s3://")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much there is to do."""
+
+    num_rows: dict[str, int]
+    """By split, and quarantined."""
+    num_steps: int
+    completions_per_step: int
+    questions_per_step: int
+    header_tokens: int
+    question_tokens: int
+    tokens_per_step: int
+    """At the most: every completion at its limit; what is shared counts once where it is computed
+    once."""
+    num_evaluated: int
+    """Completions of one evaluation."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe, what it amounts to, and the job that trains it."""
+
+    recipe: Recipe
+    run_dir: Path
+    world_size: int
+    """Processes that train together."""
+    sizes: Sizes | None
+    """None when the rows are elsewhere, and counted once they have been read."""
+    job: JobSpec
+    rendered: LocalProcess | dict[str, Any]
+    """The job as its backend renders it: the process that is started, or the object that is sent.
+    """
+
+    def facts(self) -> dict[str, Any]:
+        """As plain data."""
+        sizes = None
+        if self.sizes:
+            sizes = {**vars(self.sizes), "estimated": ["header_tokens", "question_tokens",
+                                                       "tokens_per_step"]}  # fmt: skip
+        job: dict[str, Any] = {"name": self.job.name}
+        if isinstance(self.rendered, LocalProcess):
+            job |= {"argv": self.rendered.argv, "env": self.rendered.env}
+        else:
+            job |= {**vars(self.job.resources), "manifest": self.rendered}
+        return {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "recipe_hash": self.recipe.hash,
+            "run_dir": str(self.run_dir),
+            "steps": list(TITLES.values()),
+            "world_size": self.world_size,
+            "sizes": sizes,
+            "job": job,
+        }
+
+
+def plan(recipe: Recipe, run_dir: Path) -> Plan:
+    """Compose the plan of a run on this machine; reads the rows where they are here.
+
+    Raises ConfigError, for rewards that cannot be loaded or fail on gold completions too, and
+    DataError.
+    """
+    build_rewards(recipe)
+    gpus = num_gpus()
+    job = training_job(recipe, run_dir.resolve(), os.environ, num_gpus=gpus)
+    world_size = max(gpus, 1)
+    rendered = LocalBackend().render(job)
+    return Plan(recipe, run_dir, world_size, _sizes(recipe, world_size), job, rendered)
+
+
+def plan_in_cluster(recipe: Recipe, run_dir: Path, job: ClusterJob) -> Plan:
+    """Likewise of a run whose model steps are jobs. Raises ConfigError for what does not fit."""
+    sizes = _sizes(recipe, job.world_size)
+    return Plan(recipe, run_dir, job.world_size, sizes, job.spec, job.manifest)
+
+
+def _sizes(recipe: Recipe, world_size: int) -> Sizes | None:
+    check_local_model(recipe)
+    batch_of(recipe, world_size)  # also where the rows are elsewhere
+    remote = any(
+        source.startswith(REMOTE_SCHEMES) for source in (recipe.data.train, recipe.data.test)
+    )
+    return None if remote else measure(recipe, world_size)
+
+
+def measure(recipe: Recipe, world_size: int = 1) -> Sizes:
+    """Prepare the rows aside and count; lengths in tokens are estimates from the characters.
+
+    Raises ConfigError when there are fewer rows than one step takes or when nothing would be
+    learnt, DataError.
+    """
+    from rlvr_trainer.data import load_exemplars, load_rows, prepare
+    from rlvr_trainer.tasks.prompt import PromptLayout
+
+    with tempfile.TemporaryDirectory() as folder:
+        data_dir = Path(folder, "data")
+        manifest = prepare(recipe, data_dir, count_tokens=lambda text: 0)
+        layout = PromptLayout(recipe.prompt, load_exemplars(data_dir))
+        rows = load_rows(data_dir, "train")
+    counts = manifest["counts"]
+    header = _tokens(len(layout.header(recipe.prompt.num_shots)))
+    question = _tokens(mean(len(layout.question(row)) for row in rows))
+    completions = batch_of(recipe, world_size)
+    questions = completions // recipe.sampling.num_generations
+    if questions > counts["train"] and not recipe.data.repeat_to_batch:
+        raise ConfigError(
+            f"one step takes {questions} questions ({completions} completions of {world_size} "
+            f"processes), and there are {counts['train']} training rows; lower "
+            "training.per_device_batch_size, --nodes or --gpus"
+        )
+    num_steps = recipe.training.max_steps or _steps(
+        recipe, counts["train"] // questions, completions // world_size
+    )
+    if num_steps == 1 and recipe.training.begins_at_zero:
+        raise ConfigError(NOTHING_LEARNT_IN_ONE_STEP)
+    tokens = completions * recipe.sampling.max_completion_tokens
+    if recipe.shared_prefix == "on":
+        tokens += world_size * header + questions * question
+    else:
+        tokens += completions * (header + question)
+    evaluated = min(recipe.evaluation.num_rows or counts["test"], counts["test"])
+    samples = 1 + (recipe.evaluation.pass_at_k.num_samples if recipe.evaluation.pass_at_k else 0)
+    return Sizes(
+        num_rows=counts,
+        num_steps=num_steps,
+        completions_per_step=completions,
+        questions_per_step=questions,
+        header_tokens=header,
+        question_tokens=question,
+        tokens_per_step=tokens,
+        num_evaluated=evaluated * len(recipe.evaluated_shots) * samples,
+    )
+
+
+def _steps(recipe: Recipe, num_batches: int, batch: int) -> int:
+    """Of whole generation batches, as TRL's sampler draws them; `batch` completions on a device."""
+    training = recipe.training
+    micro_steps: int = batch // training.per_device_batch_size
+    micro_steps *= recipe.grpo.get("num_iterations", 1)
+    epoch = num_batches * micro_steps / training.gradient_accumulation_steps
+    return max(1, math.ceil(training.num_epochs * epoch))
+
+
+def _tokens(characters: float) -> int:
+    return round(characters / CHARACTERS_PER_TOKEN)

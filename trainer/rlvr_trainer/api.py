@@ -1,0 +1,120 @@
+"""The steps of the pipeline as plain functions; components and the command line call these."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rlvr_trainer.errors import RLVRError
+from rlvr_trainer.recipe.schema import Recipe
+from rlvr_trainer.run_dir.events import emit, read_events
+
+if TYPE_CHECKING:
+    from rlvr_trainer.data import Manifest
+    from rlvr_trainer.evaluation.outcome import Evaluation, Shares
+
+# torch takes seconds to import; each step imports what it needs once it is called.
+
+
+def prepare(recipe: Recipe, data_dir: Path) -> Manifest:
+    """Write the splits and their manifest to `data_dir`, and return the manifest."""
+    from rlvr_trainer.data import prepare as prepare_data
+    from rlvr_trainer.models.fit import check_local_model
+    from rlvr_trainer.models.load import load_tokenizer
+
+    with _phase("prepare") as found:
+        check_local_model(recipe)
+        tokenizer = load_tokenizer(recipe.model)
+        manifest = prepare_data(
+            recipe, data_dir, count_tokens=lambda text: len(tokenizer(text=text)["input_ids"])
+        )
+        found["counts"] = manifest["counts"]
+    return manifest
+
+
+def evaluate(
+    recipe: Recipe,
+    data_dir: Path,
+    output_dir: Path,
+    *,
+    label: Literal["before", "after"],
+    adapter_dir: Path | None = None,
+) -> Shares:
+    """Write `output_dir`/samples.jsonl and return its headline shares."""
+    from rlvr_trainer.evaluation.evaluate_model import evaluate as evaluate_model
+
+    with _phase("evaluate-base" if label == "before" else "evaluate-trained") as found:
+        shares = evaluate_model(recipe, data_dir, output_dir, label=label, adapter_dir=adapter_dir)
+        found.update(shares)
+    return shares
+
+
+def train(recipe: Recipe, run_dir: Path, data_dir: Path) -> bool:
+    """Train and write `run_dir`/adapter; False when stopped by a signal after a commit."""
+    from rlvr_trainer.grpo.training import train as train_model
+
+    with _phase("train") as found:
+        finished = train_model(recipe, run_dir, data_dir)
+        found["preempted"] = not finished
+    return finished
+
+
+def compare(
+    recipe: Recipe,
+    data_dir: Path,
+    before_dir: Path,
+    after_dir: Path,
+    events_file: Path | None,
+    output_dir: Path,
+) -> Evaluation:
+    """Write `output_dir`/evaluation.json, samples.jsonl and report.html; return the evaluation."""
+    from rlvr_trainer.data import load_manifest
+    from rlvr_trainer.evaluation.outcome import compare as compare_samples
+    from rlvr_trainer.evaluation.outcome import read_samples, write_json, write_samples
+    from rlvr_trainer.report import render_report, write_report
+
+    with _phase("report") as found:
+        before = read_samples(before_dir / "samples.jsonl")
+        after = read_samples(after_dir / "samples.jsonl")
+        pass_at_k = recipe.evaluation.pass_at_k
+        evaluation = compare_samples(
+            before,
+            after,
+            trained_shots=recipe.prompt.num_shots,
+            k=pass_at_k.k if pass_at_k else (),
+        )
+        output_dir.mkdir(parents=True, exist_ok=True)
+        write_json(output_dir / "evaluation.json", evaluation)
+        write_samples(output_dir / "samples.jsonl", [*before, *after])
+        html = render_report(
+            recipe=recipe.model_dump(mode="json"),
+            manifest=load_manifest(data_dir),
+            events=read_events(events_file) if events_file else [],
+            evaluation=evaluation,
+            samples=[*before, *after],
+        )
+        write_report(output_dir / "report.html", html)
+        found["verdict"] = evaluation["verdict"]
+    return evaluation
+
+
+def adapter_to(run_dir: Path, target: Path) -> None:
+    """Copy the trained adapter of a run directory to `target`."""
+    shutil.copytree(run_dir / "adapter", target, dirs_exist_ok=True)
+
+
+@contextmanager
+def _phase(name: str) -> Iterator[dict[str, Any]]:
+    """Events at the start and at the end of a phase, the latter with what it found."""
+    found: dict[str, Any] = {}
+    emit("phase", phase=name, state="started")
+    try:
+        yield found
+    except BaseException as error:
+        with suppress(RLVRError):  # a disk that is full may well be the cause
+            emit("phase", phase=name, state="failed", message=str(error), **found)
+        raise
+    emit("phase", phase=name, state="finished", **found)

@@ -1,0 +1,135 @@
+"""An evaluation as the pods of a job run it: each its parts, all of them before the first pod ends.
+
+The samples of a part go to the run directory before its process ends, so what a pod calls a success
+is there. The first node ends last: a PyTorchJob has succeeded with its master, and takes the
+workers' pods away.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlvr_trainer.evaluation.outcome import sample_lines
+from rlvr_trainer.evaluation.shards import Shard
+from rlvr_trainer.launch.operator_environment import (
+    NODE_RANK_VARIABLE,
+    NUM_NODES_VARIABLE,
+    num_gpus,
+)
+from rlvr_trainer.recipe.schema import Recipe
+from rlvr_trainer.run_dir.events import EVENTS_VARIABLE
+from rlvr_trainer.run_dir.remote_checkpoint import RUN_URI_VARIABLE
+from rlvr_trainer.storage.open import Storage, open_storage
+
+POLL_S = 2.0
+SHARD_POLL_S = 0.2
+
+
+def evaluate(
+    recipe: Recipe,
+    run_dir: Path,
+    *,
+    label: str,
+    adapter: str = "",
+    shard: Shard | None = None,
+    shards_per_node: int = 1,
+) -> int:
+    """Evaluate one part, or the parts of this node, and send their samples; the exit code.
+
+    `adapter` is a folder or s3://…; a part that was sent by an earlier attempt is not done again.
+    Raises ConfigError, DataError, PlatformError.
+    """
+    storage = open_storage(os.environ.get(RUN_URI_VARIABLE) or run_dir)
+    if shard is not None:
+        _evaluate_shard(recipe, run_dir, storage, shard, label, adapter)
+        return 0
+    node_rank = int(os.environ.get(NODE_RANK_VARIABLE) or 0)
+    num_nodes = int(os.environ.get(NUM_NODES_VARIABLE) or 1)
+    parts = Shard(0, num_nodes * shards_per_node).all
+    own = parts[node_rank * shards_per_node :][:shards_per_node]
+    if shards_per_node == 1:
+        _evaluate_shard(recipe, run_dir, storage, own[0], label, adapter)
+    elif code := _evaluate_side_by_side(run_dir, own, label, adapter):
+        return code
+    if node_rank == 0:
+        _wait_for(storage, parts)
+    return 0
+
+
+def _evaluate_shard(
+    recipe: Recipe, run_dir: Path, storage: Storage, shard: Shard, label: str, adapter: str
+) -> None:
+    if storage.exists(shard.key):
+        print(f"{shard.key} is there already", flush=True)
+        return
+    if shard.index == 0:  # one speaks for all
+        os.environ.setdefault(EVENTS_VARIABLE, str(run_dir / "metrics.jsonl"))
+    from rlvr_trainer.evaluation.evaluate_model import evaluate_shard
+    from rlvr_trainer.models import local_folder
+
+    adapter_dir = local_folder(adapter) if adapter else None
+    samples = evaluate_shard(recipe, run_dir / "data", shard, label=label, adapter_dir=adapter_dir)
+    storage.write_bytes(shard.key, sample_lines(samples).encode())
+
+
+def _evaluate_side_by_side(run_dir: Path, shards: Sequence[Shard], label: str, adapter: str) -> int:
+    """A process for each part, each with a GPU of its own where there are any.
+
+    The first one that fails ends the others; returns its exit code, and it has said why itself.
+    """
+    gpus = _visible_gpus()
+    processes = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "rlvr_trainer", "evaluate", "--run-dir", str(run_dir)),
+                *("--label", label, "--adapter", adapter, "--shard", shard.text),
+            ],
+            env={
+                **os.environ,
+                "RANK": str(i),  # by which launch tells their causes apart
+                **({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {}),
+            },
+        )
+        for i, shard in enumerate(shards)
+    ]
+    failed = _first_failure(processes)
+    return failed if failed >= 0 else 128 - failed
+
+
+def _first_failure(processes: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Wait for all, or until one fails and the others are killed; they hold nothing to save."""
+    running = list(processes)
+    try:
+        while running:
+            for process in list(running):
+                code = process.poll()
+                if code:
+                    return code
+                if code == 0:
+                    running.remove(process)
+            time.sleep(SHARD_POLL_S)
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    return 0
+
+
+def _visible_gpus() -> list[str]:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return [str(index) for index in range(num_gpus())]
+    return [each.strip() for each in visible.split(",") if each.strip() not in ("", "-1")]
+
+
+def _wait_for(storage: Storage, shards: Sequence[Shard]) -> None:
+    """Until every part is in the run directory; the job's own deadline ends a wait in vain."""
+    missing = [shard for shard in shards if not storage.exists(shard.key)]
+    while missing:
+        time.sleep(POLL_S)
+        missing = [shard for shard in missing if not storage.exists(shard.key)]

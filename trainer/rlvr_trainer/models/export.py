@@ -1,0 +1,120 @@
+"""Publishing what a run trained: an adapter, the model with it merged in, or all weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rlvr_trainer.errors import ConfigError, PlatformError
+from rlvr_trainer.models import load_adapter, load_model, load_tokenizer
+from rlvr_trainer.models.load import ADAPTER_CONFIG
+from rlvr_trainer.recipe.reader import parse_recipe
+from rlvr_trainer.recipe.schema import EMBEDDED_PREFIX, ModelSection, Recipe
+from rlvr_trainer.tables import markdown, shots_table
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def publish(run_dir: Path, output_dir: Path, *, merge: bool) -> Path:
+    """Write the adapter of `run_dir`, the merged model or all weights, with a card.
+
+    It is written aside and renamed when whole. Raises ConfigError, PlatformError.
+    """
+    recipe, adapter_dir = _read_recipe(run_dir), run_dir / "adapter"
+    if not (adapter_dir / "tokenizer.json").is_file():
+        raise ConfigError(f"{run_dir} has no trained adapter yet; `rlvr run` makes one")
+    if output_dir.exists() and any(output_dir.iterdir()):
+        raise ConfigError(f"{output_dir} is not empty; name another directory")
+    try:
+        output_dir.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=".publish-") as temporary:
+            aside = Path(temporary, "model")
+            if merge and recipe.lora:
+                merged_model(recipe, adapter_dir).save_pretrained(aside)
+                load_tokenizer(recipe.model).save_pretrained(aside)
+            else:
+                shutil.copytree(adapter_dir, aside)
+                if recipe.lora:
+                    _name_base(aside / ADAPTER_CONFIG, recipe.model)
+            (aside / "README.md").write_text(_card(recipe, run_dir, merge=merge), "utf-8")
+            shutil.copyfile(run_dir / "recipe.json", aside / "recipe.json")
+            os.replace(aside, output_dir)
+    except OSError as error:
+        raise PlatformError(
+            f"{output_dir} cannot be written ({error.strerror}); free some space or name another "
+            "directory"
+        ) from error
+    return output_dir
+
+
+def merged_model(recipe: Recipe, adapter_dir: Path) -> PreTrainedModel:
+    """The model with the adapter's update added to its weights, in the recipe's type.
+
+    A quantised model is unpacked first, as it was while training: the update is right for those
+    weights, not for the original ones. Logits equal the adapter model's up to the rounding of the
+    sum to the recipe's type (1e-4 in fp32).
+    """
+    model = load_model(recipe.model, recipe.quantization)
+    if recipe.quantization:
+        model = model.dequantize()
+    model = load_adapter(model.to(torch.float32), adapter_dir)
+    merged: PreTrainedModel = model.merge_and_unload(safe_merge=True)
+    return merged.to(torch.bfloat16 if recipe.model.dtype == "bf16" else torch.float32)
+
+
+def _read_recipe(run_dir: Path) -> Recipe:
+    try:
+        return parse_recipe(json.loads((run_dir / "recipe.json").read_text("utf-8")))
+    except (OSError, ValueError):
+        raise ConfigError(f"{run_dir} is not a run directory (no readable recipe.json)") from None
+
+
+def _name_base(config_file: Path, model: ModelSection) -> None:
+    """Name the base as the recipe does, in place of the folder that it was loaded from."""
+    try:
+        config = json.loads(config_file.read_text("utf-8"))
+    except ValueError as error:
+        raise ConfigError(
+            f"{config_file.name} of the adapter is damaged ({error}); train again"
+        ) from None
+    config |= {"base_model_name_or_path": _public_name(model), "revision": model.revision or None}
+    config_file.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+
+
+def _public_name(model: ModelSection) -> str:
+    """Return a name that says nothing about this machine: of a directory, its last part."""
+    if model.is_hub_id or model.name.startswith((EMBEDDED_PREFIX, "s3://")):
+        return model.name
+    return Path(model.name).name
+
+
+def _card(recipe: Recipe, run_dir: Path, *, merge: bool) -> str:
+    base = _public_name(recipe.model)
+    hub = f"base_model: {base}\n" if recipe.model.is_hub_id else ""
+    if recipe.lora is None:
+        kind = "All weights"
+    else:
+        kind = "The merged model" if merge else "A LoRA adapter"
+    library = "peft" if recipe.lora and not merge else "transformers"
+    return (
+        f"---\n{hub}library_name: {library}\ntags: [grpo, rlvr]\n---\n\n"
+        f"# {recipe.name}\n\n{recipe.description}\n\n"
+        f"{kind} of `{base}`{f' at `{recipe.model.revision}`' if recipe.model.revision else ''}, "
+        f"trained by GRPO with verifiable rewards ({', '.join(recipe.rewards)}).\n"
+        f"Recipe `{recipe.hash}` lies beside this card.\n\n{_results(run_dir)}"
+    )
+
+
+def _results(run_dir: Path) -> str:
+    try:
+        evaluation: dict[str, Any] = json.loads((run_dir / "evaluation.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return "It has not been evaluated.\n"
+    return f"{evaluation['verdict']}\n\n{markdown(shots_table(evaluation))}\n"

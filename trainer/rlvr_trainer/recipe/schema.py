@@ -1,0 +1,547 @@
+"""The recipe: everything that decides what a run learns, as one frozen, validated tree.
+
+A recipe is a YAML file; `recipe_file` reads it. Here are only its fields and the rules between
+them. A rule that would fail minutes later on a GPU fails here: with what was got, what is wrong
+with it and what to do. Nothing in this module imports torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Annotated, Any, Literal, Self, Union
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from rlvr_trainer.recipe.suggest import did_you_mean
+
+BUILT_IN_REWARDS = ("format", "correctness")
+"""Rewards that a recipe may name without a function; `rewards.registry` builds them."""
+
+EMBEDDED_PREFIX = "embedded:"
+
+RunName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,22}[a-z0-9])?$")]
+PositiveInt = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+NOTHING_LEARNT_IN_ONE_STEP = (
+    "there is one step, and with a warm-up its learning rate is 0, so that nothing is learnt; set "
+    "training.warmup_ratio to 0, or train for more steps"
+)
+
+
+class Section(BaseModel):
+    """A part of the recipe: immutable, and closed to fields that it does not know."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class DataSection(Section):
+    """Where the rows come from and how they are split."""
+
+    train: str = ""
+    """Training rows: a path, `s3://bucket/key` or `hub://owner/name@revision?config=…&split=…`
+    (JSONL, a JSON array or Parquet). Empty: the task's own rows."""
+    test: str = ""
+    """Test rows, likewise. Empty: the task's own, or `test_fraction` of the training rows when
+    `train` is given."""
+    test_fraction: Fraction = 0.1
+    """Share of `train` that is held out for the test when `train` is given without `test`."""
+    validation_fraction: Fraction = 0.1
+    """Share of the training rows that validates during training, chosen by the seed."""
+    num_train_rows: PositiveInt | None = None
+    """Rows to generate (a generated task) or to keep at the most (a data set)."""
+    num_test_rows: PositiveInt | None = None
+    """Test rows to generate, or to keep at the most."""
+    num_exemplars: Annotated[int, Field(ge=0)] = 8
+    """Training rows set aside as the worked examples that open every prompt."""
+    select: tuple[str, ...] = ()
+    """Ids of the only rows to train on (`train-12`); empty: all."""
+    repeat_to_batch: bool = False
+    """Repeat the selected rows until they fill one generation batch."""
+    max_quarantined_fraction: Fraction = 0.01
+    """The data step fails when a larger share of the rows is unusable."""
+
+    @model_validator(mode="after")
+    def _repeats_a_selection(self) -> Self:
+        if self.repeat_to_batch and not self.select:
+            raise ValueError(
+                "repeat_to_batch: true without rows to repeat; name them in data.select"
+            )
+        return self
+
+
+class PromptSection(Section):
+    """How a row becomes a prompt. The header (all shots) is the same in every prompt."""
+
+    num_shots: Annotated[int, Field(ge=0)] = 8
+    """Worked examples before the question, while training."""
+    question_template: str = "Question: {question}\nSolution:"
+    """The question; `{question}` and any other column of the row may stand in it."""
+    solution_template: str = " {solution}\n#### The final answer is {answer}"
+    """What a worked example adds after its question."""
+    separator: str = "\n\n"
+    """Between two worked examples, and between the last one and the question."""
+    answer_marker: str = "#### The final answer is"
+    """Opens the line that gives the answer; verified to the letter."""
+    stop: str = "Question:"
+    """A line that starts with this ends the completion: the model runs on into a next question."""
+
+    @field_validator("question_template")
+    @classmethod
+    def _asks(cls, value: str) -> str:
+        if "{question}" not in value:
+            raise ValueError(
+                f"{value!r} does not hold {{question}}; add it where the question goes"
+            )
+        return value
+
+    @field_validator("stop", "answer_marker")
+    @classmethod
+    def _one_line(cls, value: str) -> str:
+        if not value.strip() or "\n" in value:
+            raise ValueError(f"{value!r} must be one line that is not blank")
+        return value
+
+    @field_validator("answer_marker")
+    @classmethod
+    def _opens_a_line(cls, value: str) -> str:
+        if value != value.lstrip():
+            raise ValueError(
+                f"{value!r} begins with a blank, and lines are read without blanks around them; "
+                f"write {value.lstrip()!r}"
+            )
+        return value
+
+
+class RewardSection(Section):
+    """One reward function and its weight in the sum."""
+
+    weight: float = 1.0
+    """Factor on what the function returns."""
+    function: str = ""
+    """`package.module:function` or `file.py:function` of your own; empty: ours of this name."""
+
+
+class ModelSection(Section):
+    """The model that is trained."""
+
+    name: str
+    """`embedded:smollm2-135m-instruct`, a hub id (`Qwen/Qwen2.5-0.5B`), a directory or `s3://…`."""
+    revision: str = ""
+    """The commit of a hub model; needed there, so that a run can be repeated."""
+    dtype: Literal["bf16", "fp32"] = "bf16"
+    """The type of the weights and of the computation."""
+    context_length: PositiveInt = 2048
+    """Prompt and completion together, in tokens; longer rows are quarantined."""
+
+    @model_validator(mode="after")
+    def _pinned(self) -> Self:
+        if self.is_hub_id and not self.revision:
+            raise ValueError(
+                f"name {self.name!r} is a hub id without a revision, and what it means can change; "
+                "set model.revision to a commit (a directory begins with / or ./)"
+            )
+        return self
+
+    @property
+    def is_hub_id(self) -> bool:
+        return not self.name.startswith((EMBEDDED_PREFIX, "s3://", "/", "./", "../", "~"))
+
+
+class LoraSection(Section):
+    """The adapter that learns while the model stays as it is."""
+
+    r: PositiveInt = 16
+    """Rank."""
+    alpha: PositiveInt = 16
+    """Scale: the update is multiplied by alpha / r."""
+    dropout: Fraction = 0.0
+    """Dropout on the adapter's input; above 0 the old and the new policy differ by chance."""
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+    )  # fmt: skip
+    """Linear layers that get an adapter, each by the end of its name."""
+
+    @field_validator("target_modules")
+    @classmethod
+    def _trainable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if any(target.rpartition(".")[2] == "lm_head" for target in value):
+            raise ValueError(
+                "an adapter on 'lm_head' would never be trained, because TRL computes "
+                "log-probabilities from its weight directly; leave it out"
+            )
+        return value
+
+
+class QuantizationSection(Section):
+    """QLoRA: the frozen weights in 4 bits (bitsandbytes)."""
+
+    type: Literal["nf4", "fp4"] = "nf4"
+    """The 4-bit code."""
+    double: bool = True
+    """Quantise the scales too."""
+    compute_dtype: Literal["bf16", "fp32"] = "bf16"
+    """The type that weights are unpacked to for a product."""
+    storage_dtype: Literal["bf16", "fp32", "uint8"] = "bf16"
+    """The type that packed weights are stored as; ZeRO-3 shards only floating types."""
+
+
+class SamplingSection(Section):
+    """How completions are drawn while training."""
+
+    num_generations: Annotated[int, Field(ge=2)] = 8
+    """Completions of one question: the group whose mean reward is the baseline."""
+    max_completion_tokens: PositiveInt = 256
+    """A completion is cut here."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """1: the policy itself."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """1: all of the distribution."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """0: all tokens."""
+    min_p: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Tokens less likely than this share of the likeliest one's probability are not drawn; 0: all
+    may be."""
+
+
+class TrainingSection(Section):
+    """The optimisation."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-5
+    """Peak learning rate of AdamW."""
+    num_epochs: Annotated[float, Field(gt=0)] = 1.0
+    """Passes over the training rows, unless `max_steps` is set."""
+    max_steps: PositiveInt | None = None
+    """Optimizer steps; takes precedence over `num_epochs`."""
+    per_device_batch_size: PositiveInt = 16
+    """Completions in one forward pass of one device."""
+    gradient_accumulation_steps: PositiveInt = 1
+    """Forward passes in one optimizer step."""
+    warmup_ratio: Fraction = 0.1
+    """Share of the steps in which the learning rate rises."""
+    lr_scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    """The learning rate's course after the warm-up."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """The gradient is clipped to this norm."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's decay."""
+    gradient_checkpointing: bool = True
+    """Recompute activations in the backward pass: less memory, a third more work."""
+    zero_stage: Literal[0, 2, 3] = 0
+    """DeepSpeed ZeRO when several processes train; 0: plain data parallelism."""
+    save_steps: PositiveInt = 50
+    """Optimizer steps between two committed checkpoints; the last step is always committed."""
+    keep_checkpoints: PositiveInt = 2
+    """Committed checkpoints that stay."""
+    validation_steps: PositiveInt | None = None
+    """Steps between two greedy evaluations of the validation rows; null: only after the last."""
+    num_validation_rows: Annotated[int, Field(ge=0)] = 64
+    """Validation rows that are evaluated, chosen by the seed; 0: none."""
+    max_verifier_failures: Fraction = 0.05
+    """The run fails when a larger share of the completions could not be verified."""
+
+    @model_validator(mode="after")
+    def _learns(self) -> Self:
+        if self.max_steps == 1 and self.begins_at_zero:
+            raise ValueError(NOTHING_LEARNT_IN_ONE_STEP)
+        return self
+
+    @property
+    def begins_at_zero(self) -> bool:
+        """Whether the first step has learning rate 0, as with any warm-up."""
+        return self.warmup_ratio > 0 and self.lr_scheduler != "constant"
+
+
+class PassAtKSection(Section):
+    """Sampled evaluation beside the greedy one."""
+
+    num_samples: PositiveInt = 16
+    """Completions drawn for each row, n."""
+    k: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 4, 16)
+    """The k of pass@k, each at most n."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Sampling temperature."""
+
+    @model_validator(mode="after")
+    def _enough_samples(self) -> Self:
+        if max(self.k) > self.num_samples:
+            raise ValueError(
+                f"pass@{max(self.k)} needs at least {max(self.k)} samples, num_samples is "
+                f"{self.num_samples}; raise num_samples or lower k"
+            )
+        return self
+
+
+class EvaluationSection(Section):
+    """The evaluation of the base and of the trained model: the same prompts, greedy."""
+
+    shots: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Numbers of shots to evaluate at; empty: the trained one."""
+    correct_by: str = "correctness"
+    """The reward by which a completion is correct: where it gives more than 0."""
+    num_rows: PositiveInt | None = None
+    """Test rows to evaluate, chosen by the seed; null: all of them."""
+    max_completion_tokens: PositiveInt | None = None
+    """A completion is cut here; null: as in training."""
+    batch_size: PositiveInt = 64
+    """Prompts in one batch."""
+    pass_at_k: PassAtKSection | None = None
+    """Also sample, and report pass@k."""
+
+    @field_validator("shots")
+    @classmethod
+    def _each_once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError(f"{list(value)} names a number twice; name each once")
+        return value
+
+
+class Recipe(Section):
+    """One run, from data to report."""
+
+    name: RunName
+    """Names the run and what it creates: at most 24 of a-z, 0-9 and -, no - at the ends."""
+    description: str = ""
+    """One sentence for people."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    """Decides the splits, the order of the rows, the adapter's start and the sampling."""
+    task: str = "gsm8k"
+    """`gsm8k`, `arithmetic`, `question-answer`, or `package.module:Class`, `file.py:Class`."""
+    data: DataSection = DataSection()
+    prompt: PromptSection = PromptSection()
+    rewards: dict[str, RewardSection] = {"format": RewardSection(), "correctness": RewardSection()}
+    """Their weighted sum is the reward; by default `format` and `correctness`. A file's replace
+    those of the one that it extends; `--set rewards.NAME.weight=…` changes one."""
+    model: ModelSection
+    lora: LoraSection | None = LoraSection()
+    """null: all weights are trained."""
+    quantization: QuantizationSection | None = None
+    """null: the model stays in its own type."""
+    sampling: SamplingSection = SamplingSection()
+    training: TrainingSection = TrainingSection()
+    grpo: dict[str, Any] = {}
+    """Other fields of TRL's GRPOConfig (`beta`, `loss_type`, `entropy_coef`, …), passed on."""
+    shared_prefix: Literal["on", "off"] = "on"
+    """Compute what prompts have in common once; off: plain TRL."""
+    evaluation: EvaluationSection = EvaluationSection()
+
+    @field_validator("rewards")
+    @classmethod
+    def _rewarded(cls, value: dict[str, RewardSection]) -> dict[str, RewardSection]:
+        if not value:
+            raise ValueError("no reward, and so nothing to learn; name at least one")
+        for name, reward in value.items():
+            if not reward.function and name not in BUILT_IN_REWARDS:
+                raise ValueError(
+                    f"{name!r} is not a reward of ours ({', '.join(BUILT_IN_REWARDS)})"
+                    f"{did_you_mean(name, BUILT_IN_REWARDS)}; for your own, set rewards.{name}.function"
+                )
+        return value
+
+    @field_validator("grpo")
+    @classmethod
+    def _known_to_trl(cls, value: dict[str, Any]) -> dict[str, Any]:
+        fields = grpo_fields()
+        for name in value:
+            if name in OWNED_GRPO_FIELDS:
+                raise ValueError(f"{name!r} is ours; set {OWNED_GRPO_FIELDS[name]} instead")
+            if name not in fields:
+                raise ValueError(
+                    f"{name!r} is not a field of TRL's GRPOConfig{did_you_mean(name, fields)}"
+                )
+        value = {name: _of_type(name, fields[name], given) for name, given in value.items()}
+        if "repetition_penalty" in value and not value.get("use_vllm"):
+            raise ValueError(
+                "'repetition_penalty' is for vLLM, and completions are drawn by us; leave it out "
+                "or set grpo.use_vllm to true"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        shots, exemplars = (
+            max((*self.evaluated_shots, self.prompt.num_shots)),
+            self.data.num_exemplars,
+        )
+        if shots > exemplars:
+            raise ValueError(
+                f"{shots} shots, but data.num_exemplars sets only {exemplars} rows aside; "
+                f"raise it to {shots} or lower the shots"
+            )
+        batch, group = self.device_generation_batch_size, self.sampling.num_generations
+        if batch % group:
+            raise ValueError(
+                f"a batch of {batch} completions (training.per_device_batch_size × "
+                "gradient_accumulation_steps) is not divisible by sampling.num_generations = "
+                f"{group}; take {batch - batch % group or group} or {batch + group - batch % group}"
+            )
+        for where, tokens in (
+            ("sampling", self.sampling.max_completion_tokens),
+            ("evaluation", self.evaluation_max_completion_tokens),
+        ):
+            if tokens >= self.model.context_length:
+                raise ValueError(
+                    f"{where}.max_completion_tokens = {tokens} leaves no room for a prompt in "
+                    f"model.context_length = {self.model.context_length}; lower it"
+                )
+        marker, stop = self.prompt.answer_marker, self.prompt.stop
+        if self._reads_marker and (marker.startswith(stop) or stop.startswith(marker)):
+            raise ValueError(
+                f"prompt.stop = {stop!r} and prompt.answer_marker = {marker!r} begin the same "
+                "line, so that a completion ends before its answer and is never rewarded; take "
+                "another stop, which begins the next question"
+            )
+        judge = self.evaluation.correct_by
+        if judge not in {*self.rewards, "correctness"}:
+            raise ValueError(
+                f"evaluation.correct_by = {judge!r} is not one of the rewards "
+                f"({', '.join(self.rewards)}){did_you_mean(judge, self.rewards)}"
+            )
+        if self.grpo.get("use_vllm"):
+            self._fits_vllm()
+        if self.quantization and not self.lora:
+            raise ValueError("quantization without lora: 4-bit weights cannot be trained; add lora")
+        return self
+
+    def _fits_vllm(self) -> None:
+        if self.quantization:
+            raise ValueError(
+                "grpo.use_vllm with quantization: TRL cannot send 4-bit weights to vLLM; leave one "
+                "of them out (the shipped recipe gsm8k-bf16 trains without quantization)"
+            )
+        sampling = self.sampling
+        truncated = [
+            f"{name} = {value:g}"
+            for name, value, off in (
+                ("top_p", sampling.top_p, 1.0),
+                ("top_k", sampling.top_k, 0),
+                ("min_p", sampling.min_p, 0.0),
+            )
+            if value != off
+        ]
+        if truncated and self.grpo.get("vllm_importance_sampling_correction", True):
+            raise ValueError(
+                f"grpo.use_vllm with sampling.{', sampling.'.join(truncated)}: vLLM's "
+                "log-probabilities are of the tokens that are left, TRL 1.16's of all, so that its "
+                "importance ratios are too small by the share that is cut off; leave out what "
+                "truncates, or grpo.use_vllm"
+            )
+
+    @property
+    def _reads_marker(self) -> bool:
+        """True where a reward of ours, which reads the answer's line, rewards or judges."""
+        names = {*self.rewards, self.evaluation.correct_by}
+        return any(name not in self.rewards or not self.rewards[name].function for name in names)
+
+    @property
+    def evaluated_shots(self) -> tuple[int, ...]:
+        return self.evaluation.shots or (self.prompt.num_shots,)
+
+    @property
+    def evaluation_max_completion_tokens(self) -> int:
+        return self.evaluation.max_completion_tokens or self.sampling.max_completion_tokens
+
+    @property
+    def device_generation_batch_size(self) -> int:
+        """Completions that one device generates for one optimizer step."""
+        return self.training.per_device_batch_size * self.training.gradient_accumulation_steps
+
+    @property
+    def hash(self) -> str:
+        """Twelve hex digits of everything that decides the outcome (not the description)."""
+        canonical = self.model_dump_json(exclude={"description"})
+        ordered = json.dumps(json.loads(canonical), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(ordered.encode()).hexdigest()[:12]
+
+
+OWNED_GRPO_FIELDS: Mapping[str, str] = {
+    "output_dir": "the run directory (--run-dir)",
+    "seed": "seed",
+    "data_seed": "seed",
+    "num_generations": "sampling.num_generations",
+    "max_completion_length": "sampling.max_completion_tokens",
+    "temperature": "sampling.temperature",
+    "top_p": "sampling.top_p",
+    "top_k": "sampling.top_k",
+    "min_p": "sampling.min_p",
+    "reward_weights": "rewards.NAME.weight",
+    "learning_rate": "training.learning_rate",
+    "num_train_epochs": "training.num_epochs",
+    "max_steps": "training.max_steps",
+    "per_device_train_batch_size": "training.per_device_batch_size",
+    "gradient_accumulation_steps": "training.gradient_accumulation_steps",
+    "warmup_steps": "training.warmup_ratio",
+    "lr_scheduler_type": "training.lr_scheduler",
+    "max_grad_norm": "training.max_grad_norm",
+    "weight_decay": "training.weight_decay",
+    "gradient_checkpointing": "training.gradient_checkpointing",
+    "deepspeed": "training.zero_stage",
+    "fsdp": "training.zero_stage",
+    "fsdp_config": "training.zero_stage",
+    "ds3_gather_for_generation": "nothing: every rank gathers the weights to draw completions",
+    "bf16": "model.dtype",
+    "fp16": "model.dtype",
+    "save_strategy": "training.save_steps",
+    "save_steps": "training.save_steps",
+    "save_total_limit": "training.keep_checkpoints",
+    "eval_strategy": "training.validation_steps",
+    "eval_steps": "training.validation_steps",
+    "logging_steps": "nothing: every step is logged in metrics.jsonl",
+    "logging_strategy": "nothing: every step is logged in metrics.jsonl",
+    "remove_unused_columns": "nothing: rewards see every column",
+    "use_cpu": "nothing: a GPU is used where there is one",
+    "generation_kwargs": "sampling",
+    "trust_remote_code": "nothing: a model's own code is not run",
+    "cache_implementation": "nothing: completions are drawn by us or by vLLM",
+    "use_transformers_continuous_batching": "grpo.use_vllm",
+    "transformers_continuous_batching_config": "grpo.use_vllm",
+}
+"""GRPOConfig's fields that a section of the recipe owns, and where each is set."""
+
+
+_SCALARS = {"bool": bool, "int": int, "float": float, "str": str, "None": None}
+
+
+def _of_type(name: str, declared: str, value: Any) -> Any:
+    """`value` as the type that GRPOConfig declares; as it is where that is more than scalars.
+
+    A quoted type is one of the texts that TRL knows; GRPOConfig itself takes any.
+    """
+    kinds = declared.split(" | ")
+    if not all(kind in _SCALARS or kind.startswith("'") for kind in kinds):
+        return value
+    known: Any = Union[  # noqa: UP007
+        tuple(_SCALARS[kind] if kind in _SCALARS else Literal[kind.strip("'")] for kind in kinds)
+    ]
+    try:
+        return TypeAdapter(known, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
+    except ValidationError:
+        texts = [kind.strip("'") for kind in kinds if kind not in _SCALARS]
+        raise ValueError(
+            f"{name!r} is {declared} in TRL's GRPOConfig, got {value!r}"
+            f"{did_you_mean(str(value), texts)}"
+        ) from None
+
+
+@cache
+def grpo_fields() -> Mapping[str, str]:
+    """Name and type of each field of the pinned GRPOConfig, read without importing torch."""
+    text = files("rlvr_trainer").joinpath("grpo_fields.json").read_text("utf-8")
+    fields: dict[str, str] = json.loads(text)
+    return fields

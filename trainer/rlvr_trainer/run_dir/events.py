@@ -1,0 +1,69 @@
+"""The events of a run: one JSON object a line in `metrics.jsonl`, read by terminal, log and report.
+
+Every event has `time` (seconds since 1970), `event` and, where it has one, `step`:
+
+    phase       phase, state (started | finished | failed | reused), and what it found
+    step        an optimizer step: numbers by TRL's own names, and max_steps
+    evaluation  phase, done, total, and at the end accuracy and format
+    checkpoint  a committed checkpoint: path
+    failure     the cause that ends the run: phase, message, exit_code
+
+The phases are `prepare`, `evaluate-base`, `train`, `evaluate-trained` and `report`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rlvr_trainer.storage.atomic_files import disk_error
+
+EVENTS_VARIABLE = "RLVR_EVENTS"
+"""Environment variable that names the file to which every process of a run appends."""
+
+
+def emit(event: str, **fields: Any) -> None:
+    """Append one event to the file named by RLVR_EVENTS; without it, do nothing.
+
+    A line is written in one call, so that processes may append side by side. Raises PlatformError
+    for a full or broken disk, ConfigError for a file that cannot be written.
+    """
+    path = os.environ.get(EVENTS_VARIABLE)
+    if not path:
+        return
+    line = json.dumps({"time": round(time.time(), 3), "event": event, **fields}) + "\n"
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line)
+    except OSError as error:
+        raise disk_error(Path(path), error) from error
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """All whole events of a file, in order; a step trained again after a resume counts once."""
+    if not path.is_file():
+        return []
+    events = list(parse_events(path.read_bytes().splitlines()))
+    latest = {
+        event["step"]: index for index, event in enumerate(events) if event["event"] == "step"
+    }
+    return [
+        event
+        for index, event in enumerate(events)
+        if event["event"] != "step" or latest[event["step"]] == index
+    ]
+
+
+def parse_events(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """Yield the events among the lines."""
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue  # the last line of a process that was killed
+        if isinstance(event, dict) and "event" in event:
+            yield event

@@ -1,0 +1,213 @@
+"""Committed checkpoints of a run directory in S3, written by nodes with disks of their own.
+
+    checkpoints/
+        step-10.attempt-1f0c9a2e/   files of all nodes, and COMMITTED.json
+        step-20.attempt-77e0b3d4/   without its marker: cut short, never read
+
+Under ZeRO each node's disk holds the shards of its own ranks. Each node uploads what no node before
+it holds; rank 0 gathers sizes and hashes of all and then puts the marker, which S3 creates once.
+A save of another attempt has another prefix, so that files of two attempts never mix.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from rlvr_trainer.errors import CheckpointError, PlatformError, RLVRError
+from rlvr_trainer.recipe.trajectory import TRAJECTORY, Trajectory, parse_trajectory
+from rlvr_trainer.run_dir import checkpoint
+from rlvr_trainer.run_dir.checkpoint import Checkpoint, Files
+from rlvr_trainer.storage.atomic_files import disk_error
+from rlvr_trainer.storage.open import Storage, safe_key
+
+logger = logging.getLogger(__name__)
+
+RUN_URI_VARIABLE = "RLVR_RUN_URI"
+"""Set by launch where the run directory on this disk is a copy: the one that counts."""
+
+FOLDER = "checkpoints"
+STEP_KEY = re.compile(rf"({FOLDER}/step-([0-9]+)(?:\.attempt-\w+)?)/")
+MARKER_KEY = re.compile(rf"{STEP_KEY.pattern}{checkpoint.MARKER}$")
+
+Gather = Callable[[Any], list[Any]]
+"""Called by every process with its own value; returns those of all, in the order of ranks."""
+
+
+def upload(
+    staged: Path,
+    files: Files,
+    storage: Storage,
+    gather: Gather,
+    *,
+    rank: int,
+    step: int,
+    world_size: int,
+) -> str:
+    """Commit what the nodes staged; called by all processes, returns the checkpoint's folder.
+
+    `files` describes what is in `staged`; one process of each node gives it, the others nothing.
+    Raises PlatformError or ConfigError on the node that cannot upload, and PlatformError on the
+    others.
+    """
+    folder = f"{FOLDER}/step-{step}.attempt-{uuid4().hex[:8]}"
+    gathered = gather((folder, files))
+    folder = str(gathered[0][0])
+    before = {name for _, others in gathered[:rank] for name in others}
+    _together(gather, lambda: _upload_files(storage, staged, folder, files.keys() - before))
+    every: dict[str, Any] = {}
+    for _, each in gathered:
+        every = {**each, **every}  # of a file that two nodes have, the first one's counts
+    marker = {
+        "step": step,
+        "world_size": world_size,
+        "time": round(time.time(), 3),
+        "files": every,
+    }
+    _together(gather, lambda: _put_marker(storage, folder, marker) if rank == 0 else None)
+    return folder
+
+
+def download_newest(storage: Storage, checkpoints: Path) -> Checkpoint | None:
+    """Copy the newest valid checkpoint to `checkpoints`/step-N, or None when none was committed.
+
+    Damaged ones are passed over with a warning. Raises CheckpointError when none of several is
+    valid.
+    """
+    damaged = []
+    for step, folder, marker in _committed(storage):
+        target = checkpoints / f"step-{step}"
+        try:
+            return _download(storage, folder, marker, target)
+        except CheckpointError as error:
+            logger.warning("passed over: %s", error)
+            damaged.append(folder.removeprefix(f"{FOLDER}/"))
+            shutil.rmtree(target, ignore_errors=True)
+    if damaged:
+        raise CheckpointError(
+            f"no checkpoint in {storage.uri}/{FOLDER} is valid ({', '.join(damaged)} are damaged); "
+            "restore one of them, or remove the folder to train from the start"
+        )
+    return None
+
+
+def committed_step(storage: Storage) -> int:
+    """The newest committed step of a run directory, here or in S3; 0 before the first."""
+    markers = (MARKER_KEY.match(key) for key in storage.list(FOLDER))
+    return max((int(match[2]) for match in markers if match), default=0)
+
+
+def newest_trajectory(storage: Storage) -> Trajectory | None:
+    """Return what the newest checkpoint belongs to, or None where nothing is committed.
+
+    Raises CheckpointError, PlatformError.
+    """
+    for _, folder, _ in _committed(storage)[:1]:
+        where = f"{storage.uri}/{folder}/{TRAJECTORY}"
+        try:
+            return parse_trajectory(
+                storage.read_bytes(f"{folder}/{TRAJECTORY}").decode(), origin=where
+            )
+        except FileNotFoundError:
+            raise CheckpointError(
+                f"{where} does not exist, so that what was trained is not known; train in another "
+                "run directory"
+            ) from None
+    return None
+
+
+def prune(storage: Storage, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints, and older ones that were cut short.
+
+    An identity that may not delete keeps them all. What fails is left to the prune after the next
+    commit: what was just committed is worth more than what is pruned.
+    """
+    try:
+        for key in _doomed(storage, keep):
+            storage.delete(key)
+    except (RLVRError, FileNotFoundError) as error:
+        logger.warning("older checkpoints are kept: %s", error)
+
+
+def _doomed(storage: Storage, keep: int) -> list[str]:
+    """Keys to delete, in this order."""
+    committed = _committed(storage)
+    kept = {folder for _, folder, _ in committed[:keep]}
+    newest_step = committed[0][0] if committed else 0
+    doomed = [
+        key
+        for key in storage.list(FOLDER)
+        if (match := STEP_KEY.match(key)) and match[1] not in kept and int(match[2]) <= newest_step
+    ]
+    # markers first, so that a half-removed one is never taken for damaged
+    return sorted(doomed, key=lambda key: not key.endswith(f"/{checkpoint.MARKER}"))
+
+
+def _upload_files(storage: Storage, staged: Path, folder: str, names: Iterable[str]) -> None:
+    for name in sorted(names):
+        storage.upload_file(staged / name, f"{folder}/{name}")
+
+
+def _put_marker(storage: Storage, folder: str, marker: dict[str, Any]) -> None:
+    text = json.dumps(marker, indent=1)
+    if not storage.put_if_absent(f"{folder}/{checkpoint.MARKER}", text.encode()):
+        raise PlatformError(f"{storage.uri}/{folder} was committed by another process")
+
+
+def _together(gather: Gather, action: Callable[[], None]) -> None:
+    """Do it on every process, and go on only when it worked on all: none is left waiting."""
+    error: RLVRError | None = None
+    try:
+        action()
+    except RLVRError as caught:
+        error = caught
+    causes = [cause for cause in gather(str(error) if error else None) if cause]
+    if error:
+        raise error
+    if causes:
+        raise PlatformError(f"another node failed to commit a checkpoint: {causes[0]}")
+
+
+def _committed(storage: Storage) -> list[tuple[int, str, bytes]]:
+    """(step, folder, marker) of the committed checkpoints, newest first."""
+    found = []
+    for key in storage.list(FOLDER):
+        match = MARKER_KEY.match(key)
+        if match:
+            marker = storage.read_bytes(key)
+            found.append((int(match[2]), _time(marker), match[1], marker))
+    return [(step, folder, marker) for step, _, folder, marker in sorted(found, reverse=True)]
+
+
+def _time(marker: bytes) -> float:
+    try:
+        return float(json.loads(marker)["time"])
+    except (ValueError, KeyError, TypeError):
+        return 0.0
+
+
+def _download(storage: Storage, folder: str, marker: bytes, target: Path) -> Checkpoint:
+    shutil.rmtree(target, ignore_errors=True)
+    try:
+        names = list(json.loads(marker)["files"])
+        for name in names:
+            path = target / safe_key(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            storage.download_file(f"{folder}/{name}", path)
+        (target / checkpoint.MARKER).write_bytes(marker)
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{storage.uri}/{folder}/{checkpoint.MARKER} is damaged ({error})"
+        ) from None
+    except FileNotFoundError as error:
+        raise CheckpointError(str(error)) from None
+    except OSError as error:
+        raise disk_error(target, error) from error
+    return checkpoint.verify(target)

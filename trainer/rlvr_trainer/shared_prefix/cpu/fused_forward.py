@@ -1,0 +1,248 @@
+"""A model's forward as generation on a CPU wants it: adapters merged, projections fused.
+
+A decode step is a few tokens through every weight. Module by module it is hundreds of small
+operations, most of them an adapter's; fused it is four multiplications a layer. All is in float32;
+but where the CPU has AMX, a bfloat16 model multiplies and attends in bfloat16, with its adapters
+beside their weights, for a merge would round them away. Activations have a token in each column: a
+weight times 16 to 128 columns takes two thirds of the time of as many rows times its transpose, if
+the columns are whole blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rlvr_trainer.shared_prefix.adapters import (
+    Adapter,
+    CannotMerge,
+    active_adapters,
+    merge_adapters,
+)
+from rlvr_trainer.shared_prefix.cpu.kernels import product_dtype
+from rlvr_trainer.shared_prefix.cpu.merged_linear import Float32Linear
+from rlvr_trainer.shared_prefix.registration import SharedAttention
+
+_BLOCK = 8  # columns; 63 take half as long again as 64
+
+
+@dataclass(frozen=True)
+class _Linear:
+    weight: Tensor  # (out + R, in): under the layer's own rows `down` of the adapters beside it
+    up: Tensor | None  # (out, R) float32, in which thin products are fastest
+    bias: Tensor | None  # (out,) float32
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(in, N) → (out, N) float32."""
+        out = (self.weight @ x.to(self.weight.dtype)).float()
+        if self.up is not None:
+            rows = len(self.up)
+            out = out[:rows].addmm_(self.up, out[rows:])
+        return out if self.bias is None else out.add_(self.bias[:, None])
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A linear layer's weight (out, in) and bias, and the adapters that stay beside them."""
+
+    weight: Tensor
+    bias: Tensor | None
+    adapters: Sequence[Adapter]
+
+
+@dataclass(frozen=True)
+class _Norm:
+    weight: Tensor
+    epsilon: float
+
+    def __call__(self, x: Tensor, dim: int = 0) -> Tensor:
+        """Of what lies along `dim`, the columns if not told."""
+        weight = self.weight if dim == -1 else self.weight[:, None]
+        scale = torch.rsqrt(x.square().mean(dim, keepdim=True).add_(self.epsilon))
+        return (x * scale).mul_(weight)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    before_attention: _Norm
+    query_key_value: _Linear
+    query_key_norm: _Norm | None  # of each head
+    attention_out: _Linear
+    before_mlp: _Norm
+    gate_up: _Linear
+    activation: nn.Module
+    down: _Linear
+    num_heads: int
+    num_kv_heads: int
+    scale: float
+
+
+class CannotFuse(Exception):
+    """A module here has no exact fused form; run the model's own forward instead."""
+
+
+class FusedForward:
+    """The forward of a Llama, Qwen2 or Qwen3 model over a packed row, from copies of its weights.
+
+    The copies are those of the policy when it was made; make another after a training step.
+    """
+
+    def __init__(self, model: Any) -> None:
+        """`model`: the transformers model, with adapters in its linear layers or without.
+
+        Raises CannotFuse for a module whose weights cannot be copied or merged exactly.
+        """
+        inner = model.model
+        self.dtype = product_dtype(model.dtype)
+        if type(inner.embed_tokens) is not nn.Embedding:
+            raise CannotFuse(f"the embedding is {type(inner.embed_tokens).__name__}")
+        self.embedding: Tensor = inner.embed_tokens.weight
+        self.rotary = inner.rotary_emb
+        self.layers = [_layer(layer, self.dtype) for layer in inner.layers]
+        self.norm = _norm(inner.norm)
+        self.head = _fused(self.dtype, model.lm_head)
+
+    def __call__(
+        self, ids: Tensor, positions: Tensor, attention: SharedAttention, keep: Tensor
+    ) -> Tensor:
+        """Logits (K, V) at the indices `keep` (K,) of a row of tokens (N,) at positions (N,)."""
+        x = functional.embedding(_whole_blocks(ids), self.embedding).float().t().contiguous()
+        cos, sin = self.rotary(x, positions[None])  # (1, N, D)
+        cos, sin = cos[0, :, None], _signed(sin[0, :, None])
+        for index, layer in enumerate(self.layers):
+            x = _forward(layer, self.dtype, index, x, cos, sin, attention)
+        return self.head(self.norm(x[:, _whole_blocks(keep)])).t()[: len(keep)].contiguous()
+
+
+def _whole_blocks(x: Tensor) -> Tensor:
+    """x (N, …) with zeros after it, to whole blocks."""
+    extra = -len(x) % _BLOCK
+    return torch.cat((x, x.new_zeros(extra, *x.shape[1:]))) if extra else x
+
+
+def _forward(
+    layer: _Layer,
+    dtype: torch.dtype,
+    index: int,
+    x: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    attention: SharedAttention,
+) -> Tensor:
+    """A layer over x (E, N and the rest of a block), with cos and sin (N, 1, D)."""
+    n, _, d = cos.shape
+    heads, kv_heads = layer.num_heads, layer.num_kv_heads
+    # From here to the end of the attention a token in each row.
+    qkv = layer.query_key_value(layer.before_attention(x))[:, :n].t().contiguous()
+    qk, v = qkv.view(n, heads + 2 * kv_heads, d).split((heads + kv_heads, kv_heads), 1)
+    if layer.query_key_norm:
+        qk = layer.query_key_norm(qk, -1)
+    q, k = _rotate(qk, cos, sin).split((heads, kv_heads), 1)
+    q, k, v = (part.to(dtype).transpose(0, 1)[None] for part in (q, k, v))
+    mixed = attention.attend(index, q, k, v, layer.scale)  # (1, H, N, D)
+    mixed = _whole_blocks(mixed[0].transpose(0, 1).reshape(n, heads * d))
+    x = layer.attention_out(mixed.t()).add_(x)
+    gate, up = layer.gate_up(layer.before_mlp(x)).chunk(2)
+    return layer.down(layer.activation(gate) * up).add_(x)
+
+
+def _rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
+    """Rotary position embedding of x (N, H, D)."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), signed_sin)
+
+
+def _signed(sin: Tensor) -> Tensor:
+    """The sine with the sign that rotating by halves gives to what it multiplies."""
+    first, second = sin.chunk(2, -1)
+    return torch.cat((-first, second), -1)
+
+
+def _layer(layer: Any, dtype: torch.dtype) -> _Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+    config = attention.config
+    return _Layer(
+        before_attention=_norm(layer.input_layernorm),
+        query_key_value=_fused(dtype, attention.q_proj, attention.k_proj, attention.v_proj),
+        query_key_norm=_query_key_norm(attention),
+        attention_out=_fused(dtype, attention.o_proj),
+        before_mlp=_norm(layer.post_attention_layernorm),
+        gate_up=_fused(dtype, mlp.gate_proj, mlp.up_proj),
+        activation=mlp.act_fn,
+        down=_fused(dtype, mlp.down_proj),
+        num_heads=config.num_attention_heads,
+        num_kv_heads=config.num_key_value_heads,
+        scale=attention.scaling,
+    )
+
+
+def _query_key_norm(attention: Any) -> _Norm | None:
+    """The norms of queries and keys as one, with weights (H + KV, D)."""
+    if getattr(attention, "q_norm", None) is None:
+        return None
+    config, q, k = attention.config, _norm(attention.q_norm), _norm(attention.k_norm)
+    counts = (config.num_attention_heads, config.num_key_value_heads)
+    weights = [n.weight.expand(count, -1) for n, count in zip((q, k), counts, strict=True)]
+    return _Norm(torch.cat(weights), q.epsilon)
+
+
+def _norm(module: Any) -> _Norm:
+    if not type(module).__name__.endswith("RMSNorm"):
+        raise CannotFuse(f"a norm is {type(module).__name__}")
+    return _Norm(module.weight.float(), module.variance_epsilon)
+
+
+def _fused(dtype: torch.dtype, *modules: nn.Module) -> _Linear:
+    """The layers side by side: one input, their outputs one after the other."""
+    parts = [_part(module, dtype) for module in modules]
+    bias = None
+    if any(part.bias is not None for part in parts):
+        bias = torch.cat(
+            [p.weight.new_zeros(len(p.weight)).float() if p.bias is None else p.bias for p in parts]
+        )
+    rows = [part.weight for part in parts]
+    downs = [adapter.down.to(dtype) for part in parts for adapter in part.adapters]
+    return _Linear(
+        torch.cat((*rows, *downs)) if len(rows) + len(downs) > 1 else rows[0],
+        torch.block_diag(*(_up(part) for part in parts)) if downs else None,
+        bias,
+    )
+
+
+def _up(part: _Part) -> Tensor:
+    """`up` of all the part's adapters, (out, sum of their r)."""
+    none = part.weight.new_zeros(len(part.weight), 0).float()
+    return torch.cat(
+        [none, *(adapter.up.float() * adapter.scaling for adapter in part.adapters)], 1
+    )
+
+
+def _part(module: Any, dtype: torch.dtype) -> _Part:
+    if not isinstance(module, LoraLayer):
+        return _plain(module, dtype)
+    plain = _plain(module.base_layer, dtype)
+    try:
+        adapters = active_adapters(module)
+    except CannotMerge as error:
+        raise CannotFuse(str(error)) from error
+    weight, beside = merge_adapters(plain.weight, adapters)
+    return _Part(weight, plain.bias, beside)
+
+
+def _plain(module: Any, dtype: torch.dtype) -> _Part:
+    """A linear layer without adapters, dequantised."""
+    weight = module.weight
+    if type(module).__name__ == "Linear4bit":
+        from bitsandbytes.functional import dequantize_4bit
+
+        weight = dequantize_4bit(weight.data, weight.quant_state)
+    elif type(module) not in (nn.Linear, Float32Linear):
+        raise CannotFuse(f"a linear layer is {type(module).__name__}")
+    if weight.shape != (module.out_features, module.in_features) or weight.device.type != "cpu":
+        raise CannotFuse("a weight is sharded or lies elsewhere")
+    return _Part(weight.to(dtype), None if module.bias is None else module.bias.float(), [])

@@ -1,0 +1,33 @@
+"""Judge gold completions before a model is loaded, to find a broken reward early."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rlvr_trainer.errors import ConfigError
+from rlvr_trainer.rewards.registry import Reward, Unverifiable
+from rlvr_trainer.tasks.base import Row
+from rlvr_trainer.tasks.prompt import PromptLayout
+
+NUM_TRIED = 8
+"""Rows on which rewards are tried before they are used."""
+
+
+def try_rewards(rewards: Mapping[str, Reward], layout: PromptLayout, rows: Sequence[Row]) -> None:
+    """Judge the gold completions of the first rows, to find a broken reward before it is needed.
+
+    Raises ConfigError for a reward that fails on half of them or more.
+    """
+    tried = rows[:NUM_TRIED]
+    for reward in rewards.values():
+        failures: list[Unverifiable] = []
+        for row in tried:
+            try:
+                reward.verify(layout.completion(row), row.columns)
+            except Unverifiable as error:
+                failures.append(error)
+        if failures and 2 * len(failures) >= len(tried):
+            raise ConfigError(
+                f"{failures[0]} and its gold completion, as on {len(failures)} of {len(tried)} "
+                "rows tried; mend it: a reward takes (completion, row) and returns a number"
+            ) from failures[0]
