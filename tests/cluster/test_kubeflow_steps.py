@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import yaml
 
+from rlvr_components.pipeline_run import LaunchSettings, write_settings
 from rlvr_components.platform.settings import Platform
-from rlvr_components.steps.pipeline_run import LaunchSettings, write_settings
 from rlvr_pipelines.pipeline.package import compile_package
 from rlvr_trainer.data import prepare
 from rlvr_trainer.recipe.reader import load_recipe

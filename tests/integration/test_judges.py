@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from rlvr_components.preflight.check_step import check
 from rlvr_components.preflight.form import Form
+from rlvr_components.steps.check_step import check
 from rlvr_trainer import api
 from rlvr_trainer.data import load_rows
 from rlvr_trainer.evaluation.outcome import read_samples

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from rlvr_trainer.api import prepare
 from rlvr_trainer.api import train as train_here
 from rlvr_trainer.errors import CheckpointError, Diverged, RewardError, RLVRError
+from rlvr_trainer.export import merged_model, publish
 from rlvr_trainer.models import load_adapter, load_model, load_tokenizer
-from rlvr_trainer.models.export import merged_model, publish
 from rlvr_trainer.recipe.reader import load_recipe, parse_recipe
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.run_dir.events import read_events

@@ -7,10 +7,10 @@ from typing import Any
 
 from rlvr_components.jobs.kinds import KINDS, Api, kind_of, missing_rights
 from rlvr_components.kubernetes.api_errors import ObjectNotFound
+from rlvr_components.pipeline_run import Place
 from rlvr_components.platform.quantity import parse_quantity
 from rlvr_components.platform.settings import Platform
 from rlvr_components.preflight.form import PLATFORM_KEY, PLATFORM_MAP
-from rlvr_components.steps.pipeline_run import Place
 from rlvr_trainer.errors import ConfigError
 
 INSTALL = {

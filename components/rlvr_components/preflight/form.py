@@ -14,9 +14,9 @@ from uuid import uuid4
 
 import yaml
 
+from rlvr_components.pipeline_run import Place
 from rlvr_components.platform.settings import Platform
 from rlvr_components.platform.settings_file import parse_platform
-from rlvr_components.steps.pipeline_run import Place
 from rlvr_trainer.errors import ConfigError, RLVRError
 from rlvr_trainer.recipe.reader import load_recipe, shipped_recipes
 from rlvr_trainer.recipe.schema import Recipe

@@ -88,8 +88,8 @@ def check(
     """
     from pathlib import Path
 
-    from rlvr_components.preflight.check_step import check
     from rlvr_components.preflight.form import Form
+    from rlvr_components.steps.check_step import check
     from rlvr_components.steps.step_process import attempt
 
     with attempt("check"):

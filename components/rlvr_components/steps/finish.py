@@ -6,7 +6,7 @@ import json
 import logging
 from typing import Any
 
-from rlvr_components.steps.pipeline_run import (
+from rlvr_components.pipeline_run import (
     default_storage,
     in_kubeflow,
     may_have_live_jobs,

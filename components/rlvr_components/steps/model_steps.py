@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rlvr_components.pipeline_run import run_folder
 from rlvr_components.steps import remote_step
 from rlvr_components.steps.local_training import last_numbers, run_training
-from rlvr_components.steps.pipeline_run import run_folder
 from rlvr_components.steps.remote_step import EvaluateStep, open_site
 from rlvr_trainer import api
 from rlvr_trainer.evaluation.outcome import Shares, headline, write_samples

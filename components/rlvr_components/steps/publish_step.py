@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from rlvr_components.steps.pipeline_run import run_id
+from rlvr_components.pipeline_run import run_id
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.storage.atomic_files import write_text
 from rlvr_trainer.storage.open import open_storage
@@ -18,7 +18,7 @@ def publish(recipe: Recipe, adapter_dir: Path, evaluation: Path, uri: str, *, me
     Each run has a folder of its own, so that none replaces what another one published.
     Raises ConfigError, PlatformError.
     """
-    from rlvr_trainer.models.export import publish as publish_run
+    from rlvr_trainer.export import publish as publish_run
 
     with tempfile.TemporaryDirectory() as temporary:
         run_dir, model = Path(temporary, "run"), Path(temporary, "model")

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from rlvr_components.jobs import JobSpec, Step
 from rlvr_components.jobs.pods import cluster_job, launch_command
-from rlvr_components.steps.pipeline_run import (
+from rlvr_components.pipeline_run import (
     LaunchSettings,
     in_kubeflow,
     owner_of_jobs,

@@ -8,9 +8,10 @@ from typing import Any
 import yaml
 
 from rlvr_trainer import __version__
+from rlvr_trainer.evaluation.comparison_tables import shots_table
 from rlvr_trainer.evaluation.outcome import headline_entry, is_significant
 from rlvr_trainer.recipe.schema import Recipe
-from rlvr_trainer.tables import markdown, shots_table
+from rlvr_trainer.tables import markdown
 
 
 def is_better(evaluation: Mapping[str, Any]) -> bool:

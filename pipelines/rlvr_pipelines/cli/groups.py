@@ -11,7 +11,7 @@ from typing import Any, cast
 import click
 from click.core import ParameterSource
 
-from rlvr_pipelines.cli.access_options import (
+from rlvr_pipelines.access_options import (
     COOKIES_VARIABLE,
     ENDPOINT_VARIABLE,
     TOKEN_PATH_VARIABLE,

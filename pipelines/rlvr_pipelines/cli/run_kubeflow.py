@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rlvr_pipelines.cli.access_options import UI_VARIABLE, Access
+from rlvr_pipelines.access_options import UI_VARIABLE, Access
 from rlvr_pipelines.cli.exit import EXIT_INTERRUPTED
 from rlvr_pipelines.cli.groups import JobOptions, grouped
 from rlvr_pipelines.cli.options import Command, print_json
@@ -60,7 +60,7 @@ def run_on_kubeflow(
     output: str,
 ) -> None:
     """Start the run and say where it is seen; with --wait, follow it and end as it ends."""
-    from rlvr_pipelines.cli.extras import PIPELINES, require
+    from rlvr_pipelines.extras import PIPELINES, require
 
     require(PIPELINES, "a run in Kubeflow")
     from rlvr_pipelines.kubeflow.connection import connect

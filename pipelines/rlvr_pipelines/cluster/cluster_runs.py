@@ -13,9 +13,9 @@ from rlvr_components.jobs.pods import JOB_LABEL
 from rlvr_components.kubernetes.access import find_access
 from rlvr_components.kubernetes.client import KubernetesApi
 from rlvr_components.platform.settings import Platform
-from rlvr_pipelines.cli.access_options import Access
-from rlvr_pipelines.cli.run_name import RunName
+from rlvr_pipelines.access_options import Access
 from rlvr_pipelines.cluster.merge_lines import merge_lines
+from rlvr_pipelines.run_name import RunName
 from rlvr_trainer.errors import ConfigError, PlatformError
 
 KIND_OF_NAME = {kind.name: kind for kind in KINDS.values()}

@@ -23,7 +23,7 @@ from kfp.client.set_volume_credentials import (  # noqa: TID253
     ServiceAccountTokenVolumeCredentials,
 )
 
-from rlvr_pipelines.cli.access_options import (
+from rlvr_pipelines.access_options import (
     COOKIES_VARIABLE,
     ENDPOINT_VARIABLE,
     TOKEN_PATH_VARIABLE,

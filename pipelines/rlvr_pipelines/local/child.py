@@ -25,9 +25,9 @@ from typing import Any
 from rlvr_components.jobs import training_job
 from rlvr_components.jobs.launching import launch
 from rlvr_components.jobs.local_process import LocalBackend
-from rlvr_components.preflight.check_step import Checked, check
 from rlvr_components.preflight.form import Form
 from rlvr_components.steps import model_steps
+from rlvr_components.steps.check_step import Checked, check
 from rlvr_components.steps.finish import finish
 from rlvr_components.steps.remote_step import EvaluateStep
 from rlvr_components.steps.step_process import attempt

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from rlvr_trainer.tables import Table, shots_table, sweep_table, text
+from rlvr_trainer.evaluation.comparison_tables import shots_table, sweep_table
+from rlvr_trainer.tables import Table, text
 
 HEADS = ("Before", "After", "Format", "Flexible", "McNemar p")
 

@@ -20,7 +20,7 @@ from types import FrameType, MappingProxyType
 from typing import Any, TextIO
 from uuid import uuid4
 
-from rlvr_components.steps.pipeline_run import RUN_ID_VARIABLE
+from rlvr_components.pipeline_run import RUN_ID_VARIABLE
 from rlvr_components.steps.step_process import STARTED
 from rlvr_pipelines.local.claim import Claim, RunDir, claim
 from rlvr_pipelines.local.display import Display, open_display

@@ -11,7 +11,8 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from rlvr_pipelines.cli import extras, main
+from rlvr_pipelines import extras
+from rlvr_pipelines.cli import main
 from rlvr_pipelines.local.claim import RunDir
 from rlvr_pipelines.local.runner import Interrupted
 from rlvr_trainer.errors import DataError, JobFailed, PlatformError

@@ -8,9 +8,9 @@ from typing import Any, Literal
 import pytest
 
 from rlvr_components.jobs import JobSummary, cluster
+from rlvr_components.pipeline_run import LaunchSettings, record_launch, write_settings
 from rlvr_components.platform.settings import Platform
 from rlvr_components.steps.finish import finish
-from rlvr_components.steps.pipeline_run import LaunchSettings, record_launch, write_settings
 from rlvr_trainer.errors import PlatformError
 from rlvr_trainer.storage.open import open_storage
 

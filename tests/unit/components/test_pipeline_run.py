@@ -4,8 +4,7 @@ from typing import Any
 import pytest
 
 from rlvr_components.jobs import Owner
-from rlvr_components.platform.settings import Platform
-from rlvr_components.steps.pipeline_run import (
+from rlvr_components.pipeline_run import (
     LaunchSettings,
     default_storage,
     owner_of_jobs,
@@ -14,6 +13,7 @@ from rlvr_components.steps.pipeline_run import (
     run_id,
     write_settings,
 )
+from rlvr_components.platform.settings import Platform
 from rlvr_trainer.errors import ConfigError, PlatformError
 from rlvr_trainer.storage.open import open_storage
 

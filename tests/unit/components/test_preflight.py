@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from rlvr_components.kubernetes.api_errors import ObjectNotFound
-from rlvr_components.preflight.check_step import check
+from rlvr_components.pipeline_run import RUN_ID_VARIABLE
 from rlvr_components.preflight.form import Form
-from rlvr_components.steps.pipeline_run import RUN_ID_VARIABLE
+from rlvr_components.steps.check_step import check
 from rlvr_trainer.errors import ConfigError
 
 RUN_ID = "0b1f6d3e"

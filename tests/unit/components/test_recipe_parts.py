@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from rlvr_trainer import data
+from rlvr_trainer.data.identity import files_identity
 from rlvr_trainer.errors import ConfigError, DataError, RLVRError
 from rlvr_trainer.evaluation.shards import batches
-from rlvr_trainer.data.identity import files_identity
 from rlvr_trainer.recipe.parts import recipe_part
 from rlvr_trainer.recipe.reader import load_recipe, parse_recipe, shipped_recipes
 from rlvr_trainer.recipe.schema import Recipe

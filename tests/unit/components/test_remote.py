@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from rlvr_components.jobs import JobSpec, Owner, cluster, launching
+from rlvr_components.pipeline_run import LaunchSettings, write_settings
 from rlvr_components.platform.settings import Platform
 from rlvr_components.steps import remote_step
 from rlvr_components.steps.model_steps import evaluate, train
-from rlvr_components.steps.pipeline_run import LaunchSettings, write_settings
 from rlvr_components.steps.remote_step import EventCopy, evaluation_key
 from rlvr_trainer import data
 from rlvr_trainer.errors import ConfigError, DataError, JobFailed, PlatformError

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from rlvr_trainer.errors import ConfigError, DataError
+from rlvr_trainer.evaluation.comparison_tables import shots_table
 from rlvr_trainer.evaluation.outcome import (
     compare,
     read_samples,
@@ -15,7 +16,7 @@ from rlvr_trainer.evaluation.outcome import (
     write_samples,
 )
 from rlvr_trainer.evaluation.statistics import mcnemar_exact, wilson_interval
-from rlvr_trainer.tables import Cell, Table, markdown, shots_table, text
+from rlvr_trainer.tables import Cell, Table, markdown, text
 
 
 def sample(

@@ -15,9 +15,9 @@ from rlvr_components.jobs.cluster import (
 )
 from rlvr_components.jobs.kinds import Place
 from rlvr_components.jobs.launching import launch
+from rlvr_components.pipeline_run import RUN_ID_VARIABLE, LaunchSettings
 from rlvr_components.platform.settings import Platform
 from rlvr_components.preflight.form import Form
-from rlvr_components.steps.pipeline_run import RUN_ID_VARIABLE, LaunchSettings
 from rlvr_components.steps.remote_step import Site, job_spec
 from rlvr_pipelines.cluster.job_plan import known_overrides, plan_job, platform_of
 from rlvr_trainer.errors import ConfigError, JobFailed

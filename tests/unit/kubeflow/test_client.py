@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlvr_pipelines.cli.access_options import Access
+from rlvr_pipelines.access_options import Access
 from rlvr_pipelines.kubeflow.connection import connect
 from rlvr_pipelines.kubeflow.kfp_errors import message_of, of_status
 from rlvr_trainer.errors import ConfigError, PlatformError

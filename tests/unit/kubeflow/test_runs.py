@@ -8,7 +8,7 @@ from kfp_server_api import (
     V2beta1RuntimeStatus,
 )
 
-from rlvr_pipelines.cli.access_options import Access
+from rlvr_pipelines.access_options import Access
 from rlvr_pipelines.kubeflow import kubeflow_runs
 from rlvr_pipelines.kubeflow.connection import Kubeflow, connect
 from rlvr_pipelines.kubeflow.kubeflow_runs import (

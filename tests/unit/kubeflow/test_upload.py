@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from rlvr_pipelines.cli.access_options import Access
+from rlvr_pipelines.access_options import Access
 from rlvr_pipelines.kubeflow.connection import connect
 from rlvr_pipelines.kubeflow.versions import upload
 from rlvr_pipelines.pipeline.package import Package

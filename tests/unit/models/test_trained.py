@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from rlvr_trainer import api
 from rlvr_trainer.errors import ConfigError, Diverged
+from rlvr_trainer.export import publish
 from rlvr_trainer.models import load_adapter, load_model, load_tokenizer, load_trained
-from rlvr_trainer.models.export import publish
 from rlvr_trainer.recipe.reader import load_recipe
 from rlvr_trainer.recipe.schema import Recipe
 

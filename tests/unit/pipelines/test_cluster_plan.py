@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from rlvr_components.jobs.cluster import open_backend
+from rlvr_components.pipeline_run import RUN_ID_VARIABLE, LaunchSettings
 from rlvr_components.platform.settings import Platform
 from rlvr_components.preflight.form import Form
 from rlvr_components.steps import remote_step
-from rlvr_components.steps.pipeline_run import RUN_ID_VARIABLE, LaunchSettings
 from rlvr_components.steps.remote_step import Site
 from rlvr_pipelines.cluster import job_plan
 from rlvr_pipelines.cluster.job_plan import known_overrides, plan_job, platform_of, run_id_of

@@ -4,6 +4,8 @@ import inspect
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+from rlvr_trainer import api
+
 
 def test_the_fake_has_the_signatures_of_the_real_steps() -> None:
     path = Path(__file__).parent / "fake_trainer" / "fake_steps.py"

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from rlvr_components.preflight.check_step import Checked
 from rlvr_components.steps import model_steps
+from rlvr_components.steps.check_step import Checked
 from rlvr_pipelines.local import child
 from rlvr_pipelines.local.child import LocalSteps, main
 from rlvr_pipelines.local.claim import RunDir, claim
@@ -126,7 +126,7 @@ def test_a_step_that_was_cut_short_leaves_no_output(
 def test_a_training_that_a_signal_stopped_has_no_key_and_is_resumed(
     steps: LocalSteps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    emit, emitted = child.steps.emit, []  # type: ignore[attr-defined]
+    emit, emitted = child.api.emit, []  # type: ignore[attr-defined]
 
     def stop_after_a_step(event: str, **fields: Any) -> None:
         emit(event, **fields)
@@ -134,7 +134,7 @@ def test_a_training_that_a_signal_stopped_has_no_key_and_is_resumed(
             emitted.append(event)
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(child.steps, "emit", stop_after_a_step)
+    monkeypatch.setattr(child.api, "emit", stop_after_a_step)
     with pytest.raises(SystemExit) as ended:
         steps.run()
 
@@ -205,7 +205,7 @@ def test_jobs_are_finished_when_a_signal_ends_the_run(
 def test_the_artifacts_of_jobs_come_into_the_run_directory(
     finished: list[tuple[str, ...]], steps: LocalSteps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake_evaluate = child.steps.evaluate
+    fake_evaluate = child.api.evaluate
 
     def evaluate(step: str, recipe: Recipe, data: Path, folder: Path, **given: Any) -> None:
         assert (given["place"], given["adapter"] is None) == ("pytorchjob", step == "evaluate-base")

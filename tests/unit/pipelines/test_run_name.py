@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from rlvr_pipelines.cli.run_name import parse_run
+from rlvr_pipelines.run_name import parse_run
 
 RUN_ID = "0b1f6d3e-6c7a-4b0e-9f57-0d5f2a9a7c11"
 

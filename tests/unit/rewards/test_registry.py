@@ -14,9 +14,9 @@ from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.recipe.reader import parse_recipe
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.rewards import build_judge, build_rewards, first_failure, score
-from rlvr_trainer.tasks.reward_trial import try_rewards
 from rlvr_trainer.tasks import Row
 from rlvr_trainer.tasks.prompt import PromptLayout
+from rlvr_trainer.tasks.reward_trial import try_rewards
 
 RIGHT = "Working.\n#### The final answer is 42"
 ROW = {"id": "train-0", "question": "6 * 7?", "answer": "42", "topic": "products"}

@@ -35,9 +35,9 @@ from rlvr_trainer.rewards import (
     normalise_answer,
     parse_number,
 )
-from rlvr_trainer.tasks.reward_trial import try_rewards
 from rlvr_trainer.tasks import Row, Split, Task, UnusableRow, load_task
 from rlvr_trainer.tasks.prompt import PromptLayout
+from rlvr_trainer.tasks.reward_trial import try_rewards
 
 if TYPE_CHECKING:
     from rlvr_trainer.recipe.schema import Recipe

@@ -34,9 +34,9 @@ from rlvr_trainer.rewards import (
 )
 from rlvr_trainer.run_dir.events import emit
 from rlvr_trainer.shared_prefix import LogitsNotFinite
-from rlvr_trainer.tasks.reward_trial import try_rewards
 from rlvr_trainer.tasks import Row
 from rlvr_trainer.tasks.prompt import PromptLayout
+from rlvr_trainer.tasks.reward_trial import try_rewards
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

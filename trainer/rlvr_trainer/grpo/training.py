@@ -49,12 +49,12 @@ from rlvr_trainer.recipe.trajectory import (
     trajectory_of,
 )
 from rlvr_trainer.rewards import build_rewards
-from rlvr_trainer.tasks.reward_trial import try_rewards
 from rlvr_trainer.run_dir import checkpoint
 from rlvr_trainer.run_dir.events import emit
 from rlvr_trainer.run_dir.remote_checkpoint import RUN_URI_VARIABLE
 from rlvr_trainer.tasks import Row
 from rlvr_trainer.tasks.prompt import PromptLayout
+from rlvr_trainer.tasks.reward_trial import try_rewards
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

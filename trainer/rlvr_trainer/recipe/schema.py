@@ -350,7 +350,8 @@ class Recipe(Section):
             if not reward.function and name not in BUILT_IN_REWARDS:
                 raise ValueError(
                     f"{name!r} is not a reward of ours ({', '.join(BUILT_IN_REWARDS)})"
-                    f"{did_you_mean(name, BUILT_IN_REWARDS)}; for your own, set rewards.{name}.function"
+                    f"{did_you_mean(name, BUILT_IN_REWARDS)}; for your own, set "
+                    f"rewards.{name}.function"
                 )
         return value
 

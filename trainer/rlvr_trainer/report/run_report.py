@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from rlvr_trainer.evaluation.comparison_tables import shots_table
 from rlvr_trainer.evaluation.outcome import headline_entry, percent, signed
 from rlvr_trainer.report.charts import Category, comparison, interval_bars
 from rlvr_trainer.report.page import render
@@ -18,7 +19,7 @@ from rlvr_trainer.report.training_section import (
     total_seconds,
     training_charts,
 )
-from rlvr_trainer.tables import Table, shots_table
+from rlvr_trainer.tables import Table
 
 Json = Mapping[str, Any]
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlvr_trainer.errors import DataError
+from rlvr_trainer.evaluation.comparison_tables import sweep_table
 from rlvr_trainer.evaluation.outcome import headline_entry, percent
 from rlvr_trainer.report.charts import Category, comparison
 from rlvr_trainer.report.page import render
-from rlvr_trainer.tables import sweep_table
 
 Json = Mapping[str, Any]
 

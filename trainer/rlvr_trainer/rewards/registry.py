@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rlvr_trainer.errors import ConfigError

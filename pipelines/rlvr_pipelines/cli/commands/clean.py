@@ -6,7 +6,7 @@ import re
 
 import click
 
-from rlvr_pipelines.cli.access_options import Access
+from rlvr_pipelines.access_options import Access
 from rlvr_pipelines.cli.groups import cluster_options
 from rlvr_pipelines.cli.options import debug_option, output_option, print_json
 
@@ -44,12 +44,12 @@ def clean(run: str | None, older_than_s: float, dry_run: bool, access: Access, o
     \b
     rlvr clean --older-than 7d --dry-run
     """
-    from rlvr_pipelines.cli.extras import KUBERNETES, require
+    from rlvr_pipelines.extras import KUBERNETES, require
 
     require(KUBERNETES, "cleaning up a cluster")
     from rlvr_components.kubernetes.access import use_context
-    from rlvr_pipelines.cli.run_name import parse_run
     from rlvr_pipelines.cluster.cluster_runs import all_jobs, clean_jobs, jobs_of
+    from rlvr_pipelines.run_name import parse_run
     from rlvr_trainer.errors import ConfigError
 
     use_context(access.context)

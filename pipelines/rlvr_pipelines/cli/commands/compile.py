@@ -44,7 +44,7 @@ def compile_command(
     rlvr compile gsm8k -o pipeline.yaml --image trainer=REGISTRY/rlvr-trainer@sha256:…
     rlvr compile gsm8k -o manifests.yaml --kubernetes-manifests --namespace kubeflow
     """
-    from rlvr_pipelines.cli.extras import PIPELINES, require
+    from rlvr_pipelines.extras import PIPELINES, require
 
     if namespace and not kubernetes_manifests:
         raise click.UsageError("--namespace is that of --kubernetes-manifests; add it")

@@ -43,7 +43,7 @@ def evaluate(
     output: str,
 ) -> None:
     """Evaluate RECIPE's model, or an adapter, on the test rows."""
-    from rlvr_pipelines.cli.extras import TRAIN, require
+    from rlvr_pipelines.extras import TRAIN, require
 
     loaded = load(recipe, overrides, seed)
     require(TRAIN, "an evaluation")

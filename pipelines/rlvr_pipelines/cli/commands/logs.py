@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rlvr_pipelines.cli.access_options import Access
+from rlvr_pipelines.access_options import Access
 from rlvr_pipelines.cli.groups import access_options
 from rlvr_pipelines.cli.options import debug_option
 
 if TYPE_CHECKING:
-    from rlvr_pipelines.cli.run_name import RunName
+    from rlvr_pipelines.run_name import RunName
 
 STEPS = ("prepare", "evaluate-base", "train", "evaluate-trained", "report")
 
@@ -33,7 +33,7 @@ def logs(run: str, follow: bool, step: str | None, access: Access) -> None:
     rlvr logs runs/arithmetic -f
     rlvr logs gsm8k -f --step train
     """
-    from rlvr_pipelines.cli.run_name import parse_run
+    from rlvr_pipelines.run_name import parse_run
 
     named = parse_run(run)
     if named.where == "local":
@@ -50,7 +50,7 @@ def logs(run: str, follow: bool, step: str | None, access: Access) -> None:
 
 
 def _job_lines(named: RunName, access: Access, step: str, follow: bool) -> Iterator[str]:
-    from rlvr_pipelines.cli.extras import KUBERNETES, require
+    from rlvr_pipelines.extras import KUBERNETES, require
 
     require(KUBERNETES, "reading a cluster's logs")
     from rlvr_components.kubernetes.access import use_context
@@ -74,7 +74,7 @@ def _job_lines(named: RunName, access: Access, step: str, follow: bool) -> Itera
 
 def _namespace_of(named: RunName, access: Access) -> str:
     """Where the run's jobs are, if the run says so."""
-    from rlvr_pipelines.cli.extras import PIPELINES, require
+    from rlvr_pipelines.extras import PIPELINES, require
 
     if access.namespace:
         return access.namespace

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from rlvr_pipelines.cli.access_options import Access
+from rlvr_pipelines.access_options import Access
 from rlvr_pipelines.cli.groups import (
     JobOptions,
     check_places,
@@ -94,7 +94,7 @@ def _cluster_job(
 
     use_context(access.context)
     if has_cluster():
-        from rlvr_pipelines.cli.extras import KUBERNETES, require
+        from rlvr_pipelines.extras import KUBERNETES, require
 
         require(KUBERNETES, "a plan for a cluster")
     from rlvr_components.preflight.form import Form

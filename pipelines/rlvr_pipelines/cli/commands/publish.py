@@ -23,11 +23,11 @@ from rlvr_pipelines.cli.options import debug_option, run_dir_argument
 @debug_option
 def publish(run_dir: Path, merge: bool, output_dir: Path) -> None:
     """Write what RUN_DIR trained as an adapter, or a merged model, with a card."""
-    from rlvr_pipelines.cli.extras import TRAIN, require
+    from rlvr_pipelines.extras import TRAIN, require
 
     require(TRAIN, "publishing")
     from rlvr_pipelines.local.claim import RunDir, read_recipe
-    from rlvr_trainer.models.export import publish as publish_run
+    from rlvr_trainer.export import publish as publish_run
 
     read_recipe(RunDir(run_dir))  # so that a mistyped path is told before anything is loaded
     publish_run(run_dir, output_dir, merge=merge)

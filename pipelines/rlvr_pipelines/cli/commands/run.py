@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlvr_pipelines.cli.access_options import Access
+from rlvr_pipelines.access_options import Access
 from rlvr_pipelines.cli.groups import (
     JobOptions,
     access_options,
@@ -162,7 +162,7 @@ def _warn_of_files(recipe: Recipe, place: str) -> None:
 
 
 def _require(place: str, storage: str) -> None:
-    from rlvr_pipelines.cli.extras import KUBERNETES, LOCAL, S3, require
+    from rlvr_pipelines.extras import KUBERNETES, LOCAL, S3, require
 
     require(LOCAL, "a run on this machine")
     if place != "local":

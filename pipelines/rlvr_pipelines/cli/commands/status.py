@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlvr_pipelines.cli.access_options import Access
+from rlvr_pipelines.access_options import Access
 from rlvr_pipelines.cli.groups import access_options
 from rlvr_pipelines.cli.options import debug_option, output_option, print_json
 
 if TYPE_CHECKING:
     from rlvr_components.jobs import JobSummary
-    from rlvr_pipelines.cli.run_name import RunName
     from rlvr_pipelines.local.local_run import LocalRun
+    from rlvr_pipelines.run_name import RunName
 
 Shown = tuple[Any, list[str]]
 """Facts, and lines for people."""
@@ -39,7 +39,7 @@ def status(run: str | None, access: Access, output: str) -> None:
     rlvr status 0b1f6d3e-6c7a-4b0e-9f57-0d5f2a9a7c11 --endpoint http://localhost:8080
     """
     from rlvr_components.kubernetes.access import use_context
-    from rlvr_pipelines.cli.run_name import parse_run
+    from rlvr_pipelines.run_name import parse_run
 
     use_context(access.context)
     if run is None:
@@ -83,7 +83,7 @@ def _local_runs(root: Path) -> list[LocalRun]:
 def _jobs_if_any(access: Access) -> list[JobSummary]:
     """Whoever never had to do with a cluster hears nothing of one."""
     from rlvr_components.kubernetes.access import has_cluster
-    from rlvr_pipelines.cli.extras import KUBERNETES, is_installed
+    from rlvr_pipelines.extras import KUBERNETES, is_installed
 
     asked = access.namespace or access.context
     if not asked and not (is_installed(KUBERNETES) and has_cluster()):
@@ -123,7 +123,7 @@ def _cluster(named: RunName, access: Access) -> Shown:
 
 
 def _kubeflow(named: RunName, access: Access) -> Shown:
-    from rlvr_pipelines.cli.extras import PIPELINES, require
+    from rlvr_pipelines.extras import PIPELINES, require
 
     require(PIPELINES, "looking at a run in Kubeflow")
     from rlvr_pipelines.cluster.job_display import job_facts, job_lines
@@ -141,7 +141,7 @@ def _kubeflow(named: RunName, access: Access) -> Shown:
 
 def _kubeflow_jobs(named: RunName, access: Access, namespace: str) -> list[JobSummary]:
     """The run's jobs; what Kubeflow says of it is worth showing without them, too."""
-    from rlvr_pipelines.cli.extras import KUBERNETES, is_installed
+    from rlvr_pipelines.extras import KUBERNETES, is_installed
     from rlvr_trainer.errors import RLVRError
 
     if not is_installed(KUBERNETES):
@@ -167,6 +167,6 @@ def _kubectl(access: Access, jobs: Sequence[JobSummary]) -> str:
 
 
 def _require_kubernetes() -> None:
-    from rlvr_pipelines.cli.extras import KUBERNETES, require
+    from rlvr_pipelines.extras import KUBERNETES, require
 
     require(KUBERNETES, "looking into a cluster")

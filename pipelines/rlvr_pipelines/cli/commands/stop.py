@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlvr_pipelines.cli.access_options import Access
+from rlvr_pipelines.access_options import Access
 from rlvr_pipelines.cli.groups import access_options
 from rlvr_pipelines.cli.options import debug_option, output_option, print_json
 
 if TYPE_CHECKING:
     from rlvr_components.jobs import JobSummary
-    from rlvr_pipelines.cli.run_name import RunName
+    from rlvr_pipelines.run_name import RunName
 
 LOCAL_WAIT_S = 300
 
@@ -35,7 +35,7 @@ def stop(run: str, access: Access, output: str) -> None:
     rlvr stop gsm8k --namespace rlvr
     """
     from rlvr_components.kubernetes.access import use_context
-    from rlvr_pipelines.cli.run_name import parse_run
+    from rlvr_pipelines.run_name import parse_run
 
     use_context(access.context)
     named = parse_run(run)
@@ -72,7 +72,7 @@ def _stop_local(path: Path) -> dict[str, Any]:
 
 
 def _stop_cluster(named: RunName, access: Access) -> dict[str, Any]:
-    from rlvr_pipelines.cli.extras import KUBERNETES, require
+    from rlvr_pipelines.extras import KUBERNETES, require
 
     require(KUBERNETES, "stopping a job")
     from rlvr_pipelines.cluster.cluster_runs import jobs_of
@@ -90,7 +90,7 @@ def _stop_cluster(named: RunName, access: Access) -> dict[str, Any]:
 
 def _stop_kubeflow(named: RunName, access: Access) -> dict[str, Any]:
     """Terminate the run, whose steps delete their jobs; then see that they did."""
-    from rlvr_pipelines.cli.extras import KUBERNETES, PIPELINES, is_installed, require
+    from rlvr_pipelines.extras import KUBERNETES, PIPELINES, is_installed, require
 
     require(PIPELINES, "stopping a run in Kubeflow")
     from rlvr_pipelines.kubeflow.connection import connect

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from rlvr_pipelines.cli.access_options import Access
+from rlvr_pipelines.access_options import Access
 from rlvr_pipelines.cli.groups import access_options
 from rlvr_pipelines.cli.options import (
     debug_option,
@@ -39,7 +39,7 @@ def upload(
     \b
     rlvr upload gsm8k --endpoint http://localhost:8080
     """
-    from rlvr_pipelines.cli.extras import PIPELINES, require
+    from rlvr_pipelines.extras import PIPELINES, require
 
     loaded = load(recipe, overrides, seed)
     require(PIPELINES, "an upload")

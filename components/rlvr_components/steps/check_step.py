@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rlvr_components.pipeline_run import (
+    LaunchSettings,
+    Place,
+    default_storage,
+    run_folder,
+    run_id,
+    write_settings,
+)
 from rlvr_components.preflight.form import (
     Form,
     can_write,
@@ -12,19 +20,11 @@ from rlvr_components.preflight.form import (
     resolve_platform,
     resolve_recipe,
 )
-from rlvr_components.steps.pipeline_run import (
-    LaunchSettings,
-    Place,
-    default_storage,
-    run_folder,
-    run_id,
-    write_settings,
-)
 from rlvr_components.steps.staging import check_continues_there
+from rlvr_trainer.data.identity import files_identity
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.evaluation.outcome import count
 from rlvr_trainer.recipe.batch import batch_of
-from rlvr_trainer.data.identity import files_identity
 from rlvr_trainer.recipe.parts import recipe_part
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.storage.open import S3_SCHEME, open_storage

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rlvr_trainer.errors import ConfigError, PlatformError
+from rlvr_trainer.evaluation.comparison_tables import shots_table
 from rlvr_trainer.models import load_adapter, load_model, load_tokenizer
 from rlvr_trainer.models.load import ADAPTER_CONFIG
 from rlvr_trainer.recipe.reader import parse_recipe
 from rlvr_trainer.recipe.schema import EMBEDDED_PREFIX, ModelSection, Recipe
-from rlvr_trainer.tables import markdown, shots_table
+from rlvr_trainer.tables import markdown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
