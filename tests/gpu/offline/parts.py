@@ -29,6 +29,7 @@ TINY_PATIENCE = 4  # times the limit: a CPU has few cores, which others may use 
 FEW_FORWARDS = "qwen2 or (300 and (lora or bfloat16))"  # FlexAttention compiles slowly on a CPU
 # The tests of part d, whose results matter before those of the rest.
 FIRST_TRAININGS = "qlora or zero_3 or trains_in_bf16"
+FEW_TRAININGS = "zero_3 or trains_in_bf16"  # QLoRA is among them; on a CPU its pairs take minutes
 
 Result = dict[str, Any]
 
@@ -75,7 +76,12 @@ def parts(*, tiny: bool) -> list[Part]:
         Part(
             "d",
             "QLoRA and ZeRO-3",
-            (*pytest, "tests/gpu/test_training.py", "-k", FIRST_TRAININGS),
+            (
+                *pytest,
+                "tests/gpu/test_training.py",
+                "-k",
+                FEW_TRAININGS if tiny else FIRST_TRAININGS,
+            ),
             150,
             tests,
         ),
