@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rlvr_components.pipeline_run import in_kubeflow
 from rlvr_trainer.errors import RLVRError
 from rlvr_trainer.files import DISK_ERRNOS, disk_error
 from rlvr_trainer.recipe import Recipe
@@ -51,7 +52,8 @@ def attempt(phase: str) -> Iterator[None]:
         cause = _as_rlvr_error(error)
         if cause is not error:
             traceback.print_exc()
-        print(f"error: {cause}", file=sys.stderr, flush=True)
+        code = f" (exit code {cause.exit_code})" if in_kubeflow() else ""  # its launcher drops it
+        print(f"error: {cause}{code}", file=sys.stderr, flush=True)
         _record(phase, cause)
         raise SystemExit(cause.exit_code) from None
 
