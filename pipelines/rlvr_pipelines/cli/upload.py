@@ -8,6 +8,7 @@ from rlvr_pipelines.cli.groups import access_options
 from rlvr_pipelines.cli.options import (
     debug_option,
     load,
+    note_files,
     output_option,
     package_options,
     print_json,
@@ -42,6 +43,7 @@ def upload(
     from rlvr_pipelines.extras import PIPELINES, require
 
     loaded = load(recipe, overrides, seed)
+    note_files(loaded)
     require(PIPELINES, "an upload")
     from rlvr_pipelines.compile import compile_package, parse_images
     from rlvr_pipelines.kubeflow.client import connect

@@ -156,10 +156,10 @@ def log_lines(
             break
         time.sleep(FOLLOW_S)
     if not printed:
-        what = f"step {step}" if step else "no step"
         raise ConfigError(
-            f"{what} of run {run_id} has {'run in a pod yet' if not step else 'had no pod'}; "
-            f"{kubeflow.access.command('status', run_id)} shows what it has"
+            f"{f'step {step}' if step else 'no step'} of run {run_id} "
+            f"{'had no pod' if step else 'has had a pod'}, so that there is no log; "
+            f"{kubeflow.access.command('status', run_id)} shows how far the run is"
         )
 
 
