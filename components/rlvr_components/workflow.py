@@ -104,6 +104,12 @@ def is_terminated(workflow: Mapping[str, Any]) -> bool:
     return (workflow.get("spec") or {}).get("activeDeadlineSeconds") == 0
 
 
+def has_failed(workflow: Mapping[str, Any]) -> bool:
+    """Return true if any node failed, also one that is no step: a group's driver."""
+    nodes = ((workflow.get("status") or {}).get("nodes") or {}).values()
+    return any(node.get("phase") in FAILED for node in nodes)
+
+
 def first_failed(steps: Sequence[WorkflowStep]) -> WorkflowStep | None:
     """Return the step that failed first, which made the run fail; None if none did."""
     failed = [step for step in steps if step.state == "FAILED"]
