@@ -7,7 +7,6 @@ kfp.local keeps neither. So the cause is also written to the file that RLVR_FAIL
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 import traceback
@@ -19,6 +18,7 @@ from typing import Any
 from rlvr_components.pipeline_run import in_kubeflow
 from rlvr_trainer.errors import RLVRError
 from rlvr_trainer.files import DISK_ERRNOS, disk_error
+from rlvr_trainer.log import configure_logging
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.recipe_file import parse_recipe
 
@@ -42,9 +42,7 @@ def step(phase: str, recipe: str) -> Iterator[Recipe]:
 @contextmanager
 def attempt(phase: str) -> Iterator[None]:
     """End the process with the code of an error that the body raises, and leave its cause."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    # it tells of each client, and a step that follows a job opens many
-    logging.getLogger("botocore").setLevel(logging.WARNING)
+    configure_logging()
     print(f"{STARTED}{phase}", flush=True)
     try:
         yield

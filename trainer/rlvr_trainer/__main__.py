@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ from rlvr_trainer import __version__
 from rlvr_trainer.errors import EXIT_PREEMPTED, ConfigError, RLVRError
 from rlvr_trainer.events import EVENTS_VARIABLE
 from rlvr_trainer.launch.pod import RUN_DIR_VARIABLE, Options, add_arguments, launch
+from rlvr_trainer.log import configure_logging
 from rlvr_trainer.ranks import record_error, record_preempted, was_launched
 from rlvr_trainer.recipe import Recipe
 from rlvr_trainer.recipe_file import parse_recipe
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     add_evaluate_arguments(verbs.add_parser("evaluate", help="evaluate on the test rows"))
     add_arguments(verbs.add_parser("launch", help="train as a pod of a job does"))
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    configure_logging()
     if options.verb == "launch":
         return launch(Options.parse(options))
     try:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from datasets import Dataset
 from safetensors import safe_open
+from transformers import PrinterCallback
 from trl.models import unwrap_model_for_generation
 
 from rlvr_trainer import checkpoint
@@ -153,6 +154,7 @@ def _trainer(recipe: Recipe, checkpoints: Path, data_dir: Path) -> RLVRTrainer:
         rollout_func=Rollout(recipe, share_prefix=recipe.shared_prefix == "on"),
         callbacks=[StepEvents(), StopOnDivergence()],
     )
+    trainer.remove_callback(PrinterCallback)  # StepEvents prints a line a step
     validated = at_most(
         load_rows(data_dir, "validation"),
         recipe.training.num_validation_rows,
