@@ -82,7 +82,8 @@ def run(
 ) -> None:
     """Train RECIPE from data to report.
 
-    The same command again continues an interrupted run.
+    The same command again continues an interrupted run. In Kubeflow it is a new run, which trains
+    from the beginning; there, KFP's Retry of a run continues it.
 
     \b
     rlvr run arithmetic

@@ -28,7 +28,8 @@ def stop(run: str, access: Access, output: str) -> None:
     """Stop RUN and leave nothing of it running; its checkpoints stay.
 
     RUN is a run directory here, the name of a run or job in the cluster, or the id of a run in
-    Kubeflow. Training commits a checkpoint first, from which the same run goes on later.
+    Kubeflow. Training commits a checkpoint first, from which the same run goes on later (in
+    Kubeflow by KFP's Retry).
 
     \b
     rlvr stop runs/arithmetic
