@@ -7,14 +7,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kfp_server_api import V2beta1Experiment, V2beta1Run, V2beta1RuntimeConfig
+from kfp_server_api import (
+    V2beta1Experiment,
+    V2beta1PipelineVersionReference,
+    V2beta1Run,
+    V2beta1RuntimeConfig,
+)
 
 from rlvr_components.workflow import NEW_RUN, RETRY, Failure, first_failed
 from rlvr_pipelines.compile import Package
 from rlvr_pipelines.kubeflow.access import Access
 from rlvr_pipelines.kubeflow.client import Kubeflow
 from rlvr_pipelines.kubeflow.steps import ENDED, Causes, Task, read_steps
-from rlvr_pipelines.kubeflow.upload import equals
+from rlvr_pipelines.kubeflow.upload import equals, find_uploaded
 from rlvr_trainer.errors import EXIT_PREEMPTED, ConfigError, JobFailed, PlatformError
 
 POLL_S = 3.0
@@ -115,13 +120,23 @@ def start_run(
 ) -> Run:
     """Run the package with these parameters; the experiment is made where there is none.
 
+    The run belongs to the uploaded version where there is one with the same bytes.
     Raises ConfigError for an archived experiment or what the server refuses, PlatformError.
     """
+    uploaded = find_uploaded(kubeflow, package)
+    what: dict[str, Any] = {"pipeline_spec": package.spec}
+    if uploaded is not None:
+        what = {
+            "pipeline_version_reference": V2beta1PipelineVersionReference(
+                pipeline_id=uploaded.pipeline_id,
+                pipeline_version_id=uploaded.pipeline_version_id,
+            )
+        }
     run = V2beta1Run(
         display_name=name,
         description=package.description,
         experiment_id=_experiment_id(kubeflow, experiment),
-        pipeline_spec=package.spec,
+        **what,
         runtime_config=V2beta1RuntimeConfig(parameters=dict(parameters)),
     )
     created = kubeflow.call(kubeflow.runs.run_service_create_run, run=run)

@@ -133,6 +133,11 @@ class FakeKubeflow:
         run = _read(body, "V2beta1Run")
         if not run.display_name:
             raise Refused(400, "The run name is empty. Please specify a valid name")
+        reference = run.pipeline_version_reference
+        if reference and reference.pipeline_version_id not in self.versions:
+            raise Refused(404, f"PipelineVersion {reference.pipeline_version_id} not found")
+        if bool(reference) == bool(run.pipeline_spec):
+            raise Refused(400, "A run has a pipeline spec or refers to a pipeline version")
         if run.experiment_id not in self.experiments:
             raise Refused(404, f"Experiment {run.experiment_id} not found")
         run.run_id = f"00000000-0000-0000-0000-{len(self.runs) + 1:012}"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from kfp_server_api import V2beta1Experiment
 
@@ -16,6 +18,7 @@ from rlvr_pipelines.kubeflow.runs import (
     start_run,
     terminate_run,
 )
+from rlvr_pipelines.kubeflow.upload import upload
 from rlvr_trainer.errors import EXIT_PREEMPTED, ConfigError, JobFailed, PlatformError
 
 from .conftest import Serve
@@ -64,6 +67,30 @@ def test_a_run_has_its_pipeline_parameters_and_experiment(
     }
     assert fake.experiments[sent.experiment_id].display_name == "rlvr"
     assert (run.state, run.link) == ("PENDING", f"{fake.url}/#/runs/details/{run.id}")
+
+
+def test_a_run_belongs_to_the_uploaded_version_with_the_same_bytes(
+    fake: FakeKubeflow, kubeflow: Kubeflow
+) -> None:
+    uploaded = upload(kubeflow, PACKAGE)
+
+    same, changed = (
+        start(kubeflow),
+        start_run(
+            kubeflow,
+            replace(PACKAGE, text="root: {a: 2}\n"),
+            experiment="rlvr",
+            name="tiny-2",
+            parameters={},
+        ),
+    )
+
+    reference = fake.runs[same.id].pipeline_version_reference
+    assert reference.pipeline_id == uploaded.pipeline_id
+    assert reference.pipeline_version_id == uploaded.version_id
+    assert fake.runs[same.id].pipeline_spec is None
+    assert fake.runs[changed.id].pipeline_version_reference is None
+    assert fake.runs[changed.id].pipeline_spec == {"root": {"a": 2}}
 
 
 def test_an_experiment_is_made_once(fake: FakeKubeflow, kubeflow: Kubeflow) -> None:
