@@ -35,7 +35,7 @@ from rlvr_trainer.errors import EXIT_PREEMPTED, JobFailed, RLVRError
 
 logger = logging.getLogger(__name__)
 
-LOG_QUERY = {"container": "main", "tailLines": 1000}
+LOG_QUERY: dict[str, str | int | bool] = {"container": "main", "tailLines": 1000}
 LOG_TIMEOUT_S = 30.0
 LAST_STEP = "compare-and-report"
 """Of those that every run has."""

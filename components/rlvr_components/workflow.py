@@ -61,6 +61,8 @@ class Attempt:
     phase: str
     """Argo's word: Pending, Running, Succeeded, Failed, Error."""
     message: str = ""
+    started: str = ""
+    """As Kubernetes writes it."""
 
     @property
     def has_failed(self) -> bool:
@@ -169,7 +171,12 @@ def _step(
     # a driver that fails leaves its step without a pod
     lost = [node for node in drivers if node.get("type") == "Pod" and node.get("phase") in FAILED]
     attempts = tuple(
-        Attempt(pod_name(workflow, node), node.get("phase", ""), node.get("message") or "")
+        Attempt(
+            pod_name(workflow, node),
+            node.get("phase", ""),
+            node.get("message") or "",
+            node.get("startedAt") or "",
+        )
         for node in pods or lost
     )
     # of a node and its retried children, `train` and `train(0)`, the first is the whole

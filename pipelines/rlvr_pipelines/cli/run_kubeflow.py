@@ -15,7 +15,8 @@ from rlvr_pipelines.kubeflow.access import UI_VARIABLE, Access
 
 if TYPE_CHECKING:
     from rlvr_pipelines.kubeflow.client import Kubeflow
-    from rlvr_pipelines.kubeflow.runs import Run, Task
+    from rlvr_pipelines.kubeflow.runs import Run
+    from rlvr_pipelines.kubeflow.steps import Task
     from rlvr_trainer.recipe import Recipe
 
 

@@ -213,17 +213,15 @@ def _experiment_id(kubeflow: Kubeflow, name: str) -> str:
 def _run(kubeflow: Kubeflow, run: Any, causes: Causes) -> Run:
     state = run.state or "PENDING"
     workflow, steps = read_steps(kubeflow, run)
+    namespace = workflow["metadata"].get("namespace") or ""
     return Run(
         id=run.run_id,
         name=run.display_name,
         state=state,
         link=kubeflow.link(f"runs/details/{run.run_id}"),
-        tasks=tuple(causes.task(step) for step in steps),
+        tasks=tuple(causes.task(step, namespace) for step in steps),
         terminated=_terminated(run),
-        job_namespace=_job_namespace(run)
-        or workflow["metadata"].get("namespace")
-        or kubeflow.namespace
-        or "",
+        job_namespace=_job_namespace(run) or namespace or kubeflow.namespace or "",
         access=kubeflow.access,
     )
 

@@ -13,8 +13,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rlvr_components.workflow import Failure, WorkflowStep, failure_of, steps_of
+from rlvr_components.workflow import Attempt, Failure, WorkflowStep, failure_of, steps_of
 from rlvr_pipelines.kubeflow.client import Kubeflow
+from rlvr_pipelines.kubeflow.errors import NotFound
 from rlvr_pipelines.progress import clock
 from rlvr_trainer.errors import ConfigError, RLVRError
 
@@ -23,7 +24,11 @@ ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 """kfp's own wait does not know CANCELED, and would wait for ever."""
 WORKFLOW_PATH = "/apis/v1beta1/runs/{run_id}"
 LOG_PATH = "/apis/v1alpha1/runs/{run_id}/nodes/{pod}/log"
-"""Both are served by all releases from 2.5 to 2.17. The log is the pod's, or its archive."""
+UI_LOG_PATH = "/k8s/pod/logs?podname={pod}&runid={run_id}&podnamespace={namespace}&createdat={day}"
+"""All releases from 2.5 to 2.17 serve them. The log is the pod's, or Argo's archive of it.
+
+The UI hands only v1beta1 and v2beta1 on to the API server, and has a path of its own for logs.
+"""
 ARGO_PHASES = {
     state: state.capitalize() for state in ("PENDING", "RUNNING", "SUCCEEDED", "FAILED", "SKIPPED")
 }
@@ -94,14 +99,14 @@ class Causes:
         self._kubeflow, self._run_id = kubeflow, run_id
         self._known: dict[str, Failure] = {}
 
-    def task(self, step: WorkflowStep) -> Task:
+    def task(self, step: WorkflowStep, namespace: str) -> Task:
         """The step with them."""
         failures = []
         for attempt in step.attempts:
             if attempt.has_failed and attempt.pod not in self._known:
                 log = None
                 with suppress(RLVRError):  # its pod is gone, and nobody kept the log
-                    log = read_log(self._kubeflow, self._run_id, attempt.pod)
+                    log = read_log(self._kubeflow, self._run_id, attempt, namespace)
                 self._known[attempt.pod] = failure_of(attempt, log)
             failures.append(self._known[attempt.pod] if attempt.has_failed else None)
         return Task(step, tuple(failures))
@@ -118,9 +123,18 @@ def _read_workflow(kubeflow: Kubeflow, run: Any) -> dict[str, Any]:
     return _workflow_of_details(run)
 
 
-def read_log(kubeflow: Kubeflow, run_id: str, pod: str) -> str:
+def read_log(kubeflow: Kubeflow, run_id: str, attempt: Attempt, namespace: str) -> str:
     """What a pod of the run printed. Raises ConfigError, PlatformError, also when it is gone."""
-    return kubeflow.get_text(LOG_PATH.format(run_id=run_id, pod=pod))
+    day = attempt.started[:10]
+    errors: list[RLVRError] = []
+    for path in (LOG_PATH, UI_LOG_PATH):  # the endpoint may be the API server's or the UI's
+        try:
+            return kubeflow.get_text(
+                path.format(run_id=run_id, pod=attempt.pod, namespace=namespace, day=day)
+            )
+        except RLVRError as error:
+            errors.append(error)
+    raise min(errors, key=lambda error: isinstance(error, NotFound))
 
 
 def read_steps(kubeflow: Kubeflow, run: Any) -> tuple[dict[str, Any], tuple[WorkflowStep, ...]]:
@@ -143,15 +157,23 @@ def log_lines(
     printed: dict[str, int] = {}
     while True:
         run = kubeflow.call(kubeflow.runs.run_service_get_run, run_id=run_id)
-        _, steps = read_steps(kubeflow, run)
+        workflow, steps = read_steps(kubeflow, run)
+        namespace = workflow["metadata"].get("namespace", "")
         chosen = [each for each in steps if step in ("", each.name)]
         for each in chosen:
             prefix = "" if step else f"{each.name:<18}  "
             for number, attempt in enumerate(each.attempts, 1):
                 if attempt.phase != "Pending":
-                    yield from _new_lines(
-                        kubeflow, run_id, attempt.pod, printed, prefix, number=number
-                    )
+                    try:
+                        lines = read_log(kubeflow, run_id, attempt, namespace).splitlines()
+                    except RLVRError as error:
+                        if attempt.pod not in printed:
+                            printed[attempt.pod] = 0
+                            yield f"{prefix}(the log of attempt {number} cannot be read: {error})"
+                        continue
+                    for line in lines[printed.get(attempt.pod, 0) :]:
+                        yield prefix + line
+                    printed[attempt.pod] = len(lines)
         if run.state in ENDED or not follow:
             break
         time.sleep(FOLLOW_S)
@@ -161,22 +183,6 @@ def log_lines(
             f"{'had no pod' if step else 'has had a pod'}, so that there is no log; "
             f"{kubeflow.access.command('status', run_id)} shows how far the run is"
         )
-
-
-def _new_lines(
-    kubeflow: Kubeflow, run_id: str, pod: str, printed: dict[str, int], prefix: str, *, number: int
-) -> Iterator[str]:
-    try:
-        lines = read_log(kubeflow, run_id, pod).splitlines()
-    except RLVRError as error:
-        if pod not in printed:
-            printed[pod] = 0
-            yield f"{prefix}(attempt {number}: the log of {pod} cannot be read: {error})"
-        return
-    known = printed.get(pod, 0)
-    printed[pod] = len(lines)
-    for line in lines[known:]:
-        yield prefix + line
 
 
 def _workflow_of_details(run: Any) -> dict[str, Any]:

@@ -67,8 +67,10 @@ def test_each_attempt_is_a_pod_by_argos_name(is_stock: bool) -> None:
 
     assert train.state == "RUNNING"
     assert train.attempts == (
-        Attempt(pod_of("train", 0, is_stock=is_stock), "Error", "pod deleted"),
-        Attempt(pod_of("train", 1, is_stock=is_stock), "Running"),
+        Attempt(
+            pod_of("train", 0, is_stock=is_stock), "Error", "pod deleted", "2026-11-02T10:00:00Z"
+        ),
+        Attempt(pod_of("train", 1, is_stock=is_stock), "Running", "", "2026-11-02T10:00:30Z"),
     )
     assert train.attempts[0].pod.startswith("rlvr-tiny-x7k2p-retry-system-container-impl-")
 

@@ -59,6 +59,8 @@ class FakeKubeflow:
     """KFP's own configuration of Argo, with which every node is retried."""
     has_first_version: bool = True
     """It serves runs of the API's first version, whose answer holds the Workflow."""
+    is_ui: bool = False
+    """It is the UI, which hands only v1beta1 and v2beta1 on."""
     logs: dict[str, str] = field(default_factory=dict)
     """By pod; of the others the log is gone."""
 
@@ -167,7 +169,17 @@ class FakeKubeflow:
         manifest = json.dumps(self._workflow) if self._workflow else ""
         return {"run": {"id": run_id}, "pipeline_runtime": {"workflow_manifest": manifest}}
 
+    def read_ui_log(self, query: dict[str, str]) -> Any:
+        if not self.is_ui or (query["podnamespace"], query["createdat"]) != (
+            "kubeflow",
+            "2026-11-02",
+        ):
+            raise Refused(404, "Not Found")
+        return self.logs[query["podname"]].encode()
+
     def read_log(self, query: dict[str, str], run_id: str, pod: str) -> Any:
+        if self.is_ui:
+            raise Refused(404, "Not Found")
         self._run(run_id)
         if pod not in self.logs:
             raise Refused(500, f"Failed to read logs for run {run_id}: pods {pod!r} not found")
@@ -228,6 +240,7 @@ ROUTES: list[tuple[str, str, Callable[..., Any]]] = [
     ("POST", r"/apis/v2beta1/runs", FakeKubeflow.create_run),
     ("GET", r"/apis/v2beta1/runs/([^/:]+)", FakeKubeflow.get_run),
     ("GET", r"/apis/v1beta1/runs/([^/:]+)", FakeKubeflow.get_first_version),
+    ("GET", r"/k8s/pod/logs", FakeKubeflow.read_ui_log),
     ("GET", r"/apis/v1alpha1/runs/([^/:]+)/nodes/([^/:]+)/log", FakeKubeflow.read_log),
     ("POST", r"/apis/v2beta1/runs/([^/:]+):terminate", FakeKubeflow.terminate_run),
 ]

@@ -207,7 +207,8 @@ def test_logs_are_those_of_every_step_through_kubeflow_alone(serve: Serve) -> No
     lines = result.stdout.splitlines()
     assert lines[0] == "check               fine"
     assert "cannot be read" in lines[1]
-    assert "attempt 1" in lines[1]
+    assert "the log of attempt 1" in lines[1]
+    assert "not found" in lines[1], "what the API server says, not the path that it does not know"
     assert lines[2:] == [
         "train               started step train",
         "train               error: recipe: no such task; choose one (exit code 2)",
@@ -216,6 +217,18 @@ def test_logs_are_those_of_every_step_through_kubeflow_alone(serve: Serve) -> No
 
     of_one = rlvr("logs", run_id, "--endpoint", fake.url, "--step", "finish")
     assert of_one.stdout == "bye\n"
+
+
+def test_logs_come_through_the_ui_too(serve: Serve) -> None:
+    fake = serve(is_ui=True)
+    run(fake)
+    (run_id,) = fake.runs
+    fake.course = [("SUCCEEDED", {"check": "SUCCEEDED"})]
+    fake.logs = {pod_of("check"): "fine\n"}
+
+    result = rlvr("logs", run_id, "--endpoint", fake.url, "--step", "check")
+
+    assert result.stdout == "fine\n"
 
 
 def test_following_a_log_prints_each_line_once(
