@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rlvr_components.step import STARTED
 from rlvr_components.workflow import Attempt, Failure, WorkflowStep, failure_of, steps_of
 from rlvr_pipelines.kubeflow.client import Kubeflow
 from rlvr_pipelines.kubeflow.errors import NotFound
@@ -155,25 +156,31 @@ def log_lines(
     Raises ConfigError when there is no such run or no pod, PlatformError.
     """
     printed: dict[str, int] = {}
+    complete: set[str] = set()
     while True:
         run = kubeflow.call(kubeflow.runs.run_service_get_run, run_id=run_id)
         workflow, steps = read_steps(kubeflow, run)
         namespace = workflow["metadata"].get("namespace", "")
-        chosen = [each for each in steps if step in ("", each.name)]
-        for each in chosen:
-            prefix = "" if step else f"{each.name:<18}  "
-            for number, attempt in enumerate(each.attempts, 1):
-                if attempt.phase != "Pending":
-                    try:
-                        lines = read_log(kubeflow, run_id, attempt, namespace).splitlines()
-                    except RLVRError as error:
-                        if attempt.pod not in printed:
-                            printed[attempt.pod] = 0
-                            yield f"{prefix}(the log of attempt {number} cannot be read: {error})"
-                        continue
-                    for line in lines[printed.get(attempt.pod, 0) :]:
-                        yield prefix + line
-                    printed[attempt.pod] = len(lines)
+        attempts = [
+            (each.name, number, attempt)
+            for each in steps
+            for number, attempt in enumerate(each.attempts, 1)
+            if step in ("", each.name)
+            and attempt.phase != "Pending"
+            and attempt.pod not in complete
+        ]
+        for name, number, attempt in attempts:
+            prefix, lines = "" if step else f"{name:<18}  ", list[str]()
+            try:
+                lines = _own_lines(read_log(kubeflow, run_id, attempt, namespace), attempt)
+            except RLVRError as error:
+                if attempt.pod not in printed:
+                    yield f"{prefix}(the log of attempt {number} cannot be read: {error})"
+            known = printed.get(attempt.pod, 0)
+            printed[attempt.pod] = max(known, len(lines))
+            yield from (prefix + line for line in lines[known:])
+            if attempt.phase != "Running":
+                complete.add(attempt.pod)
         if run.state in ENDED or not follow:
             break
         time.sleep(FOLLOW_S)
@@ -183,6 +190,15 @@ def log_lines(
             f"{'had no pod' if step else 'has had a pod'}, so that there is no log; "
             f"{kubeflow.access.command('status', run_id)} shows how far the run is"
         )
+
+
+def _own_lines(log: str, attempt: Attempt) -> list[str]:
+    """What the step printed; before it, KFP prints the executor's input with the whole recipe."""
+    lines = log.splitlines()
+    for index, line in enumerate(lines):
+        if line.startswith(STARTED):
+            return lines[index:]
+    return [] if attempt.phase == "Running" else lines
 
 
 def _workflow_of_details(run: Any) -> dict[str, Any]:

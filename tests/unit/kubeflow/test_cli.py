@@ -19,7 +19,7 @@ from .conftest import Serve
 from .fake_api import FakeKubeflow
 from .workflows import pod_of
 
-CAUSE = "started step train\nerror: recipe: no such task; choose one (exit code 2)\n"
+CAUSE = "the executor's input\nstarted step train\nerror: recipe: no such task; choose one (exit code 2)\n"
 TINY = str(Path(__file__).parents[1] / "pipelines" / "tiny.yaml")
 
 
@@ -238,16 +238,16 @@ def test_following_a_log_prints_each_line_once(
     run(fake)
     (run_id,) = fake.runs
     fake.course = [("RUNNING", {"check": "RUNNING"}), ("SUCCEEDED", {"check": "SUCCEEDED"})]
-    fake.logs = {pod_of("check"): "one\n"}
+    fake.logs = {pod_of("check"): "started step check\none\n"}
 
     def sleep(seconds: float) -> None:
-        fake.logs = {pod_of("check"): "one\ntwo\n"}
+        fake.logs = {pod_of("check"): "started step check\none\ntwo\n"}
 
     monkeypatch.setattr(steps.time, "sleep", sleep)
 
     result = rlvr("logs", run_id, "-f", "--step", "check", "--endpoint", fake.url)
 
-    assert result.stdout == "one\ntwo\n"
+    assert result.stdout == "started step check\none\ntwo\n"
 
 
 def test_a_run_without_pods_has_no_log(serve: Serve) -> None:
