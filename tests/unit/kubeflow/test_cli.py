@@ -19,7 +19,10 @@ from .conftest import Serve
 from .fake_api import FakeKubeflow
 from .workflows import pod_of
 
-CAUSE = "the executor's input\nstarted step train\nerror: recipe: no such task; choose one (exit code 2)\n"
+CAUSE = """the executor's input
+started step train
+error: recipe: no such task; choose one (exit code 2)
+"""
 TINY = str(Path(__file__).parents[1] / "pipelines" / "tiny.yaml")
 
 
