@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,3 +30,16 @@ class Access:
     token_file: Path | None = None
     cookies_file: Path | None = None
     ca_file: Path | None = None
+
+    def command(self, *words: str) -> str:
+        """Return `rlvr WORDS` with the options that lead where this access does, for a shell."""
+        options = {
+            "--endpoint": self.endpoint,
+            "--namespace": self.namespace,
+            "--context": self.context,
+            "--token-file": self.token_file,
+            "--cookies-file": self.cookies_file,
+            "--ca-file": self.ca_file,
+        }
+        given = [part for name, value in options.items() if value for part in (name, str(value))]
+        return shlex.join(["rlvr", *words, *given])

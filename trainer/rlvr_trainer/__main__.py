@@ -11,7 +11,6 @@ stopped it after a commit, otherwise the error's own.
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 import traceback
@@ -24,6 +23,7 @@ from rlvr_trainer.evaluation.shards import parse_shard
 from rlvr_trainer.launch.node_run_dir import read_recipe
 from rlvr_trainer.launch.pod import RUN_DIR_VARIABLE, Options, add_arguments, launch
 from rlvr_trainer.launch.rank_outcomes import record_error, record_preempted, was_launched
+from rlvr_trainer.log import configure_logging
 from rlvr_trainer.run_dir.events import EVENTS_VARIABLE
 
 
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     add_evaluate_arguments(verbs.add_parser("evaluate", help="evaluate on the test rows"))
     add_arguments(verbs.add_parser("launch", help="train as a pod of a job does"))
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    configure_logging()
     if options.verb == "launch":
         return launch(Options.parse(options))
     try:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from typing import Any
 
+from rlvr_components.jobs import JobSummary
 from rlvr_components.pipeline_run import (
     default_storage,
     in_kubeflow,
@@ -16,6 +18,7 @@ from rlvr_components.pipeline_run import (
     run_folder,
     run_id,
 )
+from rlvr_components.steps.run_outcome import read_outcome
 from rlvr_trainer.errors import RLVRError
 from rlvr_trainer.storage.open import open_storage
 
@@ -37,42 +40,46 @@ def finish(storage_uri: str, artifact_uri: str, state: str, message: str) -> str
         is_launched = settings is not None and may_have_live_jobs(open_storage(folder))
     except (RLVRError, ValueError, TypeError, KeyError) as error:  # pydantic's are ValueErrors
         logger.warning("there are no settings of a launch: %s", error)
+    jobs: list[JobSummary] = []
     deleted: list[str] | None = []
     if is_launched or in_kubeflow():  # even without settings: GPUs must not stay busy
         try:
-            deleted = delete_live_jobs(settings.platform.namespace if settings else "")
+            jobs = find_run_jobs(settings.platform.namespace if settings else "")
+            deleted = delete_live_jobs(jobs)
         except RLVRError as error:
             deleted = None
             logger.warning("whether jobs are left is not known: %s", error)
+    outcome = read_outcome(state, message, jobs)
     if settings is not None:
-        outcome = {"state": state, "message": message, "deleted": deleted}
-        _keep(folder, outcome, is_launched=deleted is None)
-    return describe_outcome(state, message, deleted)
+        _keep(folder, {**outcome.facts(), "deleted": deleted}, is_launched=deleted is None)
+    return f"{outcome.markdown()}\n{describe_deleted(deleted)}\n"
 
 
-def delete_live_jobs(namespace: str) -> list[str]:
-    """Delete this run's jobs that have not ended; their names. Empty: this pod's namespace.
+def find_run_jobs(namespace: str) -> list[JobSummary]:
+    """This run's jobs, the newest first. Empty: in this pod's namespace.
 
     Raises ConfigError, PlatformError.
     """
-    from rlvr_components.jobs.cluster import delete_jobs, find_jobs
+    from rlvr_components.jobs.cluster import find_jobs
 
-    jobs = find_jobs(namespace=namespace or own_namespace(), run_id=run_id())
+    return find_jobs(namespace=namespace or own_namespace(), run_id=run_id())
+
+
+def delete_live_jobs(jobs: Sequence[JobSummary]) -> list[str]:
+    """Delete those that have not ended; their names. Raises ConfigError, PlatformError."""
+    from rlvr_components.jobs.cluster import delete_jobs
+
     return [job.name for job in delete_jobs([job for job in jobs if not job.has_ended])]
 
 
-def describe_outcome(state: str, message: str, deleted: list[str] | None) -> str:
+def describe_deleted(deleted: list[str] | None) -> str:
     """For the UI, as Markdown; `deleted` is None where nobody could look."""
-    lines = [f"# {state.replace('_', ' ').capitalize()}", ""]
-    lines += [message, ""] if message else []
     if deleted is None:
-        lines.append("Whether jobs are left is not known: the log of this step says why.")
-    elif deleted:
+        return "Whether jobs are left is not known: the log of this step says why."
+    if deleted:
         names = ", ".join(f"`{name}`" for name in deleted)
-        lines.append(f"Deleted what was still running: {names}.")
-    else:
-        lines.append("Nothing was left running.")
-    return "\n".join(lines) + "\n"
+        return f"Deleted what was still running: {names}."
+    return "Nothing was left running."
 
 
 def _keep(folder: str, outcome: dict[str, Any], *, is_launched: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -11,8 +10,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from rlvr_components.pipeline_run import in_kubeflow
 from rlvr_trainer.error_mapping import to_rlvr_error
 from rlvr_trainer.errors import EXIT_PREEMPTED, RLVRError
+from rlvr_trainer.log import configure_logging
 from rlvr_trainer.recipe.reader import parse_recipe
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.run_dir.events import emit
@@ -31,9 +32,7 @@ def step(phase: str, recipe: str) -> Iterator[Recipe]:
 @contextmanager
 def attempt(phase: str) -> Iterator[None]:
     """End the process with the code of an error that the body raises, and emit its cause."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    # it tells of each client, and a step that follows a job opens many
-    logging.getLogger("botocore").setLevel(logging.WARNING)
+    configure_logging()
     print(f"{STARTED}{phase}", flush=True)
     try:
         yield
@@ -41,7 +40,8 @@ def attempt(phase: str) -> Iterator[None]:
         cause = to_rlvr_error(error)
         if cause is not error:
             traceback.print_exc()
-        print(f"error: {cause}", file=sys.stderr, flush=True)
+        code = f" (exit code {cause.exit_code})" if in_kubeflow() else ""  # its launcher drops it
+        print(f"error: {cause}{code}", file=sys.stderr, flush=True)
         if cause.exit_code != EXIT_PREEMPTED:
             with suppress(RLVRError):  # a full disk, as a rule; the log has the cause too
                 emit("failure", phase=phase, message=str(cause), exit_code=cause.exit_code)

@@ -110,6 +110,18 @@ def load(source: str, overrides: Iterable[str], seed: int | None) -> Recipe:
     return load_recipe(source, [*overrides, *seeds])
 
 
+def note_files(recipe: Recipe, *, data: bool = True) -> None:
+    """Point out files of this machine: a pod has others, unless its image or a volume has these."""
+    from rlvr_pipelines.local.inputs import files_of_this_machine
+
+    for name in files_of_this_machine(recipe, data=data):
+        click.echo(
+            f"note: {name} is on this machine; pods need it at the same path, in their image or on "
+            "a volume",
+            err=True,
+        )
+
+
 def default_run_dir(recipe: Recipe, suffix: str = "") -> Path:
     """`runs/NAME`."""
     return Path("runs", recipe.name + suffix)

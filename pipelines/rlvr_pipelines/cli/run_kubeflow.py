@@ -15,7 +15,8 @@ from rlvr_pipelines.cli.options import Command, print_json
 
 if TYPE_CHECKING:
     from rlvr_pipelines.kubeflow.connection import Kubeflow
-    from rlvr_pipelines.kubeflow.kubeflow_runs import Run, Task
+    from rlvr_pipelines.kubeflow.kubeflow_runs import Run
+    from rlvr_pipelines.kubeflow.kubeflow_steps import Task
     from rlvr_trainer.recipe.schema import Recipe
 
 
@@ -93,7 +94,7 @@ def run_on_kubeflow(
     if run.link.startswith("/"):
         click.echo(f"(below the address of Kubeflow's UI; ${UI_VARIABLE} completes it)", err=True)
     if not options.wait:
-        click.echo(f"To see how far it is: rlvr status {run.id}", err=True)
+        click.echo(f"To see how far it is: {run.command('status')}", err=True)
         if output == "json":
             print_json(run.facts())
         return
@@ -110,9 +111,10 @@ def _wait(kubeflow: Kubeflow, run: Run) -> Run:
     try:
         return follow_run(kubeflow, run.id, _show)
     except KeyboardInterrupt:
-        click.echo(f"The run goes on; to stop it: rlvr stop {run.id}", err=True)
+        click.echo(f"The run goes on; to stop it: {run.command('stop')}", err=True)
         click.get_current_context().exit(EXIT_INTERRUPTED)
 
 
 def _show(task: Task) -> None:
-    click.echo(f"{time.strftime('%H:%M:%S')}  {task.line()}", err=True)
+    first, *more = task.lines()
+    click.echo("\n".join([f"{time.strftime('%H:%M:%S')}  {first}", *more]), err=True)

@@ -58,7 +58,7 @@ class Kubeflow:
             client.experiments, client.pipelines, client.runs,
         )  # fmt: skip
         self.uploads = client.pipeline_uploads
-        self.health = health
+        self.health, self.access = health, access
         self.namespace = _profile(client, health, access)
         """None where there are no profiles: then naming one is an error there."""
         self._host = host
@@ -67,6 +67,26 @@ class Kubeflow:
     def call(self, function: Callable[..., Any], **arguments: Any) -> Any:
         """A call of the generated API. Raises ConfigError for a refusal, else PlatformError."""
         return _call(self._host, function, **arguments)
+
+    def get(self, path: str) -> Any:
+        """The JSON of a path that the generated API has no call for; raises as `call` does."""
+        return self.call(
+            self.runs.api_client.call_api,
+            resource_path=path,
+            method="GET",
+            response_type="object",
+            auth_settings=["Bearer"],
+            _return_http_data_only=True,
+        )
+
+    def get_text(self, path: str) -> str:
+        """The text of a path; raises as `call` does."""
+        api_client = self.runs.api_client
+        arguments = {"resource_path": path, "method": "GET", "auth_settings": ["Bearer"]}
+        with contextlib.suppress(UnicodeDecodeError):  # the client's; the bytes are kept
+            self.call(api_client.call_api, **arguments)
+        data: str | bytes = api_client.last_response.data
+        return data if isinstance(data, str) else data.decode("utf-8", "replace")
 
     def link(self, path: str) -> str:
         """Where the UI shows it; without a host when only the API server's proxy is known."""

@@ -64,6 +64,19 @@ def upload(kubeflow: Kubeflow, package: Package) -> Upload:
     )
 
 
+def find_uploaded(kubeflow: Kubeflow, package: Package) -> Any:
+    """The uploaded version with these very bytes; None where there is none.
+
+    Raises ConfigError, PlatformError.
+    """
+    pipeline = _find_pipeline(kubeflow, package.name)
+    for name in (package.version, _version_by_content(package)) if pipeline else ():
+        there = _find_version(kubeflow, pipeline.pipeline_id, name)
+        if there is not None and there.pipeline_spec == package.spec:
+            return there
+    return None
+
+
 def equals(display_name: str) -> str:
     """The filter of a list by name, as the API takes it."""
     predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": display_name}
@@ -85,10 +98,15 @@ def _ensure_version(kubeflow: Kubeflow, pipeline_id: str, package: Package) -> t
         return _add_version(kubeflow, pipeline_id, package.version, package)
     if there.pipeline_spec == package.spec:
         return there, False
-    digest = hashlib.sha256(package.text.encode()).hexdigest()[:NUM_HASH_DIGITS]
-    name = f"{package.version}-{digest}"  # whoever bears it has this content
+    name = _version_by_content(package)
     there = _find_version(kubeflow, pipeline_id, name)
     return (there, False) if there else _add_version(kubeflow, pipeline_id, name, package)
+
+
+def _version_by_content(package: Package) -> str:
+    """A version's name that whoever bears it has this content."""
+    digest = hashlib.sha256(package.text.encode()).hexdigest()[:NUM_HASH_DIGITS]
+    return f"{package.version}-{digest}"
 
 
 def _find_version(kubeflow: Kubeflow, pipeline_id: str, name: str) -> Any:

@@ -18,7 +18,14 @@ from rlvr_components.steps import components
 
 HOUR_S = 3600
 LAUNCHER_RETRIES = 3
-"""Of a step that follows a job: another try adopts the job, so that a lost pod costs nothing."""
+"""Of a step that follows a job: another attempt adopts a job that lives.
+
+KFP sets no policy, so that Argo's configuration decides what is retried. With KFP's stock one of
+2.17 it is a pod that was lost, and not a process that was killed or an error of ours; without it,
+it is the other way round, and an error that stays one (exit codes 2 to 99) is retried in vain,
+since KFP can express neither a policy nor an expression. Whatever is not retried, KFP's Retry of
+the run continues.
+"""
 
 
 def build(images: Images | None = None, *, secret: str = "") -> Any:

@@ -48,10 +48,14 @@ def test_what_is_still_running_is_deleted_and_the_outcome_kept(
     text = finish(str(tmp_path), "", "FAILED", "train failed")
 
     assert deleted == ["b", "c"]
-    assert text == "# Failed\n\ntrain failed\n\nDeleted what was still running: `b`, `c`.\n"
+    assert text.startswith("# Failed\n\ntrain failed (exit code 7)\n\nTo go on: ")
+    assert text.endswith("\n\nDeleted what was still running: `b`, `c`.\n")
     assert json.loads((folder / "outcome.json").read_text()) == {
         "state": "FAILED",
+        "step": "",
+        "attempt": 0,
         "message": "train failed",
+        "exit_code": 7,
         "deleted": ["b", "c"],
     }
 

@@ -1,11 +1,13 @@
 import errno
 import json
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from rlvr_components.steps.step_process import log_metrics, step
+from rlvr_components.workflow import Failure, find_failure
 from rlvr_trainer.errors import DataError, JobFailed
 from rlvr_trainer.recipe.reader import parse_recipe
 from rlvr_trainer.run_dir.events import EVENTS_VARIABLE, read_events
@@ -85,6 +87,23 @@ def test_a_failure_is_told_even_where_it_cannot_be_recorded(
         raise DataError("row 5,000 is broken")
 
     assert "error: row 5,000 is broken" in capsys.readouterr().err
+
+
+def test_in_kubeflow_the_cause_has_its_exit_code_since_kfps_launcher_ends_with_another(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KFP_POD_NAME", "step-1")
+
+    with pytest.raises(SystemExit), step("train", RECIPE):
+        raise DataError("row 5,000 is broken")
+
+    written = capsys.readouterr()
+    assert find_failure(written.err) == Failure("row 5,000 is broken", 3)
+
+
+def test_a_step_logs_nothing_of_each_request_to_a_storage() -> None:
+    with step("train", RECIPE):
+        assert logging.getLogger("botocore.credentials").getEffectiveLevel() == logging.WARNING
 
 
 def test_metrics_are_logged_and_exist_as_a_file(tmp_path: Path) -> None:

@@ -27,6 +27,17 @@ def test_the_published_recipe_reaches_trl_unchanged(tmp_path: Path) -> None:
     assert (lora.r, lora.lora_alpha, lora.task_type) == (16, 16, "CAUSAL_LM")
 
 
+def test_nothing_deprecated_is_asked_of_transformers(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    config = grpo_config(
+        load_recipe("arithmetic", ["training.gradient_checkpointing=true"]), tmp_path
+    )
+
+    assert config.gradient_checkpointing, "TRL reads the old name"
+    assert not [each for each in recwarn if "deprecated" in str(each.message)]
+
+
 def test_any_other_option_of_trl_passes_through(tmp_path: Path) -> None:
     recipe = load_recipe(
         "arithmetic", ["grpo.entropy_coef=0.01", "grpo.importance_sampling_level=sequence"]

@@ -22,7 +22,7 @@ def state(step: int, max_steps: int = 10) -> TrainerState:
 
 
 def test_each_step_is_an_event_with_trls_numbers(
-    args: TrainingArguments, events_file: Path
+    args: TrainingArguments, events_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     callback = StepEvents()
     callback.on_train_begin(args, state(0), TrainerControl())
@@ -35,6 +35,9 @@ def test_each_step_is_an_event_with_trls_numbers(
     assert event["rewards/format/mean"] == 0.5
     assert event["loss"] is None  # JSON knows no NaN
     assert event["tokens_per_second"] > 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("step 3/10  reward 1.250  loss nan  ")
+    assert "tokens/s" in line
 
 
 def test_a_step_on_completions_of_an_earlier_one_is_an_event_too(

@@ -279,8 +279,9 @@ class FakeApiServer:
                     yield json.dumps({"type": verb, "object": obj}).encode() + b"\n"
 
     def read_log(self, pod: str, query: dict[str, str]) -> Iterator[bytes]:
-        """A container's lines with their times; from a whole second on, as the kubelet does it."""
+        """A container's lines, from a whole second on, as the kubelet does it."""
         since = query.get("sinceTime", "")
+        is_stamped = query.get("timestamps") == "true"
         sent, given = 0, 0
         while not self.is_closing:
             with self.condition:
@@ -300,7 +301,7 @@ class FakeApiServer:
                     if self.cut_is_clean:
                         return
                     raise ConnectionResetError
-                yield f"{stamp} {line}\n".encode()
+                yield (f"{stamp} {line}\n" if is_stamped else f"{line}\n").encode()
             if is_over and sent == len(self.logs.get(pod, [])):
                 return
 

@@ -12,7 +12,7 @@ import email.policy
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +22,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import kfp_server_api as api
 import yaml
+
+from .workflows import Ends, workflow
 
 CODECS = api.ApiClient(api.Configuration())
 PROXY = "/api/v1/namespaces/kubeflow/services/ml-pipeline:http/proxy"
@@ -51,8 +53,16 @@ class FakeKubeflow:
     """A proxy in front answers everything with a page of HTML."""
     failures: list[int] = field(default_factory=list)
     """Statuses of the next answers."""
-    course: list[tuple[str, dict[str, str]]] = field(default_factory=list)
-    """What each look at a run finds: its state, and those of its tasks."""
+    course: list[tuple[str, Ends]] = field(default_factory=list)
+    """What each look at a run finds: its state, and how its tasks or their attempts ended."""
+    is_stock: bool = True
+    """KFP's own configuration of Argo, with which every node is retried."""
+    has_first_version: bool = True
+    """It serves runs of the API's first version, whose answer holds the Workflow."""
+    is_ui: bool = False
+    """It is the UI, which hands only v1beta1 and v2beta1 on."""
+    logs: dict[str, str] = field(default_factory=dict)
+    """By pod; of the others the log is gone."""
 
     url: str = ""
     requests: list[str] = field(default_factory=list)
@@ -62,6 +72,7 @@ class FakeKubeflow:
     runs: dict[str, api.V2beta1Run] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
     """Of the last request."""
+    _workflow: dict[str, Any] = field(default_factory=dict)
 
     # What each path answers; a group of the path and the query are its arguments.
 
@@ -124,6 +135,11 @@ class FakeKubeflow:
         run = _read(body, "V2beta1Run")
         if not run.display_name:
             raise Refused(400, "The run name is empty. Please specify a valid name")
+        reference = run.pipeline_version_reference
+        if reference and reference.pipeline_version_id not in self.versions:
+            raise Refused(404, f"PipelineVersion {reference.pipeline_version_id} not found")
+        if bool(reference) == bool(run.pipeline_spec):
+            raise Refused(400, "A run has a pipeline spec or refers to a pipeline version")
         if run.experiment_id not in self.experiments:
             raise Refused(404, f"Experiment {run.experiment_id} not found")
         run.run_id = f"00000000-0000-0000-0000-{len(self.runs) + 1:012}"
@@ -134,19 +150,58 @@ class FakeKubeflow:
     def get_run(self, query: dict[str, str], run_id: str) -> Any:
         run = self._run(run_id)
         if self.course:
-            run.state, tasks = self.course.pop(0)
-            run.run_details = api.V2beta1RunDetails(task_details=_details(run_id, tasks))
+            state, tasks = self.course.pop(0)
+            self._note(run, state)
+            self._workflow = workflow(
+                tasks,
+                phase={"SUCCEEDED": "Succeeded", "FAILED": "Failed"}.get(state, "Running"),
+                is_stock=self.is_stock,
+            )
+            run.run_details = api.V2beta1RunDetails(
+                task_details=_details(run_id, self._workflow["status"]["nodes"].values())
+            )
         return run
+
+    def get_first_version(self, query: dict[str, str], run_id: str) -> Any:
+        self._run(run_id)
+        if not self.has_first_version:
+            raise Refused(404, "Not Found")
+        manifest = json.dumps(self._workflow) if self._workflow else ""
+        return {"run": {"id": run_id}, "pipeline_runtime": {"workflow_manifest": manifest}}
+
+    def read_ui_log(self, query: dict[str, str]) -> Any:
+        if not self.is_ui or (query["podnamespace"], query["createdat"]) != (
+            "kubeflow",
+            "2026-11-02",
+        ):
+            raise Refused(404, "Not Found")
+        return self.logs[query["podname"]].encode()
+
+    def read_log(self, query: dict[str, str], run_id: str, pod: str) -> Any:
+        if self.is_ui:
+            raise Refused(404, "Not Found")
+        self._run(run_id)
+        if pod not in self.logs:
+            raise Refused(500, f"Failed to read logs for run {run_id}: pods {pod!r} not found")
+        return self.logs[pod].encode()
 
     def terminate_run(self, query: dict[str, str], body: bytes, run_id: str) -> Any:
         run = self._run(run_id)
         if run.state in ("SUCCEEDED", "FAILED", "CANCELED"):
             raise Refused(400, f"Failed to terminate run {run_id}: it has ended")
-        run.state = "CANCELING"
+        self._note(run, "CANCELING")
         return {}
 
     def health(self, query: dict[str, str]) -> Any:
         return {"commit_sha": "abc", "tag_name": self.version, "multi_user": self.multi_user}
+
+    def _note(self, run: Any, state: str) -> None:
+        """A terminated run ends as FAILED after CANCELING: nothing sets CANCELED."""
+        if run.state != state:
+            now = f"2026-11-02T10:00:{len(run.state_history or ()):02}Z"
+            status = api.V2beta1RuntimeStatus(state=state, update_time=now)
+            run.state_history = [*(run.state_history or ()), status]
+        run.state = state
 
     def _run(self, run_id: str) -> Any:
         if run_id not in self.runs:
@@ -184,6 +239,9 @@ ROUTES: list[tuple[str, str, Callable[..., Any]]] = [
     ("POST", r"/apis/v2beta1/experiments", FakeKubeflow.create_experiment),
     ("POST", r"/apis/v2beta1/runs", FakeKubeflow.create_run),
     ("GET", r"/apis/v2beta1/runs/([^/:]+)", FakeKubeflow.get_run),
+    ("GET", r"/apis/v1beta1/runs/([^/:]+)", FakeKubeflow.get_first_version),
+    ("GET", r"/k8s/pod/logs", FakeKubeflow.read_ui_log),
+    ("GET", r"/apis/v1alpha1/runs/([^/:]+)/nodes/([^/:]+)/log", FakeKubeflow.read_log),
     ("POST", r"/apis/v2beta1/runs/([^/:]+):terminate", FakeKubeflow.terminate_run),
 ]
 
@@ -214,6 +272,9 @@ def serving(fake: FakeKubeflow) -> Iterator[FakeKubeflow]:
                 status, answer = 200, self._route(parts.path, parts.query, body)
             except Refused as refusal:
                 status, answer = refusal.status, _error(refusal)
+            if isinstance(answer, bytes):
+                self._send(status, "text/plain", answer)
+                return
             content = json.dumps(CODECS.sanitize_for_serialization(answer)).encode()
             self._send(status, "application/json", content)
 
@@ -277,21 +338,18 @@ def _error(refusal: Refused) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _details(run_id: str, tasks: dict[str, str]) -> list[api.V2beta1PipelineTaskDetail]:
-    """Argo's nodes behind these tasks: each has a driver and an executor, and all a root."""
-    nodes = {"rlvr-tiny-x7k2p": "RUNNING", "root-driver": "SUCCEEDED", "root": "RUNNING"}
-    for name, state in tasks.items():
-        nodes |= {f"{name}-driver": "SUCCEEDED", name: state}
-    nodes["executor"] = "RUNNING"
+def _details(run_id: str, nodes: Iterable[dict[str, Any]]) -> list[api.V2beta1PipelineTaskDetail]:
+    """What the server makes of Argo's nodes: no pod, no error, no state of what never ran."""
+    states = {"Error": "FAILED", "Omitted": None}
     return [
         api.V2beta1PipelineTaskDetail(
             run_id=run_id,
             task_id=f"task-{number}",
-            display_name=name,
-            state=state,
+            display_name=node["displayName"],
+            state=states.get(node["phase"], node["phase"].upper()),
             create_time="2026-11-02T10:00:00Z",
-            start_time=f"2026-11-02T10:00:{number:02}Z",
-            end_time="1970-01-01T00:00:00Z",
+            start_time=node["startedAt"],
+            end_time=node["finishedAt"] or "1970-01-01T00:00:00Z",
         )
-        for number, (name, state) in enumerate(nodes.items())
+        for number, node in enumerate(nodes)
     ]

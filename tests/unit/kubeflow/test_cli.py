@@ -10,14 +10,19 @@ from kfp_server_api import V2beta1Experiment
 
 from rlvr_pipelines.cli import main
 from rlvr_pipelines.cluster import cluster_runs
-from rlvr_pipelines.kubeflow import kubeflow_runs
+from rlvr_pipelines.kubeflow import kubeflow_runs, kubeflow_steps
 from rlvr_pipelines.pipeline.definition import rlvr_pipeline
-from rlvr_trainer.errors import EXIT_PREEMPTED, ConfigError, JobFailed, PlatformError
+from rlvr_trainer.errors import EXIT_PREEMPTED, ConfigError, PlatformError
 from rlvr_trainer.recipe.reader import load_recipe, parse_recipe
 
 from .conftest import Serve
 from .fake_api import FakeKubeflow
+from .workflows import pod_of
 
+CAUSE = """the executor's input
+started step train
+error: recipe: no such task; choose one (exit code 2)
+"""
 TINY = str(Path(__file__).parents[1] / "pipelines" / "tiny.yaml")
 
 
@@ -48,7 +53,7 @@ def test_a_run_prints_its_link_and_how_to_look_at_it(serve: Serve) -> None:
     assert result.exit_code == 0, result.stderr
     (run_id,) = fake.runs
     assert result.stdout == f"{fake.url}/#/runs/details/{run_id}\n"
-    assert f"rlvr status {run_id}" in result.stderr
+    assert f"rlvr status {run_id} --endpoint {fake.url}\n" in result.stderr
     assert fake.runs[run_id].display_name == "first"
 
 
@@ -103,6 +108,19 @@ def test_a_file_of_this_machine_is_pointed_out(serve: Serve, tmp_path: Path) -> 
     assert f"note: {tmp_path}/rows.jsonl is on this machine" in result.stderr
 
 
+def test_a_file_of_this_machine_is_pointed_out_where_the_pipeline_is_compiled_or_uploaded(
+    serve: Serve, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    file = ("--set", f"data.train={tmp_path}/rows.jsonl")
+
+    compiled = rlvr("compile", TINY, "-o", str(tmp_path / "pipeline.yaml"), *file)
+    uploaded = rlvr("upload", TINY, "--endpoint", serve().url, *file)
+
+    assert f"note: {tmp_path}/rows.jsonl is on this machine" in compiled.stderr
+    assert f"note: {tmp_path}/rows.jsonl is on this machine" in uploaded.stderr
+
+
 def test_without_cache_nothing_is_reused(serve: Serve) -> None:
     fake = serve()
 
@@ -126,23 +144,124 @@ def test_waiting_follows_the_run_and_ends_as_it_does(serve: Serve) -> None:
     assert said.index("running") < said.index("succeeded")
 
 
-@pytest.mark.parametrize(
-    ("state", "exit_code"), [("FAILED", JobFailed.exit_code), ("CANCELED", EXIT_PREEMPTED)]
-)
-def test_waiting_for_what_does_not_succeed_is_an_error(
-    state: str, exit_code: int, serve: Serve
-) -> None:
+def test_waiting_for_what_fails_ends_with_its_cause_and_exit_code(serve: Serve) -> None:
     fake = serve()
-    fake.course = [(state, {"train": "FAILED"})]
+    fake.course = [("FAILED", {"check": "FAILED", "train": "OMITTED"})]
+    fake.logs[pod_of("check")] = CAUSE
 
     result = run(fake, "--wait", "--output", "json")
 
-    assert result.exit_code == exit_code
+    assert result.exit_code == ConfigError.exit_code
+    (run_id,) = fake.runs
+    assert "failed at check: recipe: no such task; choose one (exit code 2)" in result.stderr
+    assert f"its log: rlvr logs {run_id} --endpoint {fake.url}" in result.stderr
     facts = json.loads(result.stdout)
-    assert facts["state"] == state
-    assert facts["tasks"] == [
-        {"name": "train", "state": "FAILED", "error": "", "seconds": None}
-    ]  # fmt: skip
+    assert (facts["state"], facts["exit_code"]) == ("FAILED", 2)
+    check = facts["tasks"][0]
+    assert (check["name"], check["state"], check["exit_code"]) == ("check", "FAILED", 2)
+    assert check["error"] == "recipe: no such task; choose one"
+    assert [each["pod"] for each in check["attempts"]] == [pod_of("check")]
+
+
+def test_waiting_for_what_is_terminated_ends_as_preempted(serve: Serve) -> None:
+    fake = serve()
+    fake.course = [("CANCELING", {"train": "RUNNING"}), ("FAILED", {"train": "TERMINATED"})]
+
+    result = run(fake, "--wait")
+
+    assert result.exit_code == EXIT_PREEMPTED
+    assert "was terminated at" in result.stderr
+
+
+def test_status_tells_what_the_wait_tells(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = serve()
+    run(fake)
+    (run_id,) = fake.runs
+    fake.course = [("FAILED", {"check": "FAILED"})]
+    fake.logs[pod_of("check")] = CAUSE
+    asked: list[str] = []
+    monkeypatch.setattr(
+        cluster_runs, "find_jobs", lambda **query: asked.append(query["namespace"]) or []
+    )
+
+    result = rlvr("status", run_id, "--endpoint", fake.url, "--namespace", "another")
+
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[2].startswith(
+        "check                   failed  after 3 min 00 s  recipe: no such task"
+    )
+    assert "train                   not run" in lines
+    assert "failed at check: recipe: no such task; choose one (exit code 2)" in lines[-1]
+    assert asked == ["kubeflow"], "the run's own namespace"
+
+
+def test_logs_are_those_of_every_step_through_kubeflow_alone(serve: Serve) -> None:
+    fake = serve()
+    run(fake)
+    (run_id,) = fake.runs
+    course = ("FAILED", {"check": "SUCCEEDED", "train": ["LOST", "FAILED"], "finish": "SUCCEEDED"})
+    fake.course = [course]
+    fake.logs = {pod_of("check"): "fine\n", pod_of("train", 1): CAUSE, pod_of("finish"): "bye\n"}
+
+    result = rlvr("logs", run_id, "--endpoint", fake.url)
+
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0] == "check               fine"
+    assert "cannot be read" in lines[1]
+    assert "the log of attempt 1" in lines[1]
+    assert "not found" in lines[1], "what the API server says, not the path that it does not know"
+    assert lines[2:] == [
+        "train               started step train",
+        "train               error: recipe: no such task; choose one (exit code 2)",
+        "finish              bye",
+    ]
+
+    of_one = rlvr("logs", run_id, "--endpoint", fake.url, "--step", "finish")
+    assert of_one.stdout == "bye\n"
+
+
+def test_logs_come_through_the_ui_too(serve: Serve) -> None:
+    fake = serve(is_ui=True)
+    run(fake)
+    (run_id,) = fake.runs
+    fake.course = [("SUCCEEDED", {"check": "SUCCEEDED"})]
+    fake.logs = {pod_of("check"): "fine\n"}
+
+    result = rlvr("logs", run_id, "--endpoint", fake.url, "--step", "check")
+
+    assert result.stdout == "fine\n"
+
+
+def test_following_a_log_prints_each_line_once(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = serve()
+    run(fake)
+    (run_id,) = fake.runs
+    fake.course = [("RUNNING", {"check": "RUNNING"}), ("SUCCEEDED", {"check": "SUCCEEDED"})]
+    fake.logs = {pod_of("check"): "started step check\none\n"}
+
+    def sleep(seconds: float) -> None:
+        fake.logs = {pod_of("check"): "started step check\none\ntwo\n"}
+
+    monkeypatch.setattr(kubeflow_steps.time, "sleep", sleep)
+
+    result = rlvr("logs", run_id, "-f", "--step", "check", "--endpoint", fake.url)
+
+    assert result.stdout == "started step check\none\ntwo\n"
+
+
+def test_a_run_without_pods_has_no_log(serve: Serve) -> None:
+    fake = serve()
+    run(fake)
+    (run_id,) = fake.runs
+
+    result = rlvr("logs", run_id, "--endpoint", fake.url)
+
+    assert result.exit_code == ConfigError.exit_code
+    assert f"rlvr status {run_id} --endpoint {fake.url}" in result.stderr
 
 
 def test_interrupting_the_wait_leaves_the_run(

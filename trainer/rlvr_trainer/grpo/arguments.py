@@ -41,7 +41,7 @@ def grpo_config(recipe: Recipe, output_dir: Path) -> GRPOConfig:
         "lr_scheduler_type": training.lr_scheduler,
         "max_grad_norm": training.max_grad_norm,
         "weight_decay": training.weight_decay,
-        "gradient_checkpointing": training.gradient_checkpointing,
+        "activation_checkpointing": training.gradient_checkpointing,
         "num_generations": sampling.num_generations,
         "max_completion_length": sampling.max_completion_tokens,
         "temperature": sampling.temperature,

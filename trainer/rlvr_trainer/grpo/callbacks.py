@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any
 
@@ -49,6 +49,22 @@ class StepEvents(TrainerCallback):
         numbers["step_time"] = elapsed
         self._last_time, self._last_tokens = now, tokens
         emit("step", step=state.global_step, max_steps=state.max_steps, **_json_numbers(numbers))
+        print(step_line(state.global_step, state.max_steps, numbers), flush=True)
+
+
+def step_line(step: int, max_steps: int, numbers: Mapping[str, float]) -> str:
+    """What a step's log shows of an optimizer step, from TRL's numbers."""
+    rewards = {
+        key.removeprefix("rewards/").removesuffix("/mean"): value
+        for key, value in numbers.items()
+        if key.startswith("rewards/") and key.endswith("/mean")
+    }
+    words = [f"step {step}/{max_steps}", f"reward {numbers['reward']:.3f}"]
+    if len(rewards) > 1:
+        words += [f"{name} {value:.3f}" for name, value in rewards.items()]
+    words += [f"loss {numbers['loss']:.4f}"] if "loss" in numbers else []
+    words += [f"{numbers['tokens_per_second']:.0f} tokens/s", f"{numbers['step_time']:.1f} s"]
+    return "  ".join(words)
 
 
 class Validation(TrainerCallback):

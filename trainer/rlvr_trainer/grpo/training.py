@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from datasets import Dataset
 from safetensors import safe_open
+from transformers import PrinterCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from trl.models import unwrap_model_for_generation
 
@@ -182,6 +183,7 @@ def _trainer(trajectory: Trajectory, checkpoints: Path, data_dir: Path) -> RLVRT
             JudgeRewards(lambda: scorer.check(gather_objects)),
         ],
     )
+    trainer.remove_callback(PrinterCallback)  # StepEvents prints a line a step
     validated = at_most(
         load_rows(data_dir, "validation"),
         recipe.training.num_validation_rows,

@@ -491,6 +491,7 @@ OWNED_GRPO_FIELDS: Mapping[str, str] = {
     "lr_scheduler_type": "training.lr_scheduler",
     "max_grad_norm": "training.max_grad_norm",
     "weight_decay": "training.weight_decay",
+    "activation_checkpointing": "training.gradient_checkpointing",
     "gradient_checkpointing": "training.gradient_checkpointing",
     "deepspeed": "training.zero_stage",
     "fsdp": "training.zero_stage",

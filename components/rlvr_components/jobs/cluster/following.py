@@ -60,7 +60,7 @@ OUTAGE_S = 1800.0
 STOPPED = JobStatus(
     "failed",
     EXIT_PREEMPTED,
-    "it was stopped; its pods commit a checkpoint before they end, and the same command continues",
+    "it was stopped; its pods commit a checkpoint before they end, from which the same run resumes",
 )
 
 

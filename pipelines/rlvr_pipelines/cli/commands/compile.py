@@ -6,7 +6,13 @@ from pathlib import Path
 
 import click
 
-from rlvr_pipelines.cli.options import debug_option, load, package_options, recipe_options
+from rlvr_pipelines.cli.options import (
+    debug_option,
+    load,
+    note_files,
+    package_options,
+    recipe_options,
+)
 
 
 @click.command("compile", short_help="Write the pipeline as KFP's YAML.")
@@ -49,6 +55,7 @@ def compile_command(
     if namespace and not kubernetes_manifests:
         raise click.UsageError("--namespace is that of --kubernetes-manifests; add it")
     loaded = load(recipe, overrides, seed)
+    note_files(loaded)
     require(PIPELINES, "compiling")
     from rlvr_pipelines.pipeline.package import compile_pipeline, parse_images
 

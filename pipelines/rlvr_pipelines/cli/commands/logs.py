@@ -14,7 +14,11 @@ from rlvr_pipelines.cli.options import debug_option
 if TYPE_CHECKING:
     from rlvr_pipelines.run_name import RunName
 
-STEPS = ("prepare", "evaluate-base", "train", "evaluate-trained", "report")
+STEPS = (
+    "check", "prepare", "evaluate-base", "train", "evaluate-trained", "report", "publish", "finish",
+)  # fmt: skip
+TASKS = {"prepare": "prepare-data", "report": "compare-and-report"}
+"""Kubeflow's names of steps that are called otherwise here."""
 
 
 @click.command(short_help="Print what RUN printed.")
@@ -27,7 +31,7 @@ def logs(run: str, follow: bool, step: str | None, access: Access) -> None:
     """Print what RUN printed; of a job all ranks, each line with its own.
 
     RUN is a run directory here, the name of a run or job in the cluster, or the id of a run in
-    Kubeflow.
+    Kubeflow, whose steps' logs come through Kubeflow alone.
 
     \b
     rlvr logs runs/arithmetic -f
@@ -36,12 +40,15 @@ def logs(run: str, follow: bool, step: str | None, access: Access) -> None:
     from rlvr_pipelines.run_name import parse_run
 
     named = parse_run(run)
-    if named.where == "local":
-        from rlvr_pipelines.local.local_run import log_lines
+    match named.where:
+        case "local":
+            from rlvr_pipelines.local.local_run import log_lines
 
-        lines = log_lines(named.path, step=step or "", follow=follow)
-    else:
-        lines = _job_lines(named, access, step or "", follow)
+            lines = log_lines(named.path, step=step or "", follow=follow)
+        case "kubeflow":
+            lines = _kubeflow_lines(named, access, step or "", follow)
+        case "cluster":
+            lines = _job_lines(named, access, step or "", follow)
     try:
         for line in lines:
             click.echo(line)
@@ -58,10 +65,7 @@ def _job_lines(named: RunName, access: Access, step: str, follow: bool) -> Itera
     from rlvr_trainer.errors import ConfigError
 
     use_context(access.context)
-    namespace = ""
-    if named.where == "kubeflow":
-        namespace = _namespace_of(named, access)
-    jobs = newest_attempts(jobs_of(named, access, namespace=namespace), step)
+    jobs = newest_attempts(jobs_of(named, access), step)
     if not jobs:
         of = f" of step {step}" if step else ""
         raise ConfigError(
@@ -72,14 +76,14 @@ def _job_lines(named: RunName, access: Access, step: str, follow: bool) -> Itera
     return job_lines(jobs, access, follow=follow)
 
 
-def _namespace_of(named: RunName, access: Access) -> str:
-    """Where the run's jobs are, if the run says so."""
+def _kubeflow_lines(named: RunName, access: Access, step: str, follow: bool) -> Iterator[str]:
+    """The steps' logs; those of a step that follows a job hold the job's lines, of all ranks."""
+    from rlvr_components.kubernetes.access import use_context
     from rlvr_pipelines.extras import PIPELINES, require
 
-    if access.namespace:
-        return access.namespace
     require(PIPELINES, "looking at a run in Kubeflow")
+    use_context(access.context)
     from rlvr_pipelines.kubeflow.connection import connect
-    from rlvr_pipelines.kubeflow.kubeflow_runs import get_run
+    from rlvr_pipelines.kubeflow.kubeflow_steps import log_lines
 
-    return get_run(connect(access), named.text).job_namespace
+    return log_lines(connect(access), named.text, step=TASKS.get(step, step), follow=follow)

@@ -23,6 +23,7 @@ from rlvr_pipelines.cli.options import (
     debug_option,
     default_run_dir,
     load,
+    note_files,
     output_option,
     package_options,
     print_json,
@@ -81,7 +82,8 @@ def run(
 ) -> None:
     """Train RECIPE from data to report.
 
-    The same command again continues an interrupted run.
+    The same command again continues an interrupted run. In Kubeflow it is a new run, which trains
+    from the beginning; there, KFP's Retry of a run continues it.
 
     \b
     rlvr run arithmetic
@@ -90,7 +92,8 @@ def run(
     """
     check_places(place, PLACES)
     loaded = load(recipe, overrides, seed)
-    _warn_of_files(loaded, place)
+    if place != "local":
+        note_files(loaded, data=place == "kubeflow")
     if place == "kubeflow":
         run_on_kubeflow(loaded, job, kubeflow, access, images=images, secret=secret, output=output)
         return
@@ -145,20 +148,6 @@ def _arguments(place: str, job: JobOptions, access: Access) -> dict[str, Any]:
         storage=require_storage(place, job.storage),
         settings=job.settings(),
     )
-
-
-def _warn_of_files(recipe: Recipe, place: str) -> None:
-    """A pod has other files; it may have these too, on a volume or in its image."""
-    if place == "local":
-        return
-    from rlvr_pipelines.local.inputs import files_of_this_machine
-
-    for name in files_of_this_machine(recipe, data=place == "kubeflow"):
-        click.echo(
-            f"note: {name} is on this machine; pods need it at the same path, in their image or on "
-            "a volume",
-            err=True,
-        )
 
 
 def _require(place: str, storage: str) -> None:

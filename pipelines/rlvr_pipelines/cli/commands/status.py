@@ -131,8 +131,9 @@ def _kubeflow(named: RunName, access: Access) -> Shown:
     from rlvr_pipelines.kubeflow.kubeflow_runs import get_run
 
     run = get_run(connect(access), named.text)
-    lines = [f"{run.name}  {run.state.lower()}", run.link, *(task.line() for task in run.tasks)]
-    lines += [run.error] if run.error else []
+    lines = [f"{run.name}  {run.phase}", run.link]
+    lines += [line for task in run.tasks for line in task.lines()]
+    lines += ["", run.outcome()] if run.exit_code else []
     jobs = _kubeflow_jobs(named, access, run.job_namespace)
     for job in jobs:
         lines += ["", *job_lines(job)]

@@ -28,7 +28,8 @@ def stop(run: str, access: Access, output: str) -> None:
     """Stop RUN and leave nothing of it running; its checkpoints stay.
 
     RUN is a run directory here, the name of a run or job in the cluster, or the id of a run in
-    Kubeflow. Training commits a checkpoint first, from which the same run goes on later.
+    Kubeflow. Training commits a checkpoint first, from which the same run goes on later (in
+    Kubeflow by KFP's Retry).
 
     \b
     rlvr stop runs/arithmetic
@@ -93,16 +94,17 @@ def _stop_kubeflow(named: RunName, access: Access) -> dict[str, Any]:
     from rlvr_pipelines.extras import KUBERNETES, PIPELINES, is_installed, require
 
     require(PIPELINES, "stopping a run in Kubeflow")
+    from rlvr_components.workflow import NEW_RUN, RETRY
     from rlvr_pipelines.kubeflow.connection import connect
     from rlvr_pipelines.kubeflow.kubeflow_runs import get_run, terminate_run
 
     kubeflow = connect(access)
     run = get_run(kubeflow, named.text)
     if run.ended:
-        _say(f"{run.name} has ended: {run.state.lower()}")
+        _say(f"{run.name} has ended: {run.phase}")
     else:
         terminate_run(kubeflow, run.id)
-        _say(f"{run.name} is terminated")
+        _say(f"{run.name} is terminated; {RETRY} from the last checkpoint, {NEW_RUN}")
     facts = {"run": run.id, "kind": "kubeflow", "stopped": not run.ended, "link": run.link}
     if not is_installed(KUBERNETES):
         _say("its jobs were not looked at: pip install 'rlvr[kubernetes]'")
@@ -127,9 +129,9 @@ def _stop_jobs(named: RunName, jobs: Sequence[JobSummary], access: Access) -> di
              "unless the platform's stop_grace_s says otherwise)")  # fmt: skip
     stopped = stop_jobs(living, access)
     where = sorted({job.run_dir for job in stopped if job.run_dir})
+    resume = "" if named.where == "kubeflow" else ", and the same command goes on from there"
     _say(f"nothing of {named.text} is running" + (
-        f"; what it committed stays in {', '.join(where)}, and the same command goes on from there"
-        if where else ""
+        f"; what it committed stays in {', '.join(where)}{resume}" if where else ""
     ))  # fmt: skip
     return {
         "run": named.text,

@@ -9,6 +9,7 @@ from rlvr_pipelines.cli.groups import access_options
 from rlvr_pipelines.cli.options import (
     debug_option,
     load,
+    note_files,
     output_option,
     package_options,
     print_json,
@@ -42,6 +43,7 @@ def upload(
     from rlvr_pipelines.extras import PIPELINES, require
 
     loaded = load(recipe, overrides, seed)
+    note_files(loaded)
     require(PIPELINES, "an upload")
     from rlvr_pipelines.kubeflow.connection import connect
     from rlvr_pipelines.kubeflow.versions import upload as upload_package

@@ -1,0 +1,166 @@
+"""How a pipeline run ended: from its Workflow, the logs of its pods and its jobs.
+
+KFP tells the last step the state of the group of all others, and no cause: it stays RUNNING when a
+condition was not met, when the run was terminated, and when a pod was lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rlvr_components.jobs import JobSummary
+from rlvr_components.pipeline_run import (
+    POD_NAME_VARIABLE,
+    in_kubeflow,
+    own_namespace,
+    owner_from_pod,
+)
+from rlvr_components.workflow import (
+    NEW_RUN,
+    RETRY,
+    Failure,
+    WorkflowStep,
+    failure_of,
+    find_failure,
+    first_failed,
+    has_failed,
+    is_terminated,
+    steps_of,
+)
+from rlvr_trainer.errors import EXIT_PREEMPTED, JobFailed, RLVRError
+
+logger = logging.getLogger(__name__)
+
+LOG_QUERY: dict[str, str | int | bool] = {"container": "main", "tailLines": 1000}
+LOG_TIMEOUT_S = 30.0
+LAST_STEP = "compare-and-report"
+"""Of those that every run has."""
+State = Literal["SUCCEEDED", "FAILED", "TERMINATED", "ENDED"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the run ended. ENDED: nothing that can be seen says how."""
+
+    state: State
+    step: str = ""
+    """That failed first."""
+    attempt: int = 0
+    failure: Failure | None = None
+    time: str = ""
+    """When a termination reached the steps, as Kubernetes writes it."""
+
+    def facts(self) -> dict[str, Any]:
+        """As plain data."""
+        return {
+            "state": self.state,
+            "step": self.step,
+            "attempt": self.attempt,
+            "message": self.failure.message if self.failure else "",
+            "exit_code": self.failure.exit_code if self.failure else None,
+        }
+
+    def markdown(self) -> str:
+        """For the UI: what happened, why, and what continues the run."""
+        match self.state:
+            case "SUCCEEDED":
+                return "# Succeeded\n"
+            case "TERMINATED":
+                when = f" at {self.time}" if self.time else ""
+                return (
+                    f"# Terminated{when}\n\nExit code {EXIT_PREEMPTED}. {RETRY} from the last "
+                    f"checkpoint, {NEW_RUN}.\n"
+                )
+            case "ENDED":
+                return "# Ended\n\nHow is not known: the log of this step says why.\n"
+        where = f" at {self.step}" if self.step else ""
+        where += f", attempt {self.attempt}" if self.attempt > 1 else ""
+        if self.failure is None:
+            return f"# Failed{where}\n"
+        return f"# Failed{where}\n\n{self.failure}\n\nTo go on: {self.failure.remedy}.\n"
+
+
+def read_outcome(state: str, message: str, jobs: Sequence[JobSummary]) -> Outcome:
+    """How the run ended, from whatever this step may read; `state` and `message` are KFP's."""
+    if in_kubeflow():
+        try:
+            workflow, read_log = _from_cluster()
+        except RLVRError as error:
+            logger.warning("the run's Workflow cannot be read: %s", error)
+        else:
+            return judge(workflow, read_log, jobs)
+    failed = _failed_job(jobs)
+    if state == "FAILED" or failed:
+        told = Failure(message, JobFailed.exit_code) if message else None
+        return Outcome("FAILED", failed.step if failed else "", 0, _of_job(failed) or told)
+    return Outcome("SUCCEEDED" if state == "SUCCEEDED" else "ENDED")
+
+
+def judge(
+    workflow: Mapping[str, Any],
+    read_log: Callable[[str], str | None],
+    jobs: Sequence[JobSummary],
+) -> Outcome:
+    """How the run of this Workflow ended. `read_log` gives a pod's log, None where it is gone."""
+    steps = steps_of(workflow)
+    if is_terminated(workflow):
+        stopped = [step.finished for step in steps if step.state == "TERMINATED"]
+        failure = Failure("the run was terminated", EXIT_PREEMPTED)
+        return Outcome("TERMINATED", failure=failure, time=max(stopped, default=""))
+    failed = first_failed(steps)
+    if failed:
+        return Outcome("FAILED", failed.name, len(failed.attempts), _cause(failed, read_log, jobs))
+    stopped_steps = [step for step in steps if step.state == "TERMINATED"]
+    if stopped_steps:
+        failure = Failure("the step exceeded its deadline", JobFailed.exit_code)
+        return Outcome("FAILED", stopped_steps[0].name, len(stopped_steps[0].attempts), failure)
+    if any(step.name == LAST_STEP and step.state in ("SUCCEEDED", "REUSED") for step in steps):
+        return Outcome("SUCCEEDED")
+    return Outcome("FAILED" if has_failed(workflow) else "ENDED")
+
+
+def _cause(
+    step: WorkflowStep, read_log: Callable[[str], str | None], jobs: Sequence[JobSummary]
+) -> Failure | None:
+    """What the step's last pod wrote; else its job's cause; else what Argo says of the pod."""
+    of_job = _of_job(_failed_job([job for job in jobs if job.step == step.name]))
+    if not step.attempts:
+        return of_job
+    last = step.attempts[-1]
+    log = read_log(last.pod)
+    return find_failure(log or "") or of_job or failure_of(last, log)
+
+
+def _failed_job(jobs: Sequence[JobSummary]) -> JobSummary | None:
+    return next((job for job in jobs if job.phase == "failed" and job.cause), None)
+
+
+def _of_job(job: JobSummary | None) -> Failure | None:
+    return Failure(job.cause, job.exit_code or JobFailed.exit_code) if job else None
+
+
+def _from_cluster() -> tuple[dict[str, Any], Callable[[str], str | None]]:
+    """The Workflow of this pod, and how to read its pods' logs. Raises what the API server says."""
+    from rlvr_components.kubernetes.client import KubernetesApi
+    from rlvr_trainer.errors import ConfigError
+
+    client = KubernetesApi()
+    core = f"/api/v1/namespaces/{own_namespace()}/pods"
+    owner = owner_from_pod(client.get(f"{core}/{os.environ[POD_NAME_VARIABLE]}"))
+    if owner.kind != "Workflow":
+        raise ConfigError(f"this pod belongs to the {owner.kind} {owner.name}, to no Workflow")
+    path = f"/apis/{owner.api_version}/namespaces/{own_namespace()}/workflows/{owner.name}"
+
+    def read_log(pod: str) -> str | None:
+        try:
+            stream = client.stream(f"{core}/{pod}/log", LOG_QUERY, read_timeout_s=LOG_TIMEOUT_S)
+            return b"".join(stream.lines()).decode("utf-8", "replace")
+        except RLVRError as error:
+            logger.warning("the log of %s cannot be read: %s", pod, error)
+            return None
+
+    return client.get(path), read_log

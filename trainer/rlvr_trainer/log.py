@@ -1,0 +1,16 @@
+"""How a step or a job logs."""
+
+from __future__ import annotations
+
+import logging
+
+FORMAT = "%(levelname)s %(name)s: %(message)s"
+CHATTY = ("botocore", "httpx", "urllib3")
+"""Libraries that tell of each client and request: a log of hours is full of them."""
+
+
+def configure_logging() -> None:
+    """Log this process's INFO lines to standard error, without those of chatty libraries."""
+    logging.basicConfig(level=logging.INFO, format=FORMAT)
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
