@@ -36,6 +36,7 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python tests/check_language.py
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff format .

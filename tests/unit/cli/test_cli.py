@@ -208,9 +208,10 @@ def test_compile_writes_yaml(tmp_path: Path) -> None:
     assert json.loads(recipe["defaultValue"])["seed"] == 3
 
 
-def test_a_run_directory_of_another_recipe_is_refused(tmp_path: Path) -> None:
+def test_a_run_directory_that_was_trained_with_another_recipe_is_refused(tmp_path: Path) -> None:
     recipe = load_recipe(TINY, ["seed=1"])
     (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
+    (tmp_path / "adapter").mkdir()
 
     result = rlvr("run", TINY, "--run-dir", str(tmp_path))
 
