@@ -12,6 +12,7 @@ import pytest
 from rlvr_trainer.grpo.committing_trainer import RLVRTrainer
 from rlvr_trainer.launch.node_run_dir import RemoteCopy, SharedFolder
 from rlvr_trainer.recipe.reader import load_recipe
+from rlvr_trainer.recipe.trajectory import TRAINER_STATE
 from rlvr_trainer.run_dir import checkpoint, remote_checkpoint
 from rlvr_trainer.run_dir.checkpoint import VERIFIED_VARIABLE
 from rlvr_trainer.shared_prefix import SharedPrefixGRPOTrainer
@@ -45,7 +46,7 @@ def run_dir(tmp_path: Path) -> Path:
     staged.mkdir()
     (staged / "weights").write_bytes(b"weights")
     state = {"global_step": 2, "max_steps": 4}
-    (staged / checkpoint.TRAINER_STATE).write_text(json.dumps(state))
+    (staged / TRAINER_STATE).write_text(json.dumps(state))
     checkpoint.commit(staged, root / "checkpoints", step=2, world_size=2)
     return root
 

@@ -28,6 +28,7 @@ from rlvr_trainer.launch import pod
 from rlvr_trainer.launch.attempt_budget import Attempts
 from rlvr_trainer.launch.rank_outcomes import RANK_ENDS_VARIABLE, read_rank_ends
 from rlvr_trainer.recipe.schema import ModelSection
+from rlvr_trainer.recipe.trajectory import TRAINER_STATE
 from rlvr_trainer.run_dir import checkpoint
 
 REVISION = "a" * 40
@@ -159,7 +160,7 @@ def test_a_checkpoint_that_a_disk_does_not_give_now_is_not_taken_for_damaged(
     staged = checkpoint.staging_dir(tmp_path) / "checkpoint-2"
     staged.mkdir()
     (staged / "weights").write_bytes(b"weights")
-    (staged / checkpoint.TRAINER_STATE).write_text("{}")
+    (staged / TRAINER_STATE).write_text("{}")
     path = checkpoint.commit(staged, tmp_path, step=2, recipe_hash="h", world_size=1).path
 
     def stale(*_: object, **__: object) -> str:

@@ -40,8 +40,9 @@ def packed_scores(model: Any, batch: Batch, **kwargs: Any) -> Any:
 def assert_equal_to_trl(model: Any, batch: Batch, entropy_weight: float = 1.0) -> None:
     torch.manual_seed(1)
     shape = (len(batch.input_ids), batch.num_completion_tokens)
-    of_log_probs, of_entropy = torch.randn(2, *shape).to(batch.input_ids.device)
-    of_entropy *= entropy_weight
+    of_log_probs, of_entropy = torch.randn(shape), torch.randn(shape) * entropy_weight
+    of_log_probs = of_log_probs.to(batch.input_ids.device)
+    of_entropy = of_entropy.to(batch.input_ids.device)
     results = []
     for score in (trl_scores, packed_scores):
         log_probs, entropies = score(model, batch)
