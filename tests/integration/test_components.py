@@ -1,6 +1,6 @@
 """Every component as its container runs it: KFP's command, the executor input, outputs by file.
 
-The trainer's steps are the fake of `unit/pipelines/fake_trainer`; there are no images here, and no
+The trainer's steps are the fake of `fake_trainer`; there are no images here, and no
 cluster.
 """
 
@@ -17,7 +17,7 @@ import pytest
 from rlvr_pipelines.pipeline.definition import rlvr_pipeline
 
 ROOT = Path(__file__).parents[2]
-FAKE_TRAINER = ROOT / "tests" / "unit" / "pipelines" / "fake_trainer"
+FAKE_TRAINER = ROOT / "tests" / "fake_trainer"
 PACKAGES = [ROOT / "trainer", ROOT / "components", ROOT / "pipelines"]
 RUN_ID = "5b0a6c1e-run"
 FORM: dict[str, Any] = {

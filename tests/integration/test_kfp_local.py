@@ -11,7 +11,7 @@ from typing import Any
 from rlvr_trainer.recipe.reader import load_recipe
 
 ROOT = Path(__file__).parents[2]
-FAKE_TRAINER = ROOT / "tests" / "unit" / "pipelines" / "fake_trainer"
+FAKE_TRAINER = ROOT / "tests" / "fake_trainer"
 PACKAGES = [ROOT / "trainer", ROOT / "components", ROOT / "pipelines"]
 RUN = """
 import json, logging, sys

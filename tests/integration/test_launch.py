@@ -6,7 +6,6 @@ S3 is played by moto's server, a fake; tests/cluster uses a real S3-compatible s
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import socket
@@ -17,11 +16,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from rlvr_trainer.api import prepare
 from rlvr_trainer.recipe.reader import load_recipe
@@ -29,35 +25,7 @@ from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.run_dir import checkpoint, remote_checkpoint
 from rlvr_trainer.storage.open import Storage, open_storage
 
-BUCKET = "fake-bucket"
 REWARD = "def vowels(completion, row):\n    return sum(c in 'aeiou' for c in completion) / 40\n"
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line for each request
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URI of a fresh prefix in the fake."""
-    for name, value in {
-        "AWS_ENDPOINT_URL_S3": endpoint,
-        "AWS_ACCESS_KEY_ID": "fake",
-        "AWS_SECRET_ACCESS_KEY": "fake",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "NO_PROXY": "127.0.0.1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    boto3.client("s3").create_bucket(Bucket=BUCKET)
-    return f"s3://{BUCKET}/{uuid4().hex}"
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FAKE_TRAINER = ROOT / "tests" / "unit" / "pipelines" / "fake_trainer"
-TINY = ROOT / "tests" / "unit" / "pipelines" / "tiny.yaml"
+FAKE_TRAINER = ROOT / "tests" / "fake_trainer"
+TINY = ROOT / "tests" / "tiny.yaml"
 PACKAGES = [ROOT / "trainer", ROOT / "components", ROOT / "pipelines"]
 MAX_STEPS = 4
 WAIT_S = 240  # a machine whose cores are busy takes its time

@@ -21,7 +21,7 @@ from rlvr_trainer.recipe.reader import load_recipe
 from rlvr_trainer.recipe.schema import Recipe
 
 RUN_ID = "0b1f6d3e-6c7a-4b0e-9f57-0d5f2a9a7c11"
-TINY = str(Path(__file__).parents[1] / "pipelines" / "tiny.yaml")
+TINY = str(Path(__file__).parents[2] / "tiny.yaml")
 
 
 def rlvr(*arguments: str) -> Result:

@@ -23,7 +23,7 @@ from rlvr_pipelines.local.claim import RunDir, claim
 from rlvr_trainer.errors import ConfigError, PlatformError
 from rlvr_trainer.recipe.reader import load_recipe
 
-TINY = Path(__file__).parents[1] / "pipelines" / "tiny.yaml"
+TINY = Path(__file__).parents[2] / "tiny.yaml"
 
 TRAIN = JobSummary(
     name="rlvr-tiny-train-0a1b2c3d-2",

@@ -272,7 +272,7 @@ def test_what_plan_shows_is_what_the_train_step_sends(
         knows_trainjobs(api, field)
     monkeypatch.setenv("NCCL_DEBUG", "INFO")
     monkeypatch.setenv(RUN_ID_VARIABLE, "tiny-0a1b2c3d4e5f")
-    recipe = load_recipe(Path(__file__).parents[1] / "pipelines" / "tiny.yaml")
+    recipe = load_recipe(Path(__file__).parents[2] / "tiny.yaml")
     form = Form("tiny", job_platform='{"image": "rlvr-trainer:0.1.0", "num_nodes": 2}')
     planned = plan_job(
         recipe,

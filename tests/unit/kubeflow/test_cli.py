@@ -23,7 +23,7 @@ CAUSE = """the executor's input
 started step train
 error: recipe: no such task; choose one (exit code 2)
 """
-TINY = str(Path(__file__).parents[1] / "pipelines" / "tiny.yaml")
+TINY = str(Path(__file__).parents[2] / "tiny.yaml")
 
 
 def rlvr(*arguments: str) -> Result:

@@ -19,7 +19,7 @@ from rlvr_trainer.recipe.reader import load_recipe, shipped_recipes
 
 SHIPPED = shipped_recipes()
 GOLDEN = Path(__file__).with_name("golden") / "rlvr-gsm8k.yaml"
-"""Written anew by `UPDATE_GOLDEN=1 pytest` on this file; read the difference before you commit."""
+"""Written by `RLVR_REWRITE_GOLDEN=1 pytest` on this file; read the difference before a commit."""
 
 COMPILE = (
     "import sys; from pathlib import Path; "
@@ -82,7 +82,7 @@ def normalised(text: str) -> str:
 
 
 def test_the_pipeline_is_the_golden_one(compiled: str) -> None:
-    if os.environ.get("UPDATE_GOLDEN"):
+    if os.environ.get("RLVR_REWRITE_GOLDEN"):
         GOLDEN.parent.mkdir(exist_ok=True)
         GOLDEN.write_text(normalised(compiled), "utf-8")
     assert normalised(compiled) == GOLDEN.read_text("utf-8")

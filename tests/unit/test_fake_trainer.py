@@ -8,7 +8,7 @@ from rlvr_trainer import api
 
 
 def test_the_fake_has_the_signatures_of_the_real_steps() -> None:
-    path = Path(__file__).parent / "fake_trainer" / "fake_steps.py"
+    path = Path(__file__).parents[1] / "fake_trainer" / "fake_steps.py"
     spec = spec_from_file_location("fake_steps", path)
     assert spec is not None
     assert spec.loader is not None

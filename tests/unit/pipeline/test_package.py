@@ -14,7 +14,7 @@ from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.recipe.reader import load_recipe, parse_recipe
 from rlvr_trainer.recipe.schema import Recipe
 
-TINY = Path(__file__).with_name("tiny.yaml")
+TINY = Path(__file__).parents[2] / "tiny.yaml"
 
 
 def recipe() -> Recipe:

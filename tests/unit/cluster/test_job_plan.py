@@ -27,7 +27,7 @@ PLATFORM = Platform(image="trainer@sha256:1", namespace="jobs", num_nodes=2, gpu
 
 
 def tiny(*overrides: str) -> Recipe:
-    return load_recipe(Path(__file__).with_name("tiny.yaml"), overrides)
+    return load_recipe(Path(__file__).parents[2] / "tiny.yaml", overrides)
 
 
 def api_that_answers(answers: dict[str, Any]) -> Any:

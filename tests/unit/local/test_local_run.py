@@ -16,7 +16,7 @@ from rlvr_pipelines.local.local_run import inspect_run, is_running, log_lines, s
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.recipe.reader import load_recipe
 
-RECIPE = load_recipe(Path(__file__).with_name("tiny.yaml"))
+RECIPE = load_recipe(Path(__file__).parents[2] / "tiny.yaml")
 
 HOLD = """
 import signal, sys, time
@@ -35,7 +35,7 @@ with claim(Path(sys.argv[1]), load_recipe(sys.argv[2])):
 def running(path: Path, manners: str = "") -> Iterator[subprocess.Popen[str]]:
     """Another process that has claimed the run directory, as `rlvr run` does."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    tiny = str(Path(__file__).with_name("tiny.yaml"))
+    tiny = str(Path(__file__).parents[2] / "tiny.yaml")
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path), tiny, manners],
         env=environment, stdout=subprocess.PIPE, text=True,

@@ -10,7 +10,7 @@ from rlvr_trainer.recipe.schema import Recipe
 
 
 def tiny(*overrides: str) -> Recipe:
-    return load_recipe(Path(__file__).with_name("tiny.yaml"), overrides)
+    return load_recipe(Path(__file__).parents[2] / "tiny.yaml", overrides)
 
 
 def test_the_rows_are_counted_and_the_lengths_estimated() -> None:
