@@ -12,13 +12,13 @@ from tests.small_model import save_tiny_llama
 from rlvr_trainer.recipe.schema import ModelSection
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # Processes that share the cores; two threads each would spend them waiting for one another.
+    # Worker processes share the cores; two threads each would wait for one another.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
 def smollm2_dir() -> Path:
-    """The embedded model, converted once into the user's cache as a run would do it."""
+    """Return the embedded model's folder, converted once into the user's cache as by a run."""
     from rlvr_trainer.models import locate_model
 
     return Path(locate_model(ModelSection(name="embedded:smollm2-135m-instruct")))
@@ -26,7 +26,7 @@ def smollm2_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory, smollm2_dir: Path) -> Path:
-    """A random Llama of two layers with the embedded model's tokenizer: real code, no learning."""
+    """Save a random Llama of two layers with the embedded model's tokenizer."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(smollm2_dir)
@@ -35,7 +35,7 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory, smollm2_dir: Path) 
 
 @pytest.fixture
 def full_disk() -> Path:
-    """A file that takes nothing. Linux has one; elsewhere these tests are skipped."""
+    """Return /dev/full, on which every write fails with ENOSPC; skip the test without it."""
     path = Path("/dev/full")
     if not path.exists():
         pytest.skip("this system has no /dev/full")
@@ -44,7 +44,7 @@ def full_disk() -> Path:
 
 @pytest.fixture
 def events_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file that this test's events go to."""
+    """Send this test's events to a file of its own and return the path."""
     path = tmp_path / "metrics.jsonl"
     monkeypatch.setenv("RLVR_EVENTS", str(path))
     return path

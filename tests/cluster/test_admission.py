@@ -1,4 +1,4 @@
-"""What the admission policies accept and refuse, asked of the API server by dry runs."""
+"""Ask the API server by dry runs what the admission policies accept and refuse."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def kubectl(*arguments: str, stdin: str | None = None) -> subprocess.CompletedPr
 
 @pytest.fixture(scope="module")
 def image(kube: Path, base_manifests: None) -> str:
-    """An image that the cluster's policy allows."""
+    """Return an image that the cluster's policy allows."""
     params = kubectl("get", "configmap", "-n", "rlvr", "rlvr-job-policy", "-o", "json")
     prefix: str = json.loads(params.stdout)["data"]["imagePrefixes"].split(",")[0].strip()
     return f"{prefix}rlvr-trainer{DIGEST}" if prefix.endswith("/") else f"{prefix}0.1.0{DIGEST}"
@@ -74,7 +74,7 @@ def trainjob(image: str | None, pod_spec: dict[str, Any] | None, **spec: Any) ->
 
 
 def refusal(job: dict[str, Any]) -> str:
-    """The API server's answer to creating it; empty if it would."""
+    """Return the API server's refusal to create the object; empty if it would create it."""
     done = kubectl(
         "create", "--dry-run=server", "--validate=strict", "-f", "-", stdin=json.dumps(job)
     )

@@ -27,11 +27,11 @@ NUM_ROWS = 40
 
 
 def prepare(recipe: Recipe, data_dir: Path) -> dict[str, Any]:
-    with _phase("prepare") as found:
+    with _phase("prepare") as facts:
         data_dir.mkdir(parents=True)
         manifest = {"counts": {"train": 30, "validation": 4, "test": NUM_ROWS, "quarantined": 0}}
         (data_dir / "manifest.json").write_text(json.dumps(manifest))
-        found["counts"] = manifest["counts"]
+        facts["counts"] = manifest["counts"]
     return manifest
 
 
@@ -46,7 +46,7 @@ def evaluate(
     assert (data_dir / "manifest.json").is_file()
     assert (label == "after") == (adapter_dir is not None and (adapter_dir / "weights").is_file())
     phase = "evaluate-base" if label == "before" else "evaluate-trained"
-    with _phase(phase) as found:
+    with _phase(phase) as facts:
         num_correct = 4 if label == "before" else 32
         for done in range(0, NUM_ROWS + 1, 8):
             emit("evaluation", phase=phase, done=done, total=NUM_ROWS, accuracy=num_correct / 40)
@@ -57,8 +57,8 @@ def evaluate(
             for row in range(NUM_ROWS)
         ]
         write_samples(output_dir / "samples.jsonl", samples)
-        found |= {"accuracy": num_correct / NUM_ROWS, "format": 0.5, "flexible": 0.5}
-    return {key: found[key] for key in ("accuracy", "format", "flexible")}
+        facts |= {"accuracy": num_correct / NUM_ROWS, "format": 0.5, "flexible": 0.5}
+    return {key: facts[key] for key in ("accuracy", "format", "flexible")}
 
 
 def train(recipe: Recipe, run_dir: Path, data_dir: Path) -> bool:
@@ -69,7 +69,7 @@ def train(recipe: Recipe, run_dir: Path, data_dir: Path) -> bool:
     checkpoints.mkdir(exist_ok=True)
     last = max((int(path.name[5:]) for path in checkpoints.glob("step-*")), default=0)
     max_steps = recipe.training.max_steps or 3
-    with _phase("train") as found:
+    with _phase("train") as facts:
         for step in range(last + 1, max_steps + 1):
             time.sleep(float(os.environ.get("FAKE_STEP_S", "0")))
             emit("step", step=step, max_steps=max_steps, **_numbers(step))
@@ -78,7 +78,7 @@ def train(recipe: Recipe, run_dir: Path, data_dir: Path) -> bool:
                 (checkpoints / f"step-{step}").mkdir()
                 emit("checkpoint", step=step, path=str(checkpoints / f"step-{step}"))
             if stopped and step < max_steps:
-                found["preempted"] = True
+                facts["preempted"] = True
                 return False
         adapter = run_dir / "adapter"
         adapter.mkdir(exist_ok=True)
@@ -95,7 +95,7 @@ def compare(
     events_file: Path | None,
     output_dir: Path,
 ) -> dict[str, Any]:
-    with _phase("report") as found:
+    with _phase("report") as facts:
         assert events_file is None or events_file.is_file()
         before = read_samples(before_dir / "samples.jsonl")
         after = read_samples(after_dir / "samples.jsonl")
@@ -103,7 +103,7 @@ def compare(
         write_json(output_dir / "evaluation.json", evaluation)
         write_samples(output_dir / "samples.jsonl", [*before, *after])
         (output_dir / "report.html").write_text("<!doctype html><title>fake report</title>")
-        found["verdict"] = evaluation["verdict"]
+        facts["verdict"] = evaluation["verdict"]
     return evaluation
 
 
@@ -113,15 +113,15 @@ def adapter_to(run_dir: Path, target: Path) -> None:
 
 @contextmanager
 def _phase(name: str) -> Iterator[dict[str, Any]]:
-    found: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     emit("phase", phase=name, state="started")
     try:
         _fault(name)
-        yield found
+        yield facts
     except BaseException as error:
         emit("phase", phase=name, state="failed", message=str(error))
         raise
-    emit("phase", phase=name, state="finished", **found)
+    emit("phase", phase=name, state="finished", **facts)
 
 
 def _fault(phase: str) -> None:

@@ -1,4 +1,4 @@
-"""The pipeline through kfp.local as anyone would call it, with a fake of the trainer's steps."""
+"""Run the pipeline through kfp.local, with a fake of the trainer's steps."""
 
 import json
 import os
@@ -30,7 +30,7 @@ rlvr_pipeline(**json.loads(sys.argv[1]))
 
 
 def run(folder: Path, run_id: str, **arguments: Any) -> str:
-    """One run; its log."""
+    """Run the pipeline and return its log."""
     done = subprocess.run(
         [sys.executable, "-c", RUN, json.dumps(arguments)],
         cwd=folder,

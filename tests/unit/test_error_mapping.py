@@ -1,4 +1,4 @@
-"""Any exception becomes one of ours at one place: what passes is worth another attempt."""
+"""Map any exception to one of ours; a transient one is retried."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ REVISION = "a" * 40
 
 
 def raised(action: Callable[[], Any]) -> Exception:
-    with pytest.raises(Exception) as caught:  # noqa: PT011  (which one is a library's own affair)
+    with pytest.raises(Exception) as caught:  # noqa: PT011  (the type is the library's)
         action()
     return caught.value
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 200 KiB."""
+    """Mount a file system of 200 KiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
@@ -188,7 +188,7 @@ def test_a_network_that_fails_is_worth_another_attempt(error: Exception) -> None
 def exit_codes_with_a_hub(
     endpoint: str, monkeypatch: pytest.MonkeyPatch, *, offline: bool = False
 ) -> list[int]:
-    """The exit codes of loading a model, and of loading a data set, from the hub at `endpoint`."""
+    """Return the exit codes of loading a model and a data set from the hub at `endpoint`."""
     import datasets
     import huggingface_hub
 
@@ -230,7 +230,7 @@ class _Hub(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub() -> Iterator[str]:
-    """A hub that has nothing."""
+    """Serve an empty hub and yield its URL."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -242,7 +242,7 @@ def test_a_hub_that_cannot_be_reached_is_worth_another_attempt(
     hub: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert exit_codes_with_a_hub("http://127.0.0.1:9", monkeypatch) == [138, 138]
-    # what is not on the hub, or may not be asked for, stays the recipe's mistake
+    # a repository that does not exist, or is not allowed, stays an error of the recipe
     assert exit_codes_with_a_hub(hub, monkeypatch) == [2, 3]
     assert exit_codes_with_a_hub(hub, monkeypatch, offline=True) == [2, 3]
 

@@ -1,4 +1,4 @@
-"""The fake of the trainer's steps must not drift from the real ones."""
+"""Compare the fake of the trainer's steps with the real ones."""
 
 import inspect
 from importlib.util import module_from_spec, spec_from_file_location

@@ -89,11 +89,11 @@ def test_recipes_lists_what_is_shipped() -> None:
     text, facts = rlvr("recipes"), json.loads(rlvr("recipes", "--output", "json").stdout)
 
     assert {"arithmetic", "gsm8k", "gsm8k-bf16", "gsm8k-one-shot", "gsm8k-smollm2"} <= {
-        each["name"] for each in facts
+        fact["name"] for fact in facts
     }
-    for each in facts:
-        assert f"{each['name']} " in text.stdout
-        assert each["description"] in text.stdout
+    for fact in facts:
+        assert f"{fact['name']} " in text.stdout
+        assert fact["description"] in text.stdout
 
 
 def test_plan_shows_the_resolved_recipe_and_what_it_amounts_to() -> None:

@@ -1,4 +1,4 @@
-"""What people type about jobs in a cluster, and runs here; the cluster itself is a fake."""
+"""Test the commands on jobs in a cluster, a fake here, and on local runs."""
 
 from __future__ import annotations
 
@@ -69,18 +69,18 @@ class FakeCluster:
 
     jobs: list[JobSummary] = field(default_factory=list)
     pods_left: int = 0
-    """Looks at the pods that still find some after a stop."""
+    """The number of looks that still see pods after a stop."""
     asked: list[dict[str, Any]] = field(default_factory=list)
 
     def find_jobs(self, **asked: Any) -> list[JobSummary]:
         self.asked.append(asked)
-        wanted = {key: asked[key] for key in ("run", "run_id") if asked.get(key)}
+        criteria = {key: asked[key] for key in ("run", "run_id") if asked.get(key)}
         if asked.get("job"):
-            wanted["name"] = asked["job"]
+            criteria["name"] = asked["job"]
         return [
             job
             for job in self.jobs
-            if all(getattr(job, name) == value for name, value in wanted.items())
+            if all(getattr(job, name) == value for name, value in criteria.items())
         ]
 
     def open_backend(self, kind: Kind, platform: Platform, access: None) -> FakeCluster:
@@ -120,7 +120,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
 
 @pytest.fixture(autouse=True)
 def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """In an empty directory, without a kubeconfig."""
+    """Work in an empty directory without a kubeconfig."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
@@ -160,7 +160,7 @@ def test_a_job_may_be_named_too(cluster: FakeCluster) -> None:
     facts = json.loads(rlvr("status", FAILED.name, "--output", "json").stdout)
 
     assert [job["name"] for job in facts] == [FAILED.name]
-    assert cluster.asked[0]["run"] == FAILED.name  # a run's name goes before
+    assert cluster.asked[0]["run"] == FAILED.name  # a run's name takes precedence
 
 
 def test_a_name_that_is_none_is_refused_with_what_to_do(cluster: FakeCluster) -> None:

@@ -1,4 +1,4 @@
-"""`rlvr evaluate` with fakes of the two steps that it calls."""
+"""Test `rlvr evaluate` with fakes of the two steps that it calls."""
 
 import json
 from pathlib import Path

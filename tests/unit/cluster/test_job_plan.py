@@ -31,7 +31,7 @@ def tiny(*overrides: str) -> Recipe:
 
 
 def api_that_answers(answers: dict[str, Any]) -> Any:
-    """A fake of `KubernetesApi`: what it has been asked is looked up."""
+    """Return a fake of `KubernetesApi` that looks up its answers by path."""
 
     class Api:
         namespace = "default"
@@ -41,15 +41,15 @@ def api_that_answers(answers: dict[str, Any]) -> Any:
 
             if path not in answers:
                 raise ObjectNotFound(path)
-            found: dict[str, Any] = answers[path]
-            return found
+            answer: dict[str, Any] = answers[path]
+            return answer
 
     return Api
 
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """A cluster whose API server gives these answers."""
+    """Set up a cluster whose API server gives these answers."""
     answers: dict[str, Any] = {}
     monkeypatch.setattr(job_plan, "has_cluster", lambda: True)
     monkeypatch.setattr(

@@ -41,7 +41,7 @@ def sample(
 
 
 def samples(right: int, n: int, **fields: Any) -> list[dict[str, Any]]:
-    """`n` samples, of which the first `right` are right."""
+    """Return `n` samples; the first `right` are correct."""
     return [sample(index, index < right, **fields) for index in range(n)]
 
 

@@ -1,4 +1,4 @@
-"""The parts of a node's evaluation run side by side; real processes stand for them."""
+"""Run the parts of a node's evaluation in parallel; real processes replace them."""
 
 from __future__ import annotations
 

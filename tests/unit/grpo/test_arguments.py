@@ -35,7 +35,7 @@ def test_nothing_deprecated_is_asked_of_transformers(
     )
 
     assert config.gradient_checkpointing, "TRL reads the old name"
-    assert not [each for each in recwarn if "deprecated" in str(each.message)]
+    assert not [warning for warning in recwarn if "deprecated" in str(warning.message)]
 
 
 def test_any_other_option_of_trl_passes_through(tmp_path: Path) -> None:

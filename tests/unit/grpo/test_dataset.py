@@ -34,7 +34,7 @@ ROWS = [Row(f"train-{n}", f"{n}?", str(n), "", extra) for n, extra in enumerate(
 
 
 def test_a_reward_sees_each_row_with_its_own_columns() -> None:
-    """Whatever they are called and hold, and whichever of them other rows have."""
+    """Names and values are arbitrary, and other rows may have other columns."""
     recipe = parse_recipe(
         {"name": "x", "model": {"name": "embedded:x"}, "prompt": {"num_shots": 0}}
     )
@@ -53,7 +53,7 @@ def test_a_reward_sees_each_row_with_its_own_columns() -> None:
 
 @pytest.fixture
 def evaluator(tmp_path: Path) -> Evaluator:
-    """Of a recipe whose completions are judged by a reward of the user's; without a model."""
+    """Return an evaluator without a model whose completions are judged by a user's reward."""
     (tmp_path / "mine.py").write_text(MINE)
     recipe = parse_recipe(
         {
@@ -104,7 +104,7 @@ def test_a_reward_that_fails_on_a_gold_completion_costs_no_evaluation(
     (tmp_path / "mine.py").write_text("def f(completion, row): return row['topic']")
     tree = {"name": "x", "task": "arithmetic", "model": {"name": "embedded:x"}}
     mine = {"f": {"function": f"{tmp_path}/mine.py:f"}}
-    # prepared before the reward was named, or where its code is not
+    # prepared before the reward was set, or without its code
     prepare(parse_recipe(tree), tmp_path / "data", count_tokens=len)
     monkeypatch.setattr("rlvr_trainer.evaluate.load_model", None)
     with pytest.raises(ConfigError, match=r"mine\.py:f raised KeyError: 'topic', on row test-0"):

@@ -27,7 +27,7 @@ def tokenizer(smollm2_dir: Path) -> PreTrainedTokenizerBase:
 
 
 def shape(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Of a model that is small."""
+    """Return the fields of a small model."""
     return {
         "vocab_size": len(tokenizer),
         "hidden_size": 32,

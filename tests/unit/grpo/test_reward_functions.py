@@ -13,7 +13,7 @@ from rlvr_trainer.rewards import Reward
 
 
 def rows(*answers: str) -> list[str]:
-    """The column that holds each row's columns."""
+    """Return the column that holds each row's columns."""
     return [json.dumps({"answer": answer}) for answer in answers]
 
 

@@ -1,4 +1,4 @@
-"""Which checkpoints a training may continue from."""
+"""Decide which checkpoints a training may resume from."""
 
 from __future__ import annotations
 

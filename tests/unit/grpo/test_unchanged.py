@@ -1,4 +1,4 @@
-"""The reasons that a training which changed nothing gives."""
+"""Explain a training that changed nothing."""
 
 from __future__ import annotations
 

@@ -307,7 +307,7 @@ def test_a_signal_during_a_check_is_not_recorded_as_a_deletion(
 
 
 def a_launcher_that_is_killed(spec: JobSpec) -> None:
-    """Submit or adopt the job, and no more."""
+    """Submit or adopt the job without following it."""
     launcher = backend()
     launcher.submit(launcher.render(launcher.next_attempt(spec)))
 

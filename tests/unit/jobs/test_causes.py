@@ -1,4 +1,4 @@
-"""Why a job failed, from what a cluster says of it."""
+"""Derive the cause of a job's failure from the cluster's objects."""
 
 from __future__ import annotations
 
@@ -230,5 +230,5 @@ def test_endless_restarts_are_stopped_and_a_trainjob_is_left_to_terminate(
 
     assert seen.exceeded(now=0.0) is None
     assert (seen.exceeded(now=PERMANENT_S + 1) is not None) == is_ended
-    told = status_of(kind, job, [failed, pod("master-0")]).cause
-    assert told.startswith("starts again after" if is_ended else "ends after")
+    cause = status_of(kind, job, [failed, pod("master-0")]).cause
+    assert cause.startswith("starts again after" if is_ended else "ends after")

@@ -1,4 +1,4 @@
-"""Time in the queue and time of running."""
+"""Limit the time in the queue and the running time."""
 
 from __future__ import annotations
 

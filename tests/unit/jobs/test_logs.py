@@ -1,4 +1,4 @@
-"""The lines of all replicas: none lost, none twice, in little memory."""
+"""Follow the logs of all replicas without losing or repeating a line, in little memory."""
 
 from __future__ import annotations
 
@@ -245,6 +245,6 @@ def test_closing_ends_a_read_that_waits(api: FakeApiServer) -> None:
     with following(api) as logs:
         list(logs.take(0.1))
     deadline = time.monotonic() + 5
-    while any(each.name.startswith("logs ") for each in threading.enumerate()):
+    while any(thread.name.startswith("logs ") for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""What a job waits for, from what a cluster says of it."""
+"""Derive a job's pending reason from the cluster's objects."""
 
 from __future__ import annotations
 
@@ -90,21 +90,21 @@ def unscheduled(replica: str = "worker-0") -> Object:
 def test_a_pending_pod_has_a_reason(
     waits: Object, events: list[Object], limit: str, exit_code: int, cause: str
 ) -> None:
-    found = pending_reason(PYTORCHJOB, pytorchjob(), [pod("master-0"), waits], events)
+    reason = pending_reason(PYTORCHJOB, pytorchjob(), [pod("master-0"), waits], events)
 
-    assert found is not None
-    assert cause in found.cause
-    assert (found.limit, found.exit_code) == (limit, exit_code)
+    assert reason is not None
+    assert cause in reason.cause
+    assert (reason.limit, reason.exit_code) == (limit, exit_code)
 
 
 def test_the_most_serious_reason_is_reported() -> None:
     starting = pod("master-0", "Pending", waiting("ContainerCreating"))
     broken = pod("worker-0", "Pending", waiting("InvalidImageName", "A:B"))
 
-    found = pending_reason(PYTORCHJOB, pytorchjob(), [starting, unscheduled("worker-1"), broken])
+    reason = pending_reason(PYTORCHJOB, pytorchjob(), [starting, unscheduled("worker-1"), broken])
 
-    assert found is not None
-    assert found.cause.startswith("worker-0: InvalidImageName")
+    assert reason is not None
+    assert reason.cause.startswith("worker-0: InvalidImageName")
 
 
 @pytest.mark.parametrize(
@@ -135,11 +135,11 @@ def test_pods_that_may_not_be_made_are_told_from_the_jobs_events(
 ) -> None:
     refused = event("FailedCreatePod", message, "PyTorchJob", "tiny")
 
-    found = pending_reason(PYTORCHJOB, pytorchjob(), [], [refused])
+    reason = pending_reason(PYTORCHJOB, pytorchjob(), [], [refused])
 
-    assert found is not None
-    assert cause in found.cause
-    assert (found.limit, found.exit_code) == (limit, exit_code)
+    assert reason is not None
+    assert cause in reason.cause
+    assert (reason.limit, reason.exit_code) == (limit, exit_code)
 
 
 @pytest.mark.parametrize(
@@ -156,11 +156,11 @@ def test_pods_that_may_not_be_made_are_told_from_the_jobs_events(
 def test_only_events_of_this_job_are_reported(
     last: str, first: str, uid: str, expected: bool
 ) -> None:
-    found = event("FailedCreatePod", "no", "PyTorchJob", "tiny", at=last)
-    found["metadata"]["creationTimestamp"] = f"2026-11-25T{first}Z"
-    found["involvedObject"]["uid"] = uid
+    refusal = event("FailedCreatePod", "no", "PyTorchJob", "tiny", at=last)
+    refusal["metadata"]["creationTimestamp"] = f"2026-11-25T{first}Z"
+    refusal["involvedObject"]["uid"] = uid
 
-    assert is_about(pytorchjob(), found) is expected
+    assert is_about(pytorchjob(), refusal) is expected
 
 
 def test_a_refusal_of_pods_that_are_there_by_now_is_past() -> None:
@@ -179,22 +179,22 @@ def test_a_job_that_kueue_holds_back_says_why() -> None:
     says = condition("QuotaReserved", "couldn't assign flavors: insufficient quota", "False")
     workload = {"metadata": {"name": "pytorchjob-tiny-1a2b3"}, "status": {"conditions": [says]}}
 
-    found = pending_reason(PYTORCHJOB, suspended(), [], [], [workload])
+    reason = pending_reason(PYTORCHJOB, suspended(), [], [], [workload])
 
-    assert found is not None
+    assert reason is not None
     assert (
-        found.cause == "Kueue: pending in queue gpus: couldn't assign flavors: insufficient quota"
+        reason.cause == "Kueue: pending in queue gpus: couldn't assign flavors: insufficient quota"
     )
-    assert found.limit == "queue"
+    assert reason.limit == "queue"
 
 
 def test_without_its_workload_kueues_events_are_told() -> None:
     pending = event("Pending", "no room in the cohort", "Workload", "pytorchjob-tiny-1a2b3")
 
-    found = pending_reason(PYTORCHJOB, suspended(), [], [pending])
+    reason = pending_reason(PYTORCHJOB, suspended(), [], [pending])
 
-    assert found is not None
-    assert found.cause == "Kueue: pending in queue gpus: no room in the cohort"
+    assert reason is not None
+    assert reason.cause == "Kueue: pending in queue gpus: no room in the cohort"
 
 
 def test_a_job_whose_replicas_all_run_waits_for_nothing() -> None:
@@ -208,7 +208,7 @@ def test_a_job_tells_each_replicas_state() -> None:
     status = status_of(PYTORCHJOB, pytorchjob(), [unscheduled("worker-0"), pod("master-0")])
 
     assert status.phase == "pending"
-    assert [(each.name, each.phase) for each in status.replicas] == [
+    assert [(replica.name, replica.phase) for replica in status.replicas] == [
         ("master-0", "Running"),
         ("worker-0", "Pending"),
     ]

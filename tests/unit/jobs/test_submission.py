@@ -65,7 +65,7 @@ def test_a_job_is_created_followed_and_succeeds(
     launch(backend(), SPEC)
 
     lines = capfd.readouterr().out.splitlines()
-    assert [each for each in lines if "step" in each] == ["[master-0] step 1", "[master-0] step 2"]
+    assert [line for line in lines if "step" in line] == ["[master-0] step 1", "[master-0] step 2"]
     assert "[worker-0] [rank 1] ready" in lines
     assert [job["metadata"]["name"] for job in api.jobs()] == [SPEC.name]
     deadline = time.monotonic() + 5

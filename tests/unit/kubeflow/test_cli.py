@@ -160,7 +160,7 @@ def test_waiting_for_what_fails_ends_with_its_cause_and_exit_code(serve: Serve) 
     check = facts["tasks"][0]
     assert (check["name"], check["state"], check["exit_code"]) == ("check", "FAILED", 2)
     assert check["error"] == "recipe: no such task; choose one"
-    assert [each["pod"] for each in check["attempts"]] == [pod_of("check")]
+    assert [attempt["pod"] for attempt in check["attempts"]] == [pod_of("check")]
 
 
 def test_waiting_for_what_is_terminated_ends_as_preempted(serve: Serve) -> None:
@@ -211,7 +211,7 @@ def test_logs_are_those_of_every_step_through_kubeflow_alone(serve: Serve) -> No
     assert lines[0] == "check               fine"
     assert "cannot be read" in lines[1]
     assert "the log of attempt 1" in lines[1]
-    assert "not found" in lines[1], "what the API server says, not the path that it does not know"
+    assert "not found" in lines[1], "the API server's message, not the unknown path"
     assert lines[2:] == [
         "train               started step train",
         "train               error: recipe: no such task; choose one (exit code 2)",

@@ -133,10 +133,10 @@ def test_only_steps_are_shown_of_what_argo_runs_in_the_pipelines_order(
     run = start(kubeflow)
     fake.course = [("RUNNING", {"train": "RUNNING", "prepare-data": "SUCCEEDED"})]
 
-    found = get_run(kubeflow, run.id)
+    seen = get_run(kubeflow, run.id)
 
-    assert [task.name for task in found.tasks] == list(STEPS)
-    running = {name: state for name, state in states(found).items() if state != "PENDING"}
+    assert [task.name for task in seen.tasks] == list(STEPS)
+    running = {name: state for name, state in states(seen).items() if state != "PENDING"}
     assert running == {"prepare-data": "SUCCEEDED", "train": "RUNNING"}
 
 
@@ -144,9 +144,9 @@ def test_a_step_that_never_ran_is_not_run(fake: FakeKubeflow, kubeflow: Kubeflow
     run = start(kubeflow)
     fake.course = [("FAILED", {"check": "FAILED", "train": "OMITTED"})]
 
-    found = get_run(kubeflow, run.id)
+    seen = get_run(kubeflow, run.id)
 
-    lines = [line for task in found.tasks for line in task.lines()]
+    lines = [line for task in seen.tasks for line in task.lines()]
     assert "train                   not run" in lines
     assert "publish                 not run" in lines
 
@@ -165,7 +165,7 @@ def test_following_shows_each_change_until_the_end(fake: FakeKubeflow, kubeflow:
     ended = follow_run(kubeflow, run.id, lambda task: shown.append((task.name, task.state)))
 
     assert ended.state == "SUCCEEDED"
-    assert [each for each in shown if each[1] != "NOT_RUN"] == [
+    assert [change for change in shown if change[1] != "NOT_RUN"] == [
         ("prepare-data", "RUNNING"),
         ("prepare-data", "SUCCEEDED"),
         ("train", "RUNNING"),

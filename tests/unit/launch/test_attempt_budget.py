@@ -15,7 +15,7 @@ OOM = End(137, "out of memory")
 
 
 def attempt(run_dir: Path, end: End | None, *, step: int, node_rank: int = 0) -> End | None:
-    """Begin an attempt and end it at the step (None: it is killed)."""
+    """Begin an attempt and end it at the step (None: the process is killed)."""
     attempts = Attempts(open_storage(run_dir), node_rank, max_attempts=3)
     exhausted = attempts.begin(step)
     return exhausted or (attempts.end(end, step) if end else None)
@@ -23,9 +23,9 @@ def attempt(run_dir: Path, end: End | None, *, step: int, node_rank: int = 0) ->
 
 def test_an_attempt_leaves_its_cause(tmp_path: Path) -> None:
     assert attempt(tmp_path, LOST, step=4) == LOST
-    (found,) = json.loads((tmp_path / "attempts.json").read_text())
-    assert found.pop("time") > 0
-    assert found == {"step": 4, "exit_code": 138, "cause": LOST.cause}
+    (record,) = json.loads((tmp_path / "attempts.json").read_text())
+    assert record.pop("time") > 0
+    assert record == {"step": 4, "exit_code": 138, "cause": LOST.cause}
 
 
 def test_the_last_attempt_without_progress_is_permanent(tmp_path: Path) -> None:

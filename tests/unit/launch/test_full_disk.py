@@ -1,4 +1,4 @@
-"""A disk that is full: the cause of an end stays its cause, and its exit code stays."""
+"""A full disk changes neither the cause of a termination nor its exit code."""
 
 from __future__ import annotations
 

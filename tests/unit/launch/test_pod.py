@@ -1,4 +1,4 @@
-"""Launches as real processes, with commands in torchrun's place."""
+"""Run launches as real processes, with other commands in place of torchrun."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ sys.exit(143 if len(stopped) == 1 else 99)
 
 
 def start(run_dir: Path, *command: str, patched: str = "", **environ: str) -> subprocess.Popen[str]:
-    """`patched`: Python that the launching process runs first."""
+    """Start a launch; `patched` is Python code that its process runs first."""
     main = "import sys; from rlvr_trainer.__main__ import main; sys.exit(main(sys.argv[1:]))"
     return subprocess.Popen(
         [
@@ -55,8 +55,8 @@ def launch(
 
 
 def message(run_dir: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run_dir / "termination").read_text())
-    return found
+    termination: dict[str, Any] = json.loads((run_dir / "termination").read_text())
+    return termination
 
 
 def test_a_command_that_ends_well_ends_the_pod_well(tmp_path: Path) -> None:
@@ -242,10 +242,10 @@ def test_launch_does_not_import_torch() -> None:
 def test_a_long_cause_is_cut_to_what_kubernetes_keeps(cause: str) -> None:
     encoded = termination_message(End(138, cause), step=3, node_rank=1)
     assert len(encoded) <= TERMINATION_LOG_BYTES
-    found = json.loads(encoded)
-    assert found["exit_code"] == 138
-    assert cause.startswith(found["cause"].removesuffix("…"))
-    assert len(found["cause"]) > 300
+    termination = json.loads(encoded)
+    assert termination["exit_code"] == 138
+    assert cause.startswith(termination["cause"].removesuffix("…"))
+    assert len(termination["cause"]) > 300
 
 
 def test_both_versions_of_cgroups_tell_of_memory(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The steps of a run in this process, with a fake of the trainer's."""
+"""Run the steps in this process, with a fake of the trainer's."""
 
 import os
 import shutil
@@ -63,7 +63,7 @@ def checked(recipe: Recipe) -> Checked:
 
 
 def states(steps: LocalSteps, of: LocalSteps | None = None) -> list[str]:
-    """Run the steps; return what each did, without its end."""
+    """Run the steps; return `PHASE STATE` of all phase events but the last of each."""
     events = steps.run_dir.events
     events.unlink(missing_ok=True)
     (of or steps).run()
@@ -112,7 +112,7 @@ def test_a_step_that_was_cut_short_leaves_no_output(
     steps: LocalSteps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_FAULT", "prepare:config")
-    (steps.run_dir.pipeline / "prepare.tmp").mkdir()  # of an attempt that was killed
+    (steps.run_dir.pipeline / "prepare.tmp").mkdir()  # left by a killed attempt
 
     with pytest.raises(SystemExit) as ended:
         steps.run()
@@ -164,7 +164,7 @@ def test_several_gpus_train_in_processes_of_their_own(
 
 @pytest.fixture
 def finished(monkeypatch: pytest.MonkeyPatch, steps: LocalSteps) -> list[tuple[str, ...]]:
-    """What `finish` was called with, in a run whose model steps run in a cluster."""
+    """Record the calls of `finish` in a run whose model steps run in a cluster."""
     calls: list[tuple[str, ...]] = []
     monkeypatch.setattr(child, "_watch_lifeline", lambda: None)
     monkeypatch.setattr(child, "finish", lambda *given: calls.append(given))
@@ -196,7 +196,9 @@ def test_jobs_are_finished_when_a_signal_ends_the_run(
 
     with pytest.raises(SystemExit) as ended:
         main(steps.run_dir, ARGUMENTS)
-    os.kill(os.getpid(), signal.SIGTERM)  # another one does not interrupt what deletes the jobs
+    os.kill(
+        os.getpid(), signal.SIGTERM
+    )  # a second signal does not interrupt the deletion of the jobs
 
     assert ended.value.code == 143
     assert finished == [("s3://bucket/runs", "", "FAILED", "")]

@@ -44,7 +44,7 @@ def test_the_same_recipe_may_come_back_with_another_description(tmp_path: Path) 
 
 
 def commit_step(run_dir: Path, of: Recipe) -> None:
-    """A committed checkpoint, as far as a claim reads it."""
+    """Write a committed checkpoint, as far as a claim reads it."""
     folder = run_dir / "checkpoints" / "step-10"
     write_text(folder / TRAJECTORY, trajectory_of(of).to_json())
     (folder / MARKER).write_text("{}")
@@ -66,7 +66,7 @@ def test_other_settings_than_those_trained_with_are_refused_field_by_field(
         pass
     if left == "checkpoints":
         commit_step(tmp_path, recipe())
-    else:  # of a training elsewhere
+    else:  # left by a training elsewhere
         (tmp_path / "adapter").mkdir()
     other = recipe(seed=7, prompt={"num_shots": 2}, rewards={"format": {"weight": 2}})
 

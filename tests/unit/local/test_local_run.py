@@ -33,7 +33,7 @@ with claim(Path(sys.argv[1]), load_recipe(sys.argv[2])):
 
 @contextmanager
 def running(path: Path, manners: str = "") -> Iterator[subprocess.Popen[str]]:
-    """Another process that has claimed the run directory, as `rlvr run` does."""
+    """Claim the run directory in another process, as `rlvr run` does."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     tiny = str(Path(__file__).parents[2] / "tiny.yaml")
     process = subprocess.Popen(
@@ -50,7 +50,7 @@ def running(path: Path, manners: str = "") -> Iterator[subprocess.Popen[str]]:
 
 
 def ended(path: Path) -> RunDir:
-    """A run directory that nobody runs in."""
+    """Return a run directory without a running process."""
     with claim(path, RECIPE) as claimed:
         return claimed.run_dir
 
@@ -74,7 +74,7 @@ def test_an_evaluation_that_came_to_its_end_succeeded(state: str, tmp_path: Path
         {"time": 4, "event": "phase", "phase": "evaluate-base", "state": state},
     )
     assert (inspect_run(tmp_path).phase == "succeeded") == (state == "finished")
-    run_dir.pipeline.mkdir()  # then it is a run, and training would follow
+    run_dir.pipeline.mkdir()  # now it is a run, in which training would follow
     assert inspect_run(tmp_path).phase == "stopped"
 
 

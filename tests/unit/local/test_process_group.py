@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rlvr_pipelines.local.process_group import ProcessGroup
 
-# A leader that ends on SIGTERM, and a child of it that does not.
+# A leader that ends on SIGTERM, with a child that ignores it.
 CHILD = """
 import signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -31,7 +31,7 @@ LAUNCHERS = ("evaluate-base", "train", "evaluate-trained")
 
 
 def compile_apart(path: Path, hash_seed: str) -> str:
-    """Compile in a process and a directory of its own."""
+    """Compile in a separate process and directory."""
     path.parent.mkdir()
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": _python_path()}
     command = [sys.executable, "-c", COMPILE, str(path)]
@@ -44,7 +44,7 @@ def _python_path() -> str:
 
 
 def load(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The pipeline, and what it tells Kubernetes of each executor."""
+    """Return the pipeline and its Kubernetes settings by executor."""
     spec, platform = yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     return spec, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 
@@ -66,9 +66,9 @@ def on_kubernetes(compiled: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def tasks(spec: dict[str, Any]) -> dict[str, Any]:
-    """Those that the exit handler wraps."""
-    found: dict[str, Any] = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
-    return found
+    """Return the tasks within the exit handler."""
+    tasks_of_group: dict[str, Any] = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    return tasks_of_group
 
 
 def is_reused(task: dict[str, Any]) -> bool:
@@ -76,7 +76,7 @@ def is_reused(task: dict[str, Any]) -> bool:
 
 
 def normalised(text: str) -> str:
-    """Without what another patch of kfp, or version of ours, changes."""
+    """Remove the versions of kfp and of our packages."""
     text = re.sub(r"sdkVersion: .*", "sdkVersion: any", text)
     return text.replace(f":{__version__}", ":any")
 
@@ -190,7 +190,7 @@ def test_what_is_reused_gets_no_more_than_it_depends_on(tasks: dict[str, Any]) -
     assert inputs == {
         "prepare-data": {"recipe": "data_recipe", "identity": "data_identity"},
         "evaluate-base": {"recipe": "base_recipe", "storage": "storage", "job_image": "job_image"},
-        # each run has a key of its own, unless the user asks for an earlier training
+        # each run has its own key, unless the user asks for an earlier training
         "train": {
             "recipe": "resolved_recipe",
             "storage": "storage",
@@ -242,7 +242,9 @@ def test_every_pod_is_restricted_and_knows_its_run(
     assert on_kubernetes.keys() == executors.keys()
     for name, settings in on_kubernetes.items():
         assert settings["securityContext"] == {"runAsNonRoot": True}, name
-        fields = {each["name"]: each["fieldPath"] for each in settings["fieldPathAsEnv"]}
+        fields = {
+            variable["name"]: variable["fieldPath"] for variable in settings["fieldPathAsEnv"]
+        }
         assert fields == {
             "RLVR_RUN_ID": "metadata.labels['pipeline/runid']",
             "RLVR_NAMESPACE": "metadata.namespace",
@@ -252,10 +254,12 @@ def test_every_pod_is_restricted_and_knows_its_run(
 def test_steps_end_in_time_and_those_that_follow_jobs_may_try_again(
     tasks: dict[str, Any], on_kubernetes: dict[str, Any]
 ) -> None:
-    limited = {name for name, each in on_kubernetes.items() if each.get("activeDeadlineSeconds")}
+    limited = {
+        name for name, executor in on_kubernetes.items() if executor.get("activeDeadlineSeconds")
+    }
     retried = {name for name, task in tasks.items() if "retryPolicy" in task}
 
-    # a job has deadlines of its own, for its queue and for its run
+    # a job has its own deadlines for the queue and the run
     assert on_kubernetes.keys() - limited == {f"exec-{name}" for name in LAUNCHERS}
     assert retried == set(LAUNCHERS)
 
@@ -263,7 +267,7 @@ def test_steps_end_in_time_and_those_that_follow_jobs_may_try_again(
 def test_what_kfp_is_told_of_a_model_step_is_for_its_job(spec: dict[str, Any]) -> None:
     for name in LAUNCHERS:
         component = spec["components"][f"comp-{name}"]
-        passed = {each["field"]: each.get("applyToTask") for each in
+        passed = {setting["field"]: setting.get("applyToTask") for setting in
                   component["taskConfigPassthroughs"]}  # fmt: skip
 
         assert passed == {
@@ -280,17 +284,21 @@ def test_what_kfp_is_told_of_a_model_step_is_for_its_job(spec: dict[str, Any]) -
 
 def test_images_are_versioned_and_nothing_is_installed_at_run_time(spec: dict[str, Any]) -> None:
     containers = {
-        name.removeprefix("exec-"): each["container"]
-        for name, each in spec["deploymentSpec"]["executors"].items()
+        name.removeprefix("exec-"): executor["container"]
+        for name, executor in spec["deploymentSpec"]["executors"].items()
     }
 
-    with_torch = {name for name, each in containers.items() if "rlvr-trainer:" in each["image"]}
+    with_torch = {
+        name for name, container in containers.items() if "rlvr-trainer:" in container["image"]
+    }
     assert with_torch == {"prepare-data", "publish"}
-    assert {each["image"] for each in containers.values()} == {
+    assert {container["image"] for container in containers.values()} == {
         f"rlvr-trainer:{__version__}",
         f"rlvr-components:{__version__}",
     }
-    assert not any("pip" in part for each in containers.values() for part in each["command"][:3])
+    assert not any(
+        "pip" in part for container in containers.values() for part in container["command"][:3]
+    )
 
 
 def test_images_of_ones_own_by_digest_and_a_secret_by_name(tmp_path: Path) -> None:
@@ -300,10 +308,12 @@ def test_images_of_ones_own_by_digest_and_a_secret_by_name(tmp_path: Path) -> No
 
     text = path.read_text("utf-8")
     spec, on_kubernetes = load(text)
-    used = {each["container"]["image"] for each in spec["deploymentSpec"]["executors"].values()}
+    used = {
+        executor["container"]["image"] for executor in spec["deploymentSpec"]["executors"].values()
+    }
     assert used == {images.trainer, images.components}
     for settings in on_kubernetes.values():
         (secret,) = settings["secretAsEnv"]
         assert (secret["secretName"], secret["optional"]) == ("s3-keys", True)
-        assert [each["envVar"] for each in secret["keyToEnv"]] == list(SECRET_KEYS)
+        assert [key["envVar"] for key in secret["keyToEnv"]] == list(SECRET_KEYS)
         assert {"AWS_REGION", "AWS_DEFAULT_REGION"} <= set(SECRET_KEYS)

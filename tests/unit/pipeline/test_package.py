@@ -22,9 +22,13 @@ def recipe() -> Recipe:
 
 
 def caching(spec: Any) -> set[str]:
-    """The tasks whose outputs may be reused, in all groups."""
+    """Return the tasks of all groups whose outputs may be reused."""
     components = [spec["root"], *spec["components"].values()]
-    tasks = [task for each in components for task in each.get("dag", {}).get("tasks", {}).items()]
+    tasks = [
+        task
+        for component in components
+        for task in component.get("dag", {}).get("tasks", {}).items()
+    ]
     return {name for name, task in tasks if task.get("cachingOptions", {}).get("enableCache")}
 
 
@@ -83,7 +87,7 @@ def test_without_cache_no_step_is_reused_in_any_group() -> None:
 
     assert caching(with_cache.spec.get("pipeline_spec", with_cache.spec))
     assert not caching(without.spec.get("pipeline_spec", without.spec))
-    assert compile_package(recipe()) == with_cache  # nothing of it stays
+    assert compile_package(recipe()) == with_cache  # the setting does not persist
 
 
 def test_manifests_are_a_pipeline_and_a_version_of_it() -> None:
@@ -91,7 +95,7 @@ def test_manifests_are_a_pipeline_and_a_version_of_it() -> None:
     pipeline, version = yaml.safe_load_all(package.text)
 
     assert (pipeline["kind"], version["kind"]) == ("Pipeline", "PipelineVersion")
-    assert {each["metadata"]["namespace"] for each in (pipeline, version)} == {"kubeflow"}
+    assert {document["metadata"]["namespace"] for document in (pipeline, version)} == {"kubeflow"}
     assert version["spec"]["pipelineName"] == pipeline["metadata"]["name"] == "rlvr-tiny"
     assert version["metadata"]["name"] == f"rlvr-tiny-{package.version}"
     assert version["spec"]["pipelineSpec"]["pipelineInfo"]["name"] == "rlvr-tiny"
@@ -100,4 +104,4 @@ def test_manifests_are_a_pipeline_and_a_version_of_it() -> None:
 def test_manifests_without_a_namespace_go_where_kubectl_is() -> None:
     documents = yaml.safe_load_all(compile_package(recipe(), manifest_namespace="").text)
 
-    assert all("namespace" not in each["metadata"] for each in documents)
+    assert all("namespace" not in document["metadata"] for document in documents)

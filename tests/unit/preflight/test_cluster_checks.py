@@ -1,4 +1,4 @@
-"""What the API server is asked before a job is submitted; the server is a fake."""
+"""Test the checks before a job is submitted, with a fake API server."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ PLATFORM = Platform(image="r.example/t@sha256:0", num_nodes=2, gpus_per_node=8)
 
 
 class FakeApi:
-    """Answers by path; what it was not given does not exist."""
+    """A fake client that answers by path; other objects do not exist."""
 
     def __init__(self, answers: dict[str, Any], denied: tuple[str, ...] = ()) -> None:
         self.answers = answers
@@ -27,8 +27,8 @@ class FakeApi:
     def get(self, path: str) -> dict[str, Any]:
         if path not in self.answers:
             raise ObjectNotFound(path)
-        found: dict[str, Any] = self.answers[path]
-        return found
+        answer: dict[str, Any] = self.answers[path]
+        return answer
 
     def create(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         assert path == "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
@@ -78,9 +78,9 @@ def test_a_kind_that_is_not_installed_is_told_with_the_one_to_choose() -> None:
     [("delete pytorchjobs", "delete pytorchjobs"), ("get pods log", "get pods/log")],
 )
 def test_a_step_that_could_not_follow_or_end_its_job_does_not_start_one(
-    denied: str, told: str
+    denied: str, missing: str
 ) -> None:
-    with pytest.raises(ConfigError, match=f"may not {told} in namespace team; bind"):
+    with pytest.raises(ConfigError, match=f"may not {missing} in namespace team; bind"):
         check_cluster(cluster(denied=(denied,)), "pytorchjob", PLATFORM, "team")
 
 

@@ -149,7 +149,7 @@ def test_a_storage_is_tried_and_nothing_is_left_there(tmp_path: Path) -> None:
 
 
 class NothingIsDeleted(LocalStorage):
-    """Storage of an identity that may write and read, as trainers have it."""
+    """Storage of an identity that may only read and write, as trainers have it."""
 
     def delete(self, key: str) -> None:
         raise ConfigError("grant this identity s3:DeleteObject there")

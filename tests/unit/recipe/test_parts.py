@@ -142,7 +142,7 @@ COMPLETIONS = ("", "odd", "even", "#### The final answer is 5", "A: 5", "A: 5\nQ
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Code of a user's, and rows with answers in digits and in words."""
+    """Write a user's code, and rows with answers in digits and in words."""
     folder = tmp_path_factory.mktemp("mine")
     (folder / "mine.py").write_text(CODE)
     rows = [{"question": f"{i} + 1?", "answer": i + 1 if i % 3 else "one"} for i in range(60)]
@@ -151,7 +151,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sections(folder: Path) -> st.SearchStrategy[dict[str, Any]]:
-    """Trees of a recipe, most of them valid."""
+    """Generate recipe trees, most of them valid."""
     function = st.sampled_from(["", f"{folder}/mine.py:even", f"{folder}/mine.py:answered"])
     reward = st.fixed_dictionaries({"function": function}, optional={"weight": st.floats(0, 9)})
     mine = st.fixed_dictionaries({"function": st.just(f"{folder}/mine.py:even")})
@@ -243,7 +243,7 @@ def sections(folder: Path) -> st.SearchStrategy[dict[str, Any]]:
 
 
 def prepared(of: Recipe) -> dict[str, bytes] | str:
-    """The rows, or why there are none."""
+    """Return the prepared files, or the error."""
     with TemporaryDirectory() as target, patch("os.fsync"):
         try:
             data.prepare(of, Path(target), count_tokens=len)
@@ -268,12 +268,12 @@ def test_part_and_whole_have_the_same_rows_judge_rewards_and_prompts(
     layout = PromptLayout(whole.prompt, [shown] * 3)
     for step in ("evaluate-base", "evaluate-trained"):
         part = recipe_part(whole, step)
-        judges = [build_judge(each) for each in (whole, part)]
-        rewards = [build_rewards(each) for each in (whole, part)]
+        judges = [build_judge(side) for side in (whole, part)]
+        rewards = [build_rewards(side) for side in (whole, part)]
         for completion in COMPLETIONS:
             first, second = (judge(completion, shown.columns) for judge in judges)
             assert first == second
-            one, other = (score(each, completion, shown.columns) for each in rewards)
+            one, other = (score(functions, completion, shown.columns) for functions in rewards)
             assert one == other
         assert batches(part, [shown] * 7) == batches(whole, [shown] * 7)
         own = PromptLayout(part.prompt, [shown] * 3)

@@ -135,12 +135,12 @@ def test_a_penalty_is_for_vllm_which_knows_it() -> None:
 
 @pytest.mark.parametrize("override", ["top_p=0.9", "top_k=20", "min_p=0.1"])
 def test_vllm_does_not_draw_from_a_truncated_distribution(override: str) -> None:
-    """TRL 1.16 multiplies each importance ratio by the share that is left."""
+    """TRL 1.16 multiplies each importance ratio by the remaining probability mass."""
     arguments = ["grpo.use_vllm=true", f"sampling.{override}"]
     name, value = override.split("=")
     with pytest.raises(ConfigError, match=f"sampling.{name} = {value}: .* importance ratios"):
         load("gsm8k-bf16", *arguments)
-    load("gsm8k-bf16", f"sampling.{override}")  # we draw
+    load("gsm8k-bf16", f"sampling.{override}")  # our own sampling
     load("gsm8k-bf16", *arguments, "grpo.vllm_importance_sampling_correction=false")
 
 
@@ -342,7 +342,7 @@ def test_the_known_grpo_fields_are_those_of_the_installed_trl() -> None:
 
 
 def test_the_values_that_trl_knows_are_those_of_its_own_help() -> None:
-    """GRPOConfig takes any text there, and the first step fails."""
+    """GRPOConfig accepts any text, and only the first step would fail."""
     from trl import GRPOConfig
 
     for field in dataclasses.fields(GRPOConfig):

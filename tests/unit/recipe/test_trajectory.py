@@ -1,4 +1,4 @@
-"""Which trainings may resume from a checkpoint."""
+"""Decide which trainings may resume from a checkpoint."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def of_files(folder: Path) -> Trajectory:
 def test_the_content_of_named_files_decides_the_weights(file: str, field: str, files: Path) -> None:
     earlier = of_files(files)
     path, before = files / file, (files / file).stat()
-    path.write_bytes(path.read_bytes().swapcase())  # as long as it was, and as old
+    path.write_bytes(path.read_bytes().swapcase())  # same size, same modification time
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
     changed = of_files(files).differences(earlier)
@@ -189,10 +189,10 @@ def test_the_newest_checkpoint_of_a_storage_says_what_it_belongs_to(tmp_path: Pa
         storage.write_bytes(f"{folder}/{TRAJECTORY}", own.to_json().encode())
         storage.write_bytes(f"{folder}/COMMITTED.json", b"{}")
 
-    found = newest_trajectory(storage)
+    trajectory = newest_trajectory(storage)
 
-    assert found is not None
-    assert found.recipe.seed == 8
+    assert trajectory is not None
+    assert trajectory.recipe.seed == 8
 
 
 @pytest.mark.parametrize(

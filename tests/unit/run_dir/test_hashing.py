@@ -1,4 +1,4 @@
-"""A checkpoint's files are hashed once a node: when it is saved, and when it is resumed."""
+"""A checkpoint's files are hashed once per node: when saved and when resumed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RECIPE = load_recipe("arithmetic")
 
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the files that were hashed, in order."""
+    """Record the names of hashed files, in order."""
     names: list[str] = []
     describe = checkpoint._describe
 
@@ -36,7 +36,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
-    """A run directory with a recipe, data, and a checkpoint of step 2 of 4."""
+    """Create a run directory with a recipe, data, and a checkpoint of step 2 of 4."""
     root = tmp_path / "run"
     (root / "data").mkdir(parents=True)
     (root / "data" / "train.jsonl").write_text("{}\n")

@@ -1,4 +1,4 @@
-"""metrics.jsonl grows by what is new, in S3 too (moto's server, a fake), and is read so."""
+"""Append to metrics.jsonl and read it incrementally, in S3 too (moto's server, a fake)."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_another_attempt_appends_to_what_was_sent(storage: S3Storage, tmp_path: 
         append(file, f"{attempt} a")
         sender.send()
         append(file, f"{attempt} b")
-        if attempt != 1:  # that one was killed
+        if attempt != 1:  # the first attempt was killed
             sender.join()
 
     expected = [b"0 a", b"0 b", b"1 a", b"2 a", b"2 b"]

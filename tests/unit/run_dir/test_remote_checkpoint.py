@@ -1,4 +1,4 @@
-"""Checkpoints of nodes with disks of their own, committed to one place (a folder stands for S3)."""
+"""Commit checkpoints of nodes with their own disks to one storage (a folder in place of S3)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rlvr_trainer.storage.open import LocalStorage, Storage
 
 
 class Gathering:
-    """all_gather_object between threads."""
+    """A fake of all_gather_object between threads."""
 
     def __init__(self, size: int) -> None:
         self._barrier = threading.Barrier(size)
@@ -35,7 +35,7 @@ class Gathering:
 
 
 def save(root: Path, step: int, *, storages: list[Storage] | None = None) -> list[Any]:
-    """Stage files on two nodes and commit them; returns what each node's call gave or raised."""
+    """Stage files on two nodes and commit them; return each node's result or exception."""
     gathering, results = Gathering(2), [None, None]
     storages = storages or [LocalStorage(root / "s3"), LocalStorage(root / "s3")]
 
@@ -75,13 +75,13 @@ def download(root: Path) -> checkpoint.Checkpoint | None:
 def test_a_checkpoint_holds_the_files_of_all_nodes(tmp_path: Path) -> None:
     first, second = save(tmp_path, 10)
     assert first == second
-    found = download(tmp_path)
-    assert found is not None
-    assert (found.step, found.world_size) == (10, 2)
-    assert (found.path / "shards" / "rank-0").read_text() == "10 0"
-    assert (found.path / "shards" / "rank-1").read_text() == "10 1"
-    assert (found.path / "both").read_text() == "of node 0"
-    assert checkpoint.newest(tmp_path / "fresh") == found
+    newest = download(tmp_path)
+    assert newest is not None
+    assert (newest.step, newest.world_size) == (10, 2)
+    assert (newest.path / "shards" / "rank-0").read_text() == "10 0"
+    assert (newest.path / "shards" / "rank-1").read_text() == "10 1"
+    assert (newest.path / "both").read_text() == "of node 0"
+    assert checkpoint.newest(tmp_path / "fresh") == newest
 
 
 def test_another_attempt_at_a_step_never_mixes_with_the_first(tmp_path: Path) -> None:
@@ -99,17 +99,17 @@ def test_training_starts_anew_where_nothing_was_committed(tmp_path: Path) -> Non
 @pytest.mark.parametrize("damage", ["flip", "remove", "marker"])
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> None:
     save(tmp_path, 10)
-    newest = tmp_path / "s3" / save(tmp_path, 20)[0]
+    damaged = tmp_path / "s3" / save(tmp_path, 20)[0]
     match damage:
         case "flip":
-            (newest / "both").write_text("of node 7")
+            (damaged / "both").write_text("of node 7")
         case "remove":
-            (newest / "both").unlink()
+            (damaged / "both").unlink()
         case "marker":
-            (newest / checkpoint.MARKER).write_text("{")
-    found = download(tmp_path)
-    assert found is not None
-    assert found.step == 10
+            (damaged / checkpoint.MARKER).write_text("{")
+    newest = download(tmp_path)
+    assert newest is not None
+    assert newest.step == 10
     assert not (tmp_path / "fresh" / "step-20").exists()
 
 
@@ -128,7 +128,7 @@ def test_a_name_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
 
 
 class Refusing(LocalStorage):
-    """Storage that cannot be written to."""
+    """Storage that fails on every write."""
 
     def upload_file(self, source: Path, key: str) -> None:
         raise PlatformError("no network")

@@ -1,4 +1,4 @@
-"""Generation's attention on a GPU, without one: tensors that have a device and no data."""
+"""Test generation's attention on a GPU by tensors with a device and no data."""
 
 from __future__ import annotations
 

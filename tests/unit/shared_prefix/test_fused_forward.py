@@ -1,4 +1,4 @@
-"""The fused forward against the model's own."""
+"""Compare the fused forward with the model's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The check step for a run in a cluster; the API server is a fake that allows everything."""
+"""Test the check step for a run in a cluster, with a fake API server that allows everything."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The last step; find_jobs and delete_jobs of the cluster are fakes here."""
+"""Test the last step with fakes of find_jobs and delete_jobs."""
 
 import json
 from collections.abc import Sequence
@@ -21,20 +21,20 @@ def job(name: str, phase: Literal["pending", "running", "succeeded", "failed"]) 
 
 @pytest.fixture
 def deleted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    found: list[str] = []
+    deleted: list[str] = []
 
-    def find(**wanted: Any) -> list[JobSummary]:
-        assert wanted == {"namespace": "team", "run_id": "b2c0"}
+    def find(**criteria: Any) -> list[JobSummary]:
+        assert criteria == {"namespace": "team", "run_id": "b2c0"}
         return [job("a", "succeeded"), job("b", "running"), job("c", "pending"), job("d", "failed")]
 
     def delete(jobs: Sequence[JobSummary]) -> list[JobSummary]:
-        found.extend(each.name for each in jobs)
+        deleted.extend(job.name for job in jobs)
         return list(jobs)
 
     monkeypatch.setattr(cluster, "find_jobs", find)
     monkeypatch.setattr(cluster, "delete_jobs", delete)
     monkeypatch.setenv("RLVR_RUN_ID", "b2c0")
-    return found
+    return deleted
 
 
 def test_what_is_still_running_is_deleted_and_the_outcome_kept(
@@ -90,7 +90,7 @@ def test_it_does_not_say_that_nothing_is_left_where_nobody_could_look(
     monkeypatch.setenv("KFP_POD_NAME", "step-1")
     monkeypatch.setenv("RLVR_RUN_ID", "b2c0")
 
-    def find(**wanted: Any) -> list[JobSummary]:
+    def find(**criteria: Any) -> list[JobSummary]:
         raise PlatformError("the API server does not answer")
 
     monkeypatch.setattr(cluster, "find_jobs", find)

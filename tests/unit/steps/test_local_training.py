@@ -35,7 +35,7 @@ def test_a_folder_is_replaced_by_a_whole_copy(tmp_path: Path) -> None:
     for folder, name in ((new, "a"), (old, "b")):
         folder.mkdir()
         (folder / name).write_text(name)
-    (tmp_path / ".old.tmp").mkdir()  # left by a copy that was cut short
+    (tmp_path / ".old.tmp").mkdir()  # left by an interrupted copy
 
     replace_folder(new, old)
 

@@ -1,4 +1,4 @@
-"""A model step as a job; in the cluster's place, a fake does what the pods would."""
+"""Test a model step as a job; a fake replaces the cluster and its pods."""
 
 import json
 from collections.abc import Callable
@@ -29,7 +29,7 @@ PLATFORM = Platform(image="r.example/t@sha256:0", num_nodes=2, max_attempts=3)
 
 
 class Artifact:
-    """KFP's, as far as a step uses it."""
+    """A fake of KFP's artifact, as far as a step uses it."""
 
     def __init__(self, path: Path, uri: str = "") -> None:
         self.path = str(path)
@@ -38,7 +38,7 @@ class Artifact:
 
 
 class Pods:
-    """Plays the job: what each launch was asked, and what the pods of it write."""
+    """A fake of `launch` that records the jobs and writes what their pods would."""
 
     def __init__(self) -> None:
         self.specs: list[JobSpec] = []
@@ -266,7 +266,7 @@ def test_a_succeeded_job_whose_results_were_removed_is_said_how_to_run_again(
     monkeypatch.setattr(remote_step, "in_kubeflow", lambda: is_kubeflow)
     monkeypatch.setattr(remote_step, "_owner", lambda namespace: None)
 
-    # no PlatformError, which is tried again: every further try would adopt the same job
+    # not a PlatformError, which is retried: every retry would adopt the same job
     with pytest.raises(ConfigError, match=f"no adapter is in .*`rlvr clean {named}`"):
         train_to(Artifact(tmp_path / "adapter"), storage, data_dir, tmp_path)
 

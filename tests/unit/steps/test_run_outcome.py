@@ -1,4 +1,4 @@
-"""How a run ended, from the Workflow as KFP 2.17 has it when the exit handler runs."""
+"""Derive a run's outcome from KFP 2.17's Workflow as of the exit handler."""
 
 from collections.abc import Callable
 
@@ -34,11 +34,11 @@ def test_a_run_that_did_not_publish_has_succeeded() -> None:
 
 def test_a_terminated_run_says_when_and_what_continues_it() -> None:
     ends: Ends = {"check": "SUCCEEDED", "train": "TERMINATED", "finish": "RUNNING"}
-    found = judge(workflow(ends, is_terminated=True), logs(), [])
+    outcome = judge(workflow(ends, is_terminated=True), logs(), [])
 
-    assert found.facts()["state"] == "TERMINATED"
-    assert found.facts()["exit_code"] == EXIT_PREEMPTED
-    text = found.markdown()
+    assert outcome.facts()["state"] == "TERMINATED"
+    assert outcome.facts()["exit_code"] == EXIT_PREEMPTED
+    text = outcome.markdown()
     assert text.startswith("# Terminated at 2026-11-02T10:13:00Z\n\nExit code 143. KFP's Retry")
     assert "a new run has a new id and trains from the beginning" in text
 
@@ -46,16 +46,16 @@ def test_a_terminated_run_says_when_and_what_continues_it() -> None:
 def test_a_failed_run_has_step_attempt_cause_and_what_continues_it() -> None:
     run = workflow({"check": "SUCCEEDED", "train": ["LOST", "FAILED"], "finish": "RUNNING"})
 
-    found = judge(run, logs(**{pod_of("train", 1): CAUSE}), [job("less telling", 7)])
+    outcome = judge(run, logs(**{pod_of("train", 1): CAUSE}), [job("less telling", 7)])
 
-    assert found.facts() == {
+    assert outcome.facts() == {
         "state": "FAILED",
         "step": "train",
         "attempt": 2,
         "message": "the reward of gsm8k fails; correct it",
         "exit_code": 5,
     }
-    assert found.markdown().startswith(
+    assert outcome.markdown().startswith(
         "# Failed at train, attempt 2\n\nthe reward of gsm8k fails; correct it (exit code 5)\n\n"
         "To go on: correct the cause and start a new run"
     )

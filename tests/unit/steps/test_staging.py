@@ -12,7 +12,7 @@ from rlvr_trainer.storage.open import LocalStorage
 
 
 class Counted(LocalStorage):
-    """Counts what is written."""
+    """Storage that counts its writes."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)

@@ -1,4 +1,4 @@
-"""The steps of a run from Argo's Workflow; recorded shapes are in tests/unit/kubeflow/workflows."""
+"""Derive a run's steps from Argo's Workflow as recorded in tests/unit/kubeflow/workflows."""
 
 import pytest
 from tests.unit.kubeflow.workflows import pod_of, workflow
@@ -14,7 +14,7 @@ from rlvr_components.workflow import (
     is_terminated,
     steps_of,
 )
-from rlvr_pipelines.pipeline.definition import rlvr_pipeline, task_groups
+from rlvr_pipelines.pipeline.definition import rlvr_pipeline
 from rlvr_trainer.errors import EXIT_PREEMPTED, JobFailed, PlatformError
 
 both = pytest.mark.parametrize("is_stock", [True, False])
@@ -22,7 +22,8 @@ both = pytest.mark.parametrize("is_stock", [True, False])
 
 def test_the_steps_are_the_pipelines_tasks_but_for_its_groups() -> None:
     spec = rlvr_pipeline.pipeline_spec
-    tasks = {name for group in task_groups(spec) for name in group}
+    groups = (spec.root, *spec.components.values())  # KFP nests the groups
+    tasks = {name for group in groups for name in group.dag.tasks}
 
     assert set(STEPS) == {name for name in tasks if not name.startswith(("exit-", "condition"))}
 

@@ -1,4 +1,4 @@
-"""One interface over local folders and S3.
+"""Test the interface over local folders and S3.
 
 S3 is played by moto's server, a fake: it speaks S3's protocol over HTTP on this machine, but checks
 no permissions; what a real server refuses is injected as its answer.
@@ -214,9 +214,9 @@ def test_a_file_that_vanishes_while_it_is_listed_is_passed_over(
     walk = os.walk
 
     def prune_then(*args: Any, **kwargs: Any) -> Any:
-        found = list(walk(*args, **kwargs))
+        entries = list(walk(*args, **kwargs))
         (tmp_path / "pruned").unlink()
-        return found
+        return entries
 
     monkeypatch.setattr(os, "walk", prune_then)
     assert storage.sizes() == {"kept": 4}
@@ -267,7 +267,7 @@ def test_a_text_goes_by_the_same_rule(tmp_path: Path, monkeypatch: pytest.Monkey
         write_text(tmp_path / "recipe.json", "{}")
 
 
-# --- what S3 refuses
+# --- S3's refusals
 
 
 def test_a_bucket_that_does_not_exist_is_named(s3: str) -> None:
@@ -344,7 +344,7 @@ def test_a_key_that_is_not_there_is_so_for_those_too_who_may_list_some_prefixes_
     s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     storage: Any = open_storage(s3)
-    storage.write_bytes("a.json", b"")  # a key that begins with the one asked for
+    storage.write_bytes("a.json", b"")  # a key with the requested key as prefix
     for operation in ("get_object", "head_object"):
         monkeypatch.setattr(storage._client, operation, denied(operation))
     assert not storage.exists("a")
@@ -508,7 +508,7 @@ def model_in_s3(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sto
 
 @pytest.fixture
 def brought(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The keys that were downloaded, in order."""
+    """Record the downloaded keys, in order."""
     keys: list[str] = []
     download = S3Storage.download_file
 
