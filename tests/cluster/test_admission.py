@@ -135,7 +135,7 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], object], list[str]]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_is_refused_says_what_was_got_and_what_to_do(image: str, fault: str) -> None:
+def test_a_refusal_says_what_was_got_and_what_to_do(image: str, fault: str) -> None:
     change, words = FAULTS[fault]
     job = pytorchjob(pod(image))
     change(worker(job))
@@ -199,7 +199,7 @@ def test_a_trainjob_of_our_own_runtime_needs_neither(overrides: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("fault", TRAINJOB_FAULTS)
-def test_what_a_trainjob_may_not_lay_over_its_runtime(
+def test_a_trainjob_may_not_override_these_fields_of_its_runtime(
     image: str, overrides: dict[str, Any], fault: str
 ) -> None:
     change, words = TRAINJOB_FAULTS[fault]
@@ -246,7 +246,7 @@ def test_our_evaluator_of_pod_security_and_the_server_agree(image: str, violatio
         ("create", "serviceaccounts/token", False),
     ],
 )
-def test_what_the_launcher_may(image: str, verb: str, resource: str, allowed: bool) -> None:
+def test_the_launchers_permissions(image: str, verb: str, resource: str, allowed: bool) -> None:
     for account, may in (("rlvr-launcher", allowed), ("rlvr-trainer", False)):
         name, _, subresource = resource.partition("/")
         question = [verb, name] + ([f"--subresource={subresource}"] if subresource else [])

@@ -381,7 +381,7 @@ def test_the_check_step_settles_the_run_and_launches_nothing(pipeline: Pipeline)
     assert "Found endpoint" not in pipeline.kubectl("logs", pod), "boto3, for each client"
 
 
-def test_terminate_deletes_the_job_that_trains(prepared: Pipeline) -> None:
+def test_terminate_deletes_a_training_job(prepared: Pipeline) -> None:
     pod = prepared.start("train")
     prepared.wait_until_launched(pod, TRAINING)
     [job] = prepared.jobs()
@@ -397,7 +397,7 @@ def test_terminate_deletes_the_job_that_trains(prepared: Pipeline) -> None:
     assert prepared.jobs() == [], "the job was not started again"
 
 
-def test_terminate_deletes_the_job_that_waits(prepared: Pipeline) -> None:
+def test_terminate_deletes_a_pending_job(prepared: Pipeline) -> None:
     settle(prepared, cpu_per_node=1000)
     pod = prepared.start("train")
     prepared.wait_until_launched(pod, "pending: ")
@@ -408,7 +408,7 @@ def test_terminate_deletes_the_job_that_waits(prepared: Pipeline) -> None:
     prepared.kubectl.wait("its pods are gone", lambda: not prepared.job_pods(), timeout_s=20)
 
 
-def test_another_try_of_a_step_adopts_the_job_and_finish_deletes_it(prepared: Pipeline) -> None:
+def test_a_retry_of_a_step_adopts_the_job_and_finish_deletes_it(prepared: Pipeline) -> None:
     settle(prepared, cpu_per_node=1000)
     prepared.kill(prepared.start_training())
     [job] = prepared.jobs()

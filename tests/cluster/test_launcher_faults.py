@@ -259,7 +259,7 @@ def test_a_request_that_cannot_be_scheduled(launcher: Launcher) -> None:
     launcher.wait_until_nothing_runs()
 
 
-def test_a_rank_killed_by_sigkill_is_tried_again_and_succeeds(
+def test_a_rank_killed_by_sigkill_is_retried_and_succeeds(
     launcher: Launcher, capfd: pytest.CaptureFixture[str]
 ) -> None:
     dies = ONCE + "if first: os.kill(os.getpid(), 9)\nprint('done', flush=True)"
@@ -339,7 +339,7 @@ def test_a_first_process_out_of_memory_says_the_limit(launcher: Launcher) -> Non
 
 
 @full
-def test_sigterm_on_one_node_is_tried_again(
+def test_sigterm_on_one_node_is_retried(
     launcher: Launcher, capfd: pytest.CaptureFixture[str]
 ) -> None:
     waits = ONCE + READY + "time.sleep(600 if first else 1)"
@@ -364,7 +364,7 @@ def test_sigterm_on_one_node_is_tried_again(
 
 
 @full
-def test_a_command_that_is_not_there_is_not_tried_for_ever(launcher: Launcher) -> None:
+def test_a_missing_command_is_not_retried_forever(launcher: Launcher) -> None:
     spec = replace(launcher.spec(WAIT), command=("no-such-program",))
 
     error = launcher.fails(spec)
@@ -430,7 +430,7 @@ def test_a_job_deleted_by_hand_and_started_again_is_a_new_one(launcher: Launcher
 
 
 @full
-def test_what_the_admission_policy_refuses_is_told_at_once(launcher: Launcher) -> None:
+def test_a_refusal_by_the_admission_policy_is_reported_at_once(launcher: Launcher) -> None:
     started = time.monotonic()
 
     error = launcher.fails(launcher.spec(WAIT), service_account="default")
@@ -442,7 +442,7 @@ def test_what_the_admission_policy_refuses_is_told_at_once(launcher: Launcher) -
 
 
 @full
-def test_what_pod_security_refuses_is_told_from_the_jobs_events(launcher: Launcher) -> None:
+def test_a_refusal_by_pod_security_is_reported_from_the_jobs_events(launcher: Launcher) -> None:
     backend = open_backend("pytorchjob", launcher.platform)
     rendered = backend.render(launcher.spec(WAIT))
     template = rendered["spec"]["pytorchReplicaSpecs"]["Master"]["template"]
@@ -471,7 +471,7 @@ def test_a_secret_that_is_missing(launcher: Launcher) -> None:
 
 
 @full
-def test_a_quota_is_waited_for_and_told(
+def test_an_exceeded_quota_is_waited_for_and_reported(
     launcher: Launcher, capfd: pytest.CaptureFixture[str]
 ) -> None:
     launcher.kubectl("create", "quota", "none", "--hard=pods=0")
@@ -488,7 +488,7 @@ def test_a_quota_is_waited_for_and_told(
 
 
 @full
-def test_a_failed_container_is_told_within_five_seconds(launcher: Launcher) -> None:
+def test_a_failed_container_is_reported_within_five_seconds(launcher: Launcher) -> None:
     process = launcher.started(launcher.spec("import sys; sys.exit('no')"))
     read_until(process, "(exit code 1)")
     reported_at = time.time()

@@ -66,7 +66,7 @@ def test_a_trainjob_of_two_nodes_succeeds_and_both_are_heard(
     launcher.wait_until_nothing_runs()
 
 
-def test_the_node_that_failed_is_told_and_the_other_one_stopped(
+def test_the_failed_node_is_reported_and_the_other_one_stopped(
     launcher: Launcher, capfd: pytest.CaptureFixture[str]
 ) -> None:
     fails = (

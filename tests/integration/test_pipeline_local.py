@@ -151,14 +151,14 @@ def test_a_failed_step_gives_its_message_and_its_exit_code(runs: Runs) -> None:
     assert runs.processes() == []
 
 
-def test_a_step_that_is_killed_is_told_from_one_that_fails(runs: Runs) -> None:
+def test_a_killed_step_is_distinguished_from_a_failed_one(runs: Runs) -> None:
     code, _, err = runs.run(FAKE_FAULT="evaluate-base:kill")
 
     assert code == 138
     assert "Evaluate base model ended without a word" in err
 
 
-def test_ctrl_c_commits_leaves_nothing_running_and_says_how_to_go_on(runs: Runs) -> None:
+def test_ctrl_c_commits_leaves_nothing_running_and_says_how_to_resume(runs: Runs) -> None:
     process = runs.start(FAKE_STEP_S="0.5")
     runs.wait_for_step(1)
     assert runs.processes() != []

@@ -60,7 +60,7 @@ def finished_run(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory)
     return folder / "run"
 
 
-def test_a_task_of_ones_own_runs_without_touching_the_package(finished_run: Path) -> None:
+def test_a_users_task_runs_without_changing_the_package(finished_run: Path) -> None:
     assert {
         *("recipe.json", "data", "checkpoints", "adapter", "metrics.jsonl", "evaluation.json"),
         *("samples.jsonl", "report.html", "logs"),
@@ -89,7 +89,7 @@ def test_before_and_after_answer_the_same_held_out_rows(finished_run: Path) -> N
     assert set(shots["after"]) >= {"accuracy", "low", "high", "format", "flexible"}
 
 
-def test_the_report_tells_the_run(finished_run: Path) -> None:
+def test_the_report_describes_the_run(finished_run: Path) -> None:
     html = (finished_run / "report.html").read_text("utf-8")
     evaluation = json.loads((finished_run / "evaluation.json").read_text())
     assert evaluation["verdict"] in html

@@ -132,7 +132,7 @@ def test_a_run_that_learns_nothing_fails(tiny_model_dir: Path, tmp_path: Path) -
     assert not (run_dir / "adapter").exists()
 
 
-def test_a_reward_that_fails_on_completions_ends_a_short_run_with_its_own_code(
+def test_a_reward_that_fails_on_completions_ends_a_short_run_with_its_own_exit_code(
     tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     recipe = recipe_for(tiny_model_dir, tmp_path)
@@ -170,7 +170,7 @@ def test_a_longer_training_continues_a_finished_one(trained: Path, tmp_path: Pat
     assert (run_dir / "checkpoints" / "step-3" / "COMMITTED.json").exists()
 
 
-def test_a_run_does_not_go_on_with_an_edited_reward(trained: Path, tmp_path: Path) -> None:
+def test_a_run_does_not_resume_with_an_edited_reward(trained: Path, tmp_path: Path) -> None:
     run_dir, edited = tmp_path / "run", tmp_path / "reward.py"
     shutil.copytree(trained, run_dir)
     tree = json.loads((run_dir / "recipe.json").read_text())
@@ -186,7 +186,7 @@ def test_a_run_does_not_go_on_with_an_edited_reward(trained: Path, tmp_path: Pat
         train_here(recipe, run_dir, run_dir / "data")
 
 
-def test_a_run_does_not_go_on_with_other_weights_of_the_same_name(
+def test_a_run_does_not_resume_with_other_weights_of_the_same_name(
     trained: Path, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     run_dir, model = tmp_path / "run", tmp_path / "model"
@@ -202,7 +202,7 @@ def test_a_run_does_not_go_on_with_other_weights_of_the_same_name(
         train_here(recipe, run_dir, run_dir / "data")
 
 
-def test_a_run_does_not_go_on_with_other_rows(trained: Path, tmp_path: Path) -> None:
+def test_a_run_does_not_resume_with_other_rows(trained: Path, tmp_path: Path) -> None:
     """Former training rows could be among the new test rows."""
     run_dir = tmp_path / "run"
     shutil.copytree(trained, run_dir)
@@ -212,7 +212,7 @@ def test_a_run_does_not_go_on_with_other_rows(trained: Path, tmp_path: Path) -> 
         train_here(recipe, run_dir, run_dir / "data")
 
 
-def test_a_stopped_run_commits_a_step_and_goes_on_from_it(
+def test_a_stopped_run_commits_a_step_and_resumes_from_it(
     tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     recipe = recipe_for(tiny_model_dir, tmp_path, "training.max_steps=400")

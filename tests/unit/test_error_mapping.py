@@ -110,7 +110,7 @@ def copy_of_an_adapter(folder: Path) -> None:
         copy_of_an_adapter,
     ],
 )
-def test_a_disk_that_fills_up_is_worth_another_attempt_whoever_writes(
+def test_a_full_disk_is_retryable_for_every_writer(
     write: Callable[[Path], None], small_disk: Path
 ) -> None:
     error = to_rlvr_error(raised(lambda: write(small_disk)), small_disk)
@@ -121,7 +121,7 @@ def test_a_disk_that_fills_up_is_worth_another_attempt_whoever_writes(
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE])
-def test_a_disk_that_is_full_or_away_ends_all_processes_alike(
+def test_a_full_or_missing_disk_ends_all_processes_alike(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> Any:
@@ -144,7 +144,7 @@ def test_a_disk_that_is_full_or_away_ends_all_processes_alike(
     assert (result.exit_code, "error: /runs/x" in result.output) == (138, True)
 
 
-def test_what_nobody_expected_is_permanent() -> None:
+def test_an_unexpected_exception_is_permanent() -> None:
     error = to_rlvr_error(KeyError("lost"))
 
     assert type(error) is RLVRError
@@ -181,7 +181,7 @@ def test_a_checkpoint_that_a_disk_does_not_give_now_is_not_taken_for_damaged(
         OSError(errno.ENETUNREACH, "Network is unreachable"),
     ],
 )
-def test_a_network_that_fails_is_worth_another_attempt(error: Exception) -> None:
+def test_a_network_failure_is_retryable(error: Exception) -> None:
     assert isinstance(to_rlvr_error(error), PlatformError)
 
 
@@ -238,9 +238,7 @@ def hub() -> Iterator[str]:
     server.server_close()
 
 
-def test_a_hub_that_cannot_be_reached_is_worth_another_attempt(
-    hub: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreachable_hub_is_retryable(hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert exit_codes_with_a_hub("http://127.0.0.1:9", monkeypatch) == [138, 138]
     # a repository that does not exist, or is not allowed, stays an error of the recipe
     assert exit_codes_with_a_hub(hub, monkeypatch) == [2, 3]

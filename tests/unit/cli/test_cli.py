@@ -187,7 +187,7 @@ def test_an_unexpected_error_says_how_to_see_more(monkeypatch: pytest.MonkeyPatc
         (("clean",), "pip install 'rlvr[kubernetes]'"),
     ],
 )
-def test_what_is_not_installed_is_answered_with_its_install_line(
+def test_a_missing_package_is_answered_with_its_install_line(
     arguments: tuple[str, ...], line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(extras, "find_spec", lambda name: None)
@@ -300,7 +300,7 @@ def test_a_seed_that_is_swept_is_not_set_as_well(tmp_path: Path) -> None:
     assert "both set the seed" in result.stderr
 
 
-def test_an_interrupted_run_says_how_to_go_on(
+def test_an_interrupted_run_says_how_to_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run_pipeline(recipe: Recipe, path: Path, **_: Any) -> RunDir:
@@ -375,7 +375,7 @@ def test_a_plan_without_an_image_names_the_config_map() -> None:
     assert "give --platform-set image=NAME@sha256:…" in result.stderr
 
 
-def test_a_setting_that_is_none_is_refused_with_the_nearest() -> None:
+def test_an_unknown_setting_is_refused_with_the_nearest() -> None:
     result = rlvr("plan", TINY, *JOBS, "--platform-set", "quue=x")
 
     assert result.exit_code == 2
@@ -418,7 +418,7 @@ def test_a_run_whose_model_steps_are_jobs_hands_its_settings_to_the_pipeline(
 
 
 @pytest.mark.usefixtures("no_cluster")
-def test_the_command_that_goes_on_has_every_option(
+def test_the_command_that_resumes_has_every_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run_pipeline(recipe: Recipe, path: Path, **_: Any) -> RunDir:

@@ -59,7 +59,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("place", ["pytorchjob", "trainjob"])
-def test_what_is_planned_is_what_the_step_submits(
+def test_the_planned_job_is_what_the_step_submits(
     place: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NCCL_DEBUG", "INFO")

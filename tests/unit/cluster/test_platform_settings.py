@@ -31,12 +31,12 @@ def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("override", ["num_nodes", "=2", "queue={", ""])
-def test_an_override_that_is_none_is_refused(override: str) -> None:
+def test_an_invalid_override_is_refused(override: str) -> None:
     with pytest.raises(ConfigError, match="--platform-set"):
         read_settings(None, [override])
 
 
-def test_a_key_within_what_is_no_section_is_refused() -> None:
+def test_a_key_within_a_value_that_is_not_a_section_is_refused() -> None:
     with pytest.raises(ConfigError, match="num_nodes is not a section"):
         read_settings(None, ["num_nodes=2", "num_nodes.x=3"])
 

@@ -144,7 +144,7 @@ def test_a_validation_row_has_room_for_what_an_evaluation_may_answer(tmp_path: P
     assert lengths["train"] > 30 > lengths["validation"] == lengths["test"]
 
 
-def test_a_generated_task_makes_as_many_rows_as_asked_for(tmp_path: Path) -> None:
+def test_a_generated_task_makes_the_requested_number_of_rows(tmp_path: Path) -> None:
     manifest = run(tmp_path, task="arithmetic", num_train_rows=50, num_test_rows=20)
     assert manifest["read"] == {"train": 50, "test": 20}
 
@@ -358,7 +358,7 @@ def test_a_json_array_is_rows(tmp_path: Path, hundred: str, name: str, indent: i
     assert load_rows(tmp_path / "d", "train") == load_rows(tmp_path / "plain", "train")
 
 
-def test_what_is_no_row_in_a_json_array_is_found_by_its_index(tmp_path: Path) -> None:
+def test_an_item_of_a_json_array_that_is_not_a_row_is_named_by_its_index(tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text(json.dumps([*map(row, range(150)), 7]))
     run(tmp_path / "d", train=str(tmp_path / "rows.json"))
     assert quarantined(tmp_path / "d") == [("rows.json[150]", "malformed")]
@@ -426,7 +426,7 @@ def test_a_source_that_cannot_be_read_is_a_data_error(
     assert name in str(caught.value)
 
 
-def test_a_folder_and_an_unknown_format_are_no_sources(tmp_path: Path) -> None:
+def test_a_folder_and_an_unknown_format_are_not_sources(tmp_path: Path) -> None:
     (tmp_path / "folder.jsonl").mkdir()
     with pytest.raises(DataError, match="Is a directory"):
         run(tmp_path / "d", train=str(tmp_path / "folder.jsonl"))
@@ -568,14 +568,14 @@ def test_a_question_may_have_an_answer_in_words_where_a_reward_of_the_users_judg
 
 
 @pytest.mark.parametrize("gives", ["None", "Row(id, 'q', 5)"])
-def test_a_task_that_gives_no_row_is_told_so(gives: str, tmp_path: Path, hundred: str) -> None:
+def test_a_task_without_rows_is_an_error(gives: str, tmp_path: Path, hundred: str) -> None:
     code = CAPITALS.replace('Row(id, raw["question"], raw["answer"])', gives)
     (tmp_path / "wrong.py").write_text(code)
     with pytest.raises(DataError, match=r"malformed \((TypeError|AttributeError)"):
         run(tmp_path / "d", task=f"{tmp_path}/wrong.py:Capitals", train=hundred)
 
 
-def test_a_row_whose_worked_text_is_never_rewarded_is_no_exemplar(tmp_path: Path) -> None:
+def test_a_row_whose_worked_text_is_never_rewarded_is_not_an_exemplar(tmp_path: Path) -> None:
     spoilt = [row(i, solution="So.\nQuestion: what?") for i in range(30)]
     train = jsonl(tmp_path / "train.jsonl", [*spoilt, *map(row, range(30, 60))])
     run(tmp_path / "d", train=train, num_exemplars=8)
@@ -602,7 +602,9 @@ def test_header_tokens_are_those_of_the_header_that_prompts_open_with(
 # --- files
 
 
-def test_what_the_manifest_does_not_describe_is_not_loaded(tmp_path: Path, hundred: str) -> None:
+def test_files_that_the_manifest_does_not_describe_are_not_loaded(
+    tmp_path: Path, hundred: str
+) -> None:
     with pytest.raises(DataError, match="holds no prepared data"):
         load_rows(tmp_path / "d", "train")
     run(tmp_path / "d", train=hundred)

@@ -81,7 +81,7 @@ def test_samples_of_other_rows_are_refused() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "1", "2/2", "-1/2", "a/b", "1/0"])
-def test_what_is_no_part_is_refused(text: str) -> None:
+def test_an_invalid_shard_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="R/N"):
         parse_shard(text)
 

@@ -43,7 +43,7 @@ def test_wilson_interval_is_symmetric_within_zero_and_one_and_exact_at_the_ends(
         assert wilson_interval(n, n)[1] == 1
 
 
-def test_of_nothing_nothing_is_known() -> None:
+def test_zero_trials_give_no_information() -> None:
     assert wilson_interval(0, 0) == (0, 1)
 
 

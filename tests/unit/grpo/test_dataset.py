@@ -67,13 +67,13 @@ def evaluator(tmp_path: Path) -> Evaluator:
 
 
 @pytest.mark.parametrize(("text", "correct"), [(" It is 3.", True), (" No.", False)])
-def test_a_reward_of_the_users_may_judge(text: str, correct: bool, evaluator: Evaluator) -> None:
+def test_a_users_reward_may_judge(text: str, correct: bool, evaluator: Evaluator) -> None:
     judged = evaluator._judge(ROWS[3], Completion([], text, finished=True), 0)
     assert judged.correct is correct
     _check_judged(evaluator, 1)
 
 
-def test_what_cannot_be_judged_is_told_and_too_much_of_it_is_an_error(
+def test_failed_judgements_are_reported_and_too_many_are_an_error(
     evaluator: Evaluator, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert not evaluator._judge(ROWS[3], Completion([], "?", finished=True), 0).correct

@@ -29,7 +29,7 @@ def test_shards_fit_the_number_of_processes_that_wrote_them(
     training._assert_same_world_size(recipe(3), committed)
 
 
-def test_nodes_that_found_different_checkpoints_do_not_train(
+def test_nodes_with_different_checkpoints_do_not_train(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / MARKER).write_text("{}")

@@ -65,7 +65,7 @@ def test_an_unknown_user_is_an_error_that_lists_the_users(kubeconfig: Path) -> N
         find_access()
 
 
-def test_the_first_of_several_files_wins(
+def test_the_first_of_several_kubeconfigs_wins(
     kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(kubeconfig, {"token": "first"})
@@ -271,7 +271,7 @@ def test_a_plugin_is_run_once_until_its_token_is_refused(kubeconfig: Path) -> No
     assert access.authorization() == "Bearer token-2"
 
 
-def test_a_plugin_is_run_again_before_its_token_ends(kubeconfig: Path) -> None:
+def test_a_plugin_is_run_again_before_its_token_expires(kubeconfig: Path) -> None:
     plugin(kubeconfig, ends="2020-01-01T00:00:00Z")
     access = find_access()
 

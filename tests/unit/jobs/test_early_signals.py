@@ -56,7 +56,7 @@ def test_a_job_of_an_earlier_launch_is_stopped_at_once(
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
-def test_a_signal_while_it_is_looked_for_stops_it_too(api: FakeApiServer) -> None:
+def test_a_signal_during_the_search_for_the_job_stops_it_too(api: FakeApiServer) -> None:
     earlier_job(api)
     api.faults = [Fault("GET", "/pytorchjobs", delay_s=1)]
 

@@ -147,7 +147,7 @@ def test_a_server_that_does_not_trust_our_certificate_is_a_refusal(
         ("WRONG_VERSION_NUMBER", Outage),
     ],
 )
-def test_only_what_is_said_of_certificates_does_not_pass(reason: str, expected: type) -> None:
+def test_only_certificate_errors_are_permanent(reason: str, expected: type) -> None:
     error = ssl.SSLError(1, reason)
     error.reason = reason
 

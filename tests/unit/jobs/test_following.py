@@ -101,7 +101,7 @@ def test_a_pending_reason_that_passes_within_the_grace_is_not_a_failure(api: Fak
     launch(backend(start_grace_s=2), SPEC)
 
 
-def test_a_second_time_out_of_memory_ends_a_job_that_its_operator_starts_for_ever(
+def test_a_second_out_of_memory_fails_a_job_that_its_operator_restarts_forever(
     api: FakeApiServer,
 ) -> None:
     def on_create(job: Object) -> None:
@@ -130,7 +130,7 @@ def test_a_second_time_out_of_memory_ends_a_job_that_its_operator_starts_for_eve
     assert not api.jobs()
 
 
-def test_a_container_that_cannot_start_ends_a_job_that_its_operator_starts_for_ever(
+def test_a_container_that_cannot_start_fails_a_job_that_its_operator_restarts_forever(
     api: FakeApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "PERMANENT_S", 0.3)
@@ -167,7 +167,7 @@ def test_running_has_a_limit_of_its_own(api: FakeApiServer) -> None:
     assert not api.jobs()
 
 
-def test_a_quota_is_told_from_the_jobs_events(
+def test_an_exceeded_quota_is_reported_from_the_jobs_events(
     api: FakeApiServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def on_create(job: Object) -> None:

@@ -59,7 +59,7 @@ def test_a_job_takes_over_what_is_allowed_and_no_credential() -> None:
     ["CUDA_VISIBLE_DEVICES", "CUDA_HOME", "CUDA_VERSION", "NCCL_SOCKET_IFNAME", "NCCL_TOPO_FILE",
      "TORCH_HOME", "TORCH_EXTENSIONS_DIR"],
 )  # fmt: skip
-def test_what_is_true_of_this_machine_only_stays_here(name: str) -> None:
+def test_variables_of_this_machine_are_not_passed_on(name: str) -> None:
     assert allowed_environment({name: "0", "NCCL_DEBUG": "INFO"}) == {"NCCL_DEBUG": "INFO"}
 
 
@@ -98,7 +98,7 @@ def test_a_job_that_crashes_gives_what_it_raised() -> None:
         launch(LocalBackend(), job("1 / 0"))
 
 
-def test_sigterm_is_passed_on_and_the_end_of_the_job_awaited() -> None:
+def test_sigterm_is_forwarded_and_the_job_awaited() -> None:
     script = (
         "import signal, sys, time\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
@@ -121,7 +121,7 @@ def test_sigterm_is_passed_on_and_the_end_of_the_job_awaited() -> None:
     assert threading.active_count() == threads
 
 
-def test_a_program_that_does_not_exist_is_told() -> None:
+def test_a_missing_program_is_an_error() -> None:
     with pytest.raises(PlatformError, match="/no/such cannot be started"):
         LocalBackend().submit(LocalProcess(("/no/such",), {}))
 

@@ -130,7 +130,7 @@ def test_the_most_serious_reason_is_reported() -> None:
         ),
     ],
 )
-def test_pods_that_may_not_be_made_are_told_from_the_jobs_events(
+def test_refused_pods_are_reported_from_the_jobs_events(
     message: str, limit: str, exit_code: int, cause: str
 ) -> None:
     refused = event("FailedCreatePod", message, "PyTorchJob", "tiny")
@@ -163,7 +163,7 @@ def test_only_events_of_this_job_are_reported(
     assert is_about(pytorchjob(), refusal) is expected
 
 
-def test_a_refusal_of_pods_that_are_there_by_now_is_past() -> None:
+def test_an_earlier_refusal_of_existing_pods_is_ignored() -> None:
     refused = event("FailedCreatePod", "exceeded quota", "PyTorchJob", "tiny")
 
     assert pending_reason(PYTORCHJOB, pytorchjob(), [pod("master-0"), pod()], [refused]) is None
@@ -188,7 +188,7 @@ def test_a_job_that_kueue_holds_back_says_why() -> None:
     assert reason.limit == "queue"
 
 
-def test_without_its_workload_kueues_events_are_told() -> None:
+def test_kueues_events_are_reported_without_its_workload() -> None:
     pending = event("Pending", "no room in the cohort", "Workload", "pytorchjob-tiny-1a2b3")
 
     reason = pending_reason(PYTORCHJOB, suspended(), [], [pending])
@@ -197,14 +197,14 @@ def test_without_its_workload_kueues_events_are_told() -> None:
     assert reason.cause == "Kueue: pending in queue gpus: no room in the cohort"
 
 
-def test_a_job_whose_replicas_all_run_waits_for_nothing() -> None:
+def test_a_job_whose_replicas_all_run_has_no_pending_reason() -> None:
     pods = [pod("master-0"), pod()]
 
     assert pending_reason(PYTORCHJOB, pytorchjob(), pods) is None
     assert status_of(PYTORCHJOB, pytorchjob(), pods).phase == "running"
 
 
-def test_a_job_tells_each_replicas_state() -> None:
+def test_a_jobs_status_has_the_state_of_each_replica() -> None:
     status = status_of(PYTORCHJOB, pytorchjob(), [unscheduled("worker-0"), pod("master-0")])
 
     assert status.phase == "pending"

@@ -57,7 +57,7 @@ def test_a_cluster_without_the_kind_says_what_to_install(api: FakeApiServer) -> 
         find_jobs()
 
 
-def test_what_admission_says_reaches_the_user(api: FakeApiServer) -> None:
+def test_the_admission_message_reaches_the_user(api: FakeApiServer) -> None:
     says = "ValidatingAdmissionPolicy 'rlvr-pytorchjobs' denied request: the image has no digest"
     api.faults = [Fault("POST", JOBS, status=422, message=says)]
 

@@ -97,7 +97,7 @@ def test_a_failed_delete_is_retried(api: FakeApiServer) -> None:
     assert api.num_requests("DELETE") == 3
 
 
-def test_stop_from_elsewhere_deletes_and_is_no_error_twice(api: FakeApiServer) -> None:
+def test_stop_from_elsewhere_deletes_and_may_be_repeated(api: FakeApiServer) -> None:
     job = live_job(api)
 
     backend().stop(job["metadata"]["name"])

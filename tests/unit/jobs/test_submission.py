@@ -93,7 +93,7 @@ def test_a_failed_job_raises_its_first_cause_and_keeps_it(
     assert job["metadata"]["annotations"]["rlvr.dev/exit-code"] == "3"
 
 
-def test_what_is_rendered_is_what_is_sent(api: FakeApiServer) -> None:
+def test_the_rendered_object_is_what_is_sent(api: FakeApiServer) -> None:
     trains(api)
     launcher = backend()
     rendered = launcher.render(SPEC)
@@ -143,7 +143,7 @@ def test_a_name_that_is_taken_by_another_spec_is_an_error(api: FakeApiServer) ->
         other.submit(other.render(SPEC))
 
 
-def test_a_name_that_is_taken_by_somebody_elses_job_is_an_error(api: FakeApiServer) -> None:
+def test_a_name_that_is_taken_by_a_foreign_job_is_an_error(api: FakeApiServer) -> None:
     rendered = backend().render(SPEC)
     api.put("pytorchjobs", {**rendered, "metadata": {"name": SPEC.name}})
 
@@ -265,7 +265,7 @@ def test_rendering_asks_the_api_server_nothing(api: FakeApiServer, field: str) -
 @pytest.mark.parametrize(
     ("place", "field"), [("pytorchjob", ""), *(("trainjob", field) for field in FIELDS)]
 )
-def test_what_plan_shows_is_what_the_train_step_sends(
+def test_the_train_step_sends_what_plan_shows(
     api: FakeApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Place, field: str
 ) -> None:
     if field:

@@ -57,7 +57,7 @@ def test_a_run_prints_its_link_and_how_to_look_at_it(serve: Serve) -> None:
     assert fake.runs[run_id].display_name == "first"
 
 
-def test_what_is_not_said_is_left_to_the_forms_defaults(serve: Serve) -> None:
+def test_options_not_given_keep_the_forms_defaults(serve: Serve) -> None:
     fake = serve()
 
     run(fake, "--seed", "7")
@@ -173,7 +173,7 @@ def test_waiting_for_what_is_terminated_ends_as_preempted(serve: Serve) -> None:
     assert "was terminated at" in result.stderr
 
 
-def test_status_tells_what_the_wait_tells(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_reports_the_same_as_wait(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = serve()
     run(fake)
     (run_id,) = fake.runs

@@ -174,7 +174,7 @@ def test_following_shows_each_change_until_the_end(fake: FakeKubeflow, kubeflow:
     check_outcome(ended)
 
 
-def test_a_server_that_is_away_for_a_while_is_waited_for(
+def test_a_temporary_outage_of_the_server_is_waited_for(
     fake: FakeKubeflow, kubeflow: Kubeflow
 ) -> None:
     run = start(kubeflow)
@@ -183,7 +183,7 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(
     assert follow_run(kubeflow, run.id, lambda task: None).state == "SUCCEEDED"
 
 
-def test_a_server_that_stays_away_does_not_end_the_run(
+def test_a_lasting_outage_of_the_server_does_not_end_the_run(
     fake: FakeKubeflow, kubeflow: Kubeflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = start(kubeflow)
@@ -194,7 +194,7 @@ def test_a_server_that_stays_away_does_not_end_the_run(
         follow_run(kubeflow, run.id, lambda task: None)
 
 
-def test_a_login_that_ends_meanwhile_is_no_state(fake: FakeKubeflow, kubeflow: Kubeflow) -> None:
+def test_an_expired_login_is_not_a_state(fake: FakeKubeflow, kubeflow: Kubeflow) -> None:
     run = start(kubeflow)
     fake.login_page = True
 
@@ -251,7 +251,7 @@ def test_following_shows_a_retry_with_its_cause(fake: FakeKubeflow, kubeflow: Ku
     assert "  attempt 1 failed: its pod was lost: pod deleted (exit code 138)" in shown
 
 
-def test_a_run_whose_logs_are_gone_fails_with_what_argo_says(
+def test_a_run_without_logs_fails_with_argos_message(
     fake: FakeKubeflow, kubeflow: Kubeflow
 ) -> None:
     run = start(kubeflow)

@@ -37,11 +37,11 @@ def test_the_last_attempt_without_progress_is_permanent(tmp_path: Path) -> None:
     assert LOST.cause in last.cause
 
 
-def test_attempts_that_advance_go_on_for_ever(tmp_path: Path) -> None:
+def test_attempts_that_advance_are_not_limited(tmp_path: Path) -> None:
     assert all(attempt(tmp_path, LOST, step=step) == LOST for step in range(1, 12))
 
 
-def test_progress_starts_the_count_anew(tmp_path: Path) -> None:
+def test_progress_resets_the_count(tmp_path: Path) -> None:
     steps = (0, 0, 5, 5, 5)
     assert all(attempt(tmp_path, LOST, step=step) == LOST for step in steps)
     last = attempt(tmp_path, LOST, step=5)
@@ -49,7 +49,7 @@ def test_progress_starts_the_count_anew(tmp_path: Path) -> None:
     assert last.exit_code == 9
 
 
-def test_attempts_that_were_killed_count_too(tmp_path: Path) -> None:
+def test_killed_attempts_count_too(tmp_path: Path) -> None:
     for _ in range(3):
         assert attempt(tmp_path, None, step=0) is None
     last = attempt(tmp_path, LOST, step=0)
@@ -64,13 +64,13 @@ def test_out_of_memory_is_tried_once_more(tmp_path: Path) -> None:
     assert last == End(9, "for the second time out of memory")
 
 
-def test_whoever_starts_a_failed_job_again_has_a_new_budget(tmp_path: Path) -> None:
+def test_starting_a_failed_job_again_has_a_new_budget(tmp_path: Path) -> None:
     for _ in range(3):
         attempt(tmp_path, LOST, step=0)
     assert attempt(tmp_path, LOST, step=0) == LOST
 
 
-def test_what_is_permanent_or_done_is_recorded_as_it_is(tmp_path: Path) -> None:
+def test_permanent_failures_and_successes_are_recorded_unchanged(tmp_path: Path) -> None:
     assert attempt(tmp_path, End(5, "rewards"), step=0) == End(5, "rewards")
     assert attempt(tmp_path, End(0, "finished"), step=9) == End(0, "finished")
 

@@ -70,7 +70,7 @@ def test_the_first_real_cause_decides_the_code(
         (type("DistBackendError", (RuntimeError,), {})("NCCL error"), True),
     ],
 )
-def test_the_end_of_another_rank_is_told_from_an_own_failure(
+def test_the_end_of_another_rank_is_distinguished_from_an_own_failure(
     error: Exception, expected: bool
 ) -> None:
     assert is_peer_failure(error) is expected
@@ -84,7 +84,7 @@ def test_the_end_of_another_rank_is_told_from_an_own_failure(
         ("CUDA error: device-side assert triggered", 1),
     ],
 )
-def test_a_broken_gpu_is_worth_another_node(
+def test_a_broken_gpu_is_retried_on_another_node(
     message: str, exit_code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(RANK_ENDS_VARIABLE, str(tmp_path))

@@ -28,11 +28,11 @@ TRAINJOB = {
 }
 
 
-def test_a_pytorchjob_says_who_trains_with_whom() -> None:
+def test_the_ranks_of_a_pytorchjob_are_read() -> None:
     assert read_nodes(PYTORCHJOB) == Nodes(2, 1, 4, "run-master-0", 23456)
 
 
-def test_a_trainjob_has_its_own_names_for_it() -> None:
+def test_the_ranks_of_a_trainjob_are_read() -> None:
     assert read_nodes(TRAINJOB) == Nodes(2, 0, 1, "run-node-0-0.run", 29400)
 
 

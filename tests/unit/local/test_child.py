@@ -92,7 +92,7 @@ def test_a_longer_training_keeps_the_data_and_the_base_evaluation(steps: LocalSt
     assert states(steps, longer) == reused("prepare", "evaluate-base")
 
 
-def test_what_depends_on_an_output_that_was_made_again_is_made_again(steps: LocalSteps) -> None:
+def test_outputs_that_depend_on_a_new_output_are_made_again(steps: LocalSteps) -> None:
     states(steps)
     shutil.rmtree(steps.run_dir.data)
 

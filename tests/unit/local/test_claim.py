@@ -25,7 +25,7 @@ def test_a_claim_makes_the_directory_and_leaves_the_recipe_in_it(tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["data", "adapter", "checkpoints", "report.html"])
-def test_a_folder_with_somebodys_own_files_is_left_as_it_is(name: str, tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_left_unchanged(name: str, tmp_path: Path) -> None:
     (tmp_path / name).mkdir()
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ConfigError, match=f"would replace {name}"), claim(tmp_path, recipe()):
@@ -104,7 +104,7 @@ def test_settings_simply_apply_where_nothing_was_trained(
         ({"evaluation": {"num_rows": 5}}, True),
     ],
 )
-def test_a_finished_run_continues_with_settings_that_decide_no_weights(
+def test_a_finished_run_continues_with_settings_that_do_not_affect_the_weights(
     fields: dict[str, object], reopened: bool, tmp_path: Path
 ) -> None:
     finish(tmp_path, recipe())
@@ -200,7 +200,7 @@ def test_a_damaged_recipe_is_not_written_over(tmp_path: Path) -> None:
     assert (tmp_path / "recipe.json").read_text() == '{"name": "ti'
 
 
-def test_a_directory_without_a_recipe_is_no_run_directory(tmp_path: Path) -> None:
+def test_a_directory_without_a_recipe_is_not_a_run_directory(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not a run directory"):
         read_recipe(RunDir(tmp_path))
 

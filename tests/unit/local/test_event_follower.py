@@ -3,7 +3,7 @@ from pathlib import Path
 from rlvr_pipelines.local.event_follower import EventFollower, following
 
 
-def test_only_what_is_appended_is_given_and_only_once(tmp_path: Path) -> None:
+def test_appended_content_is_yielded_once(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"event": "step", "step": 1}\n')
     follower = EventFollower(path)
@@ -29,7 +29,7 @@ def test_a_line_is_given_once_it_is_whole(tmp_path: Path) -> None:
     assert follower.new_events() == [{"event": "step", "step": 1}]
 
 
-def test_what_is_no_event_is_passed_over(tmp_path: Path) -> None:
+def test_lines_that_are_not_events_are_ignored(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     follower = EventFollower(path)
     path.write_text('oops\n[1]\n{"time": 1}\n{"event": "step"}\n')

@@ -35,7 +35,7 @@ def test_changed_rows_or_code_change_the_fingerprint(tmp_path: Path) -> None:
         assert fingerprint(recipe(**named)) != before, field
 
 
-def test_what_is_not_on_this_machine_has_no_state() -> None:
+def test_files_elsewhere_have_no_state() -> None:
     assert fingerprint(recipe(data={"train": "s3://bucket/rows.jsonl"})) == fingerprint(recipe())
 
 

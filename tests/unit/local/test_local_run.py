@@ -64,7 +64,7 @@ STEP = {"time": 110, "event": "step", "step": 3, "max_steps": 20, "reward": 0.61
 
 
 @pytest.mark.parametrize("state", ["finished", "failed"])
-def test_an_evaluation_that_came_to_its_end_succeeded(state: str, tmp_path: Path) -> None:
+def test_a_finished_evaluation_succeeded(state: str, tmp_path: Path) -> None:
     run_dir = ended(tmp_path)
     write_events(
         run_dir,
@@ -115,7 +115,7 @@ def test_a_whole_run_succeeded(tmp_path: Path) -> None:
     assert inspect_run(tmp_path).phase == "succeeded"
 
 
-def test_what_is_no_run_directory_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not a run directory"):
         inspect_run(tmp_path)
 
@@ -128,19 +128,19 @@ def test_stop_ends_the_process_and_waits_for_it(tmp_path: Path) -> None:
         assert not is_running(RunDir(tmp_path))
 
 
-def test_stop_says_when_the_end_does_not_come(tmp_path: Path) -> None:
+def test_stop_reports_a_process_that_does_not_end(tmp_path: Path) -> None:
     with running(tmp_path, "deaf"):
         assert not stop(tmp_path, wait_s=0.5)
         assert is_running(RunDir(tmp_path))
 
 
-def test_stopping_what_does_not_run_is_no_error(tmp_path: Path) -> None:
+def test_stopping_an_idle_run_is_not_an_error(tmp_path: Path) -> None:
     ended(tmp_path)
 
     assert stop(tmp_path, wait_s=0)
 
 
-def test_a_number_that_another_process_has_by_now_is_not_killed(tmp_path: Path) -> None:
+def test_a_reused_process_id_is_not_killed(tmp_path: Path) -> None:
     with running(tmp_path, "deaf"), subprocess.Popen(["sleep", "60"]) as bystander:
         (tmp_path / ".lock").write_text(str(bystander.pid))
         try:

@@ -56,7 +56,7 @@ def test_it_is_alive_while_any_of_its_processes_is(tmp_path: Path) -> None:
     assert not group.is_alive()
 
 
-def test_its_standard_input_ends_with_whoever_holds_it(tmp_path: Path) -> None:
+def test_its_standard_input_ends_with_the_process_that_holds_it(tmp_path: Path) -> None:
     output = tmp_path / "out"
     group = start("import sys; sys.stdin.read(); print('gone')", output)
     assert group._leader.stdin is not None

@@ -56,7 +56,7 @@ def test_a_sweep_is_a_row_for_each_value() -> None:
     assert stream.getvalue().count("60.0 % (50.2–69.1)") == 2
 
 
-def test_a_value_whose_run_failed_is_a_row_too() -> None:
+def test_a_value_whose_run_failed_has_a_row_too() -> None:
     stream = io.StringIO()
     print_sweep(sweep(None, EVALUATION), stream)
 

@@ -18,7 +18,7 @@ RUN_ID = "0b1f6d3e-6c7a-4b0e-9f57-0d5f2a9a7c11"
         (RUN_ID.upper(), "kubeflow"),
     ],
 )
-def test_what_a_run_is_called_says_where_it_is(
+def test_a_run_name_determines_where_the_run_is(
     text: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

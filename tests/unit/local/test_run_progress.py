@@ -68,7 +68,7 @@ def test_an_evaluation_advances_by_rows() -> None:
     assert step.seconds_left(now=4) == pytest.approx(6)
 
 
-def test_a_validation_while_training_is_no_progress_of_the_training() -> None:
+def test_a_validation_while_training_does_not_count_as_progress() -> None:
     progress = progress_of(
         phase("train", "started", 0),
         optimizer_step(5, 10),
@@ -91,7 +91,7 @@ def test_how_a_step_ended(event: dict[str, Any], state: str) -> None:
     assert progress_of(phase("train", "started", 0), event).steps["train"].state == state
 
 
-def test_what_runs_at_the_end_of_the_run_has_ended_with_it() -> None:
+def test_steps_running_at_the_end_of_the_run_ended_with_it() -> None:
     progress = progress_of(phase("train", "started", 0))
     progress.end(9)
 

@@ -139,7 +139,7 @@ def test_nodes_are_private_encrypted_and_repaired(path: Path) -> None:
 
 
 @pytest.mark.parametrize("overlay", ["eks", "eks-p5"])
-def test_jobs_go_to_a_pool_that_there_is(overlay: str) -> None:
+def test_jobs_go_to_an_existing_pool(overlay: str) -> None:
     (settings,) = yaml.safe_load_all(
         (MANIFESTS / "overlays" / overlay / "platform.yaml").read_text()
     )
@@ -174,7 +174,7 @@ def test_jobs_have_all_gpus_of_their_nodes_and_the_published_recipe_fits(overlay
     batch_of(load_recipe("gsm8k", []), settings.world_size)
 
 
-def test_commands_of_the_walk_through_have_arguments_that_there_are() -> None:
+def test_commands_of_the_walk_through_have_existing_arguments() -> None:
     lines = re.findall(r"^rlvr (?:run|plan|compile) .*$", (EKS / "README.md").read_text(), re.M)
     assert len(lines) > 2
     for line in lines:

@@ -206,7 +206,7 @@ def test_a_credential_in_the_environment_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["TOKENIZERS_PARALLELISM", "AWS_WEB_IDENTITY_TOKEN_FILE"])
-def test_what_only_sounds_like_a_credential_passes(name: str) -> None:
+def test_a_name_similar_to_a_credential_is_accepted(name: str) -> None:
     render_pytorchjob(TRAIN, SMALL.model_copy(update={"env": {name: "x"}}))
 
 
@@ -271,7 +271,7 @@ def test_the_longest_name_leaves_room_for_a_replicas_service() -> None:
 
 
 @pytest.mark.parametrize("run_name", ["r" * 48, "Capital"])
-def test_a_name_that_kubernetes_would_refuse_is_told_at_once(run_name: str) -> None:
+def test_a_name_that_kubernetes_would_refuse_is_an_error_at_once(run_name: str) -> None:
     with pytest.raises(ConfigError, match=r"does not do for Kubernetes.*choose another `name`"):
         render_pytorchjob(replace(TRAIN, run_name=run_name), SMALL)
 
@@ -372,7 +372,7 @@ def test_a_trainjob_says_another_grace_period_only_where_it_differs() -> None:
     assert patched_pod(job, field)["terminationGracePeriodSeconds"] == 600
 
 
-def test_a_trainjob_has_a_deadline_for_a_launcher_that_is_gone() -> None:
+def test_a_trainjob_has_a_deadline_for_the_loss_of_its_launcher() -> None:
     job = trainjob("runtimePatches", queue_timeout_s=100, run_timeout_s=1000)
 
     assert job["spec"]["activeDeadlineSeconds"] == 1100
@@ -423,7 +423,7 @@ def test_a_trainjobs_secrets_come_by_name_and_key(field: OverridesField) -> None
         ("podTemplateOverrides", {"stop_grace_s": 600}),
     ],
 )
-def test_what_a_trainjob_cannot_say_is_refused_with_where_it_belongs(
+def test_settings_that_a_trainjob_cannot_have_are_refused_with_their_place(
     field: OverridesField, setting: dict[str, Any]
 ) -> None:
     with pytest.raises(ConfigError, match=next(iter(setting))):

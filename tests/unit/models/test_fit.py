@@ -140,7 +140,7 @@ def test_the_embedded_models_facts_are_known_without_a_conversion(smollm2_dir: P
         assert getattr(known, name) == getattr(converted, name)
 
 
-def test_the_data_step_refuses_before_it_reads_a_row(tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_the_data_step_refuses_before_reading_a_row(tiny_model_dir: Path, tmp_path: Path) -> None:
     recipe = recipe_for(tiny_model_dir, "lora.target_modules=[nope]")
     with pytest.raises(ConfigError, match="no such linear layers"):
         prepare(recipe, tmp_path / "data")

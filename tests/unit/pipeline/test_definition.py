@@ -150,7 +150,7 @@ def test_the_base_evaluation_and_the_training_need_only_the_data(tasks: dict[str
     }  # fmt: skip
 
 
-def test_whatever_happens_the_last_step_leaves_nothing_running(spec: dict[str, Any]) -> None:
+def test_the_last_step_runs_in_any_case_and_leaves_nothing_running(spec: dict[str, Any]) -> None:
     root = spec["root"]["dag"]["tasks"]
 
     assert root.keys() == {"exit-handler-1", "finish"}
@@ -176,7 +176,7 @@ def test_publishing_depends_on_the_form_and_on_the_result(spec: dict[str, Any]) 
     assert "publish" in components["comp-condition-3"]["dag"]["tasks"]
 
 
-def test_what_is_reused_gets_no_more_than_it_depends_on(tasks: dict[str, Any]) -> None:
+def test_cached_steps_get_only_the_inputs_that_they_depend_on(tasks: dict[str, Any]) -> None:
     reused = {name for name, task in tasks.items() if is_reused(task)}
     inputs = {
         name: {
@@ -251,7 +251,7 @@ def test_every_pod_is_restricted_and_knows_its_run(
         }
 
 
-def test_steps_end_in_time_and_those_that_follow_jobs_may_try_again(
+def test_steps_have_deadlines_and_those_that_follow_jobs_are_retried(
     tasks: dict[str, Any], on_kubernetes: dict[str, Any]
 ) -> None:
     limited = {
@@ -264,7 +264,7 @@ def test_steps_end_in_time_and_those_that_follow_jobs_may_try_again(
     assert retried == set(LAUNCHERS)
 
 
-def test_what_kfp_is_told_of_a_model_step_is_for_its_job(spec: dict[str, Any]) -> None:
+def test_kfp_settings_of_a_model_step_apply_to_its_job(spec: dict[str, Any]) -> None:
     for name in LAUNCHERS:
         component = spec["components"][f"comp-{name}"]
         passed = {setting["field"]: setting.get("applyToTask") for setting in
@@ -301,7 +301,7 @@ def test_images_are_versioned_and_nothing_is_installed_at_run_time(spec: dict[st
     )
 
 
-def test_images_of_ones_own_by_digest_and_a_secret_by_name(tmp_path: Path) -> None:
+def test_custom_images_by_digest_and_a_secret_by_name(tmp_path: Path) -> None:
     images = Images(trainer="r.example/t@sha256:1", components="r.example/c@sha256:2")
     path = tmp_path / "pipeline.yaml"
     compiler.Compiler().compile(build(images, secret="s3-keys"), str(path))

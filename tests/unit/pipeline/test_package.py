@@ -77,7 +77,7 @@ def test_images_are_replaced_by_name() -> None:
 
 
 @pytest.mark.parametrize("value", ["gpu=x", "trainer", "trainer=", "trainer=a b", "=x"])
-def test_an_image_that_is_none_of_ours_is_refused(value: str) -> None:
+def test_an_unknown_image_is_refused(value: str) -> None:
     with pytest.raises(ConfigError, match=r"trainer=REGISTRY/NAME@sha256"):
         parse_images((value,))
 

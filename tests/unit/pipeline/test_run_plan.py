@@ -124,7 +124,7 @@ def test_a_plan_loads_rewards_where_the_rows_are_elsewhere() -> None:
         )
 
 
-def test_what_is_planned_is_what_is_submitted() -> None:
+def test_the_planned_recipe_is_submitted() -> None:
     planned = plan(tiny(), Path("runs/x"))
 
     assert planned.rendered == LocalBackend().render(planned.job)

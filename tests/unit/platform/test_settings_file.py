@@ -62,7 +62,7 @@ def test_an_override_keeps_the_dots_of_a_label_and_leaves_its_source_as_it_was()
         ("image.tag=2", r"image is not a section; set image="),
     ],
 )
-def test_a_wrong_override_is_told(override: str, message: str) -> None:
+def test_an_invalid_override_is_an_error(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_platform(override_settings({"image": "trainer:1"}, [override]), origin="here")
 
@@ -79,15 +79,13 @@ def test_a_wrong_override_is_told(override: str, message: str) -> None:
         ("image: [", r"platform\.yaml is not YAML"),
     ],
 )
-def test_what_is_wrong_is_said_with_where_it_stands(
-    source: str, message: str, tmp_path: Path
-) -> None:
+def test_an_error_names_the_field(source: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "platform.yaml"
     path.write_text(source)
     with pytest.raises(ConfigError, match=message):
         parse_platform(read_settings(path, ()), origin="here")
 
 
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.yaml cannot be read.*check the path"):
         read_settings(tmp_path / "none.yaml", ())

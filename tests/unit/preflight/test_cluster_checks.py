@@ -68,16 +68,16 @@ def test_a_cluster_that_can_run_the_job_has_no_remarks() -> None:
     assert check_cluster(cluster(hard=32, used=16), "pytorchjob", PLATFORM, "team") == []
 
 
-def test_a_kind_that_is_not_installed_is_told_with_the_one_to_choose() -> None:
+def test_a_missing_kind_is_reported_with_the_one_to_choose() -> None:
     with pytest.raises(ConfigError, match=r"knows no trainjobs.* or choose pytorchjob"):
         check_cluster(cluster(), "trainjob", PLATFORM, "team")
 
 
 @pytest.mark.parametrize(
-    ("denied", "told"),
+    ("denied", "missing"),
     [("delete pytorchjobs", "delete pytorchjobs"), ("get pods log", "get pods/log")],
 )
-def test_a_step_that_could_not_follow_or_end_its_job_does_not_start_one(
+def test_a_step_that_could_not_follow_or_stop_its_job_does_not_start_one(
     denied: str, missing: str
 ) -> None:
     with pytest.raises(ConfigError, match=f"may not {missing} in namespace team; bind"):
@@ -101,7 +101,7 @@ def test_a_quota_is_read_as_kubernetes_writes_it() -> None:
         check_cluster(cluster(hard="8000m"), "pytorchjob", PLATFORM, "team")
 
 
-def test_what_admission_would_say_of_the_job_is_said_before() -> None:
+def test_an_admission_refusal_is_reported_before_the_launch() -> None:
     api, job = cluster(), {"metadata": {"name": "rlvr-tiny-train-1"}}
     check_admitted(api, "pytorchjob", job, "team")
 

@@ -82,7 +82,7 @@ def test_a_form_that_cannot_work_says_what_to_change(fields: dict[str, Any], mes
         resolve_recipe(form(**fields))
 
 
-def test_a_place_that_is_none_is_refused() -> None:
+def test_an_unknown_backend_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"'pytorchjobs' is no place .*did you mean"):
         place_of(form(job_place="pytorchjobs"))
 
@@ -116,7 +116,7 @@ def test_the_form_goes_before_the_namespaces_own_settings() -> None:
     assert platform.tolerations == ({"key": "gpu", "operator": "Exists"},)
 
 
-def test_what_the_form_leaves_alone_is_the_platforms() -> None:
+def test_the_platforms_settings_are_used_unless_the_form_sets_them() -> None:
     platform = resolve_platform(form(), IMAGE + "num_nodes: 2\ngpus_per_node: 8\n")
 
     assert (platform.num_nodes, platform.gpus_per_node) == (2, 8)
@@ -155,7 +155,7 @@ class NothingIsDeleted(LocalStorage):
         raise ConfigError("grant this identity s3:DeleteObject there")
 
 
-def test_who_may_not_delete_may_store_a_run(
+def test_an_identity_without_delete_may_store_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(form_module, "open_storage", lambda uri: NothingIsDeleted(Path(uri)))

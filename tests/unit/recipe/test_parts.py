@@ -72,7 +72,7 @@ def test_what_a_step_depends_on_changes_its_part(override: str, data: bool, base
     ) == base
 
 
-def test_a_task_of_ones_own_may_read_every_field() -> None:
+def test_a_users_task_may_read_every_field() -> None:
     mine = recipe("task=my.module:Task")
 
     assert recipe_part(mine, "prepare") == mine
@@ -114,12 +114,12 @@ def test_changed_rows_have_another_identity(tmp_path: Path) -> None:
     assert files_identity(of_rows) != before
 
 
-def test_rows_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+def test_rows_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data\.train: .* cannot be read"):
         files_identity(recipe(f"data.train={tmp_path}/none.jsonl"))
 
 
-def test_what_a_recipe_names_is_known_by_content(tmp_path: Path) -> None:
+def test_named_files_are_identified_by_content(tmp_path: Path) -> None:
     for name in ("rows.jsonl", "mine.py", "helper.py"):
         (tmp_path / name).write_text("import helper\n")
     named = recipe(f"rewards.mine.function={tmp_path}/mine.py:mine")

@@ -105,7 +105,7 @@ def test_gsm8k_is_the_published_recipe() -> None:
         ("prompt.answer_marker=' ####'", "begins with a blank"),
     ],
 )
-def test_what_would_fail_later_fails_at_once(override: str, complaint: str) -> None:
+def test_an_invalid_recipe_fails_at_once(override: str, complaint: str) -> None:
     with pytest.raises(ConfigError) as error:
         load("gsm8k", override)
     assert complaint in str(error.value)
@@ -193,7 +193,7 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
         load(str(path))
 
 
-def test_a_stop_that_begins_the_answers_line_is_for_rewards_of_ones_own() -> None:
+def test_a_stop_that_begins_the_answers_line_needs_a_users_reward() -> None:
     own = ("prompt.stop='####'", "rewards={mine: {function: 'm:f'}}")
     assert load("arithmetic", *own, "evaluation.correct_by=mine").prompt.stop == "####"
     with pytest.raises(ConfigError, match="a completion ends before its answer"):
@@ -295,7 +295,7 @@ def test_paths_that_are_set_are_relative_to_the_working_directory(
     assert one.data.train == f"{tmp_path}/x.jsonl"
 
 
-def test_what_is_no_path_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_that_are_not_paths_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     for given, expected in (
         ("data.train=s3://b/x.jsonl", "s3://b/x.jsonl"),
@@ -321,7 +321,7 @@ def test_extending_itself_is_refused(tmp_path: Path) -> None:
     ("text", "complaint"),
     [("- a\n- b\n", "a recipe is a mapping"), ("a: [1\n", "is not YAML"), ("", "is a mapping")],
 )
-def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str, complaint: str) -> None:
+def test_a_file_that_is_not_a_recipe_is_named(tmp_path: Path, text: str, complaint: str) -> None:
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(ConfigError, match=complaint):
         load(str(tmp_path / "bad.yaml"))

@@ -49,7 +49,7 @@ def differences(*overrides: str, earlier: Recipe | None = None) -> list[str]:
         "evaluation.max_completion_tokens=64",
     ],
 )
-def test_what_decides_no_weights_may_change(override: str) -> None:
+def test_fields_that_do_not_affect_the_weights_may_change(override: str) -> None:
     assert differences(override) == []
 
 
@@ -65,7 +65,7 @@ def test_what_decides_no_weights_may_change(override: str) -> None:
         ("grpo.beta=0.1", "grpo.beta: 0.0 there, 0.1 here"),
     ],
 )
-def test_what_decides_the_weights_may_not(override: str, shown: str) -> None:
+def test_fields_that_affect_the_weights_may_not_change(override: str, shown: str) -> None:
     assert shown in differences(override)
 
 
@@ -173,7 +173,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
         check_continues(trajectory_of(recipe()), trajectory_of(recipe("seed=7")), "step-1")
 
 
-def test_what_an_unreadable_checkpoint_belongs_to_is_not_guessed(tmp_path: Path) -> None:
+def test_the_trajectory_of_an_unreadable_checkpoint_is_not_guessed(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="No such file"):
         read_trajectory(tmp_path)
     with pytest.raises(CheckpointError, match="train in another run directory"):

@@ -175,7 +175,7 @@ def test_a_number_that_is_not_finite_leaves_a_gap() -> None:
     assert series.points == [(0, 1.0), (4, 2.0)]
 
 
-def test_a_reward_of_the_users_own_is_shown_after_ours(nasty_report: dict[str, Any]) -> None:
+def test_a_users_reward_is_shown_after_ours(nasty_report: dict[str, Any]) -> None:
     titles = [series.title for series in training_series(nasty_report["events"])]
     assert titles[1:4] == ["Format reward", "Correctness reward", "<b>my own</b> reward"]
     assert "&lt;b&gt;my own&lt;/b&gt; reward" in render_report(**nasty_report)
@@ -254,7 +254,7 @@ def test_a_dozen_samples_stand_open_some_of_each_outcome(demo_report: dict[str, 
     }  # fmt: skip
 
 
-def test_what_the_verifier_saw_is_said_in_words(minimal_report: dict[str, Any]) -> None:
+def test_the_verifiers_reading_is_described_in_words(minimal_report: dict[str, Any]) -> None:
     text = text_of(render_report(**minimal_report))
     for expected in (
         *("✓ correct", "✗ wrong", "Verifier saw 9", "Verifier saw no answer", "✗ wrong format"),
@@ -273,7 +273,7 @@ def test_samples_are_those_of_the_shots_that_the_verdict_is_about(
     assert "elsewhere" not in render_report(**{**demo_report, "samples": other})
 
 
-def test_what_a_model_writes_stays_text(nasty_report: dict[str, Any]) -> None:
+def test_a_completion_is_escaped(nasty_report: dict[str, Any]) -> None:
     html = render_report(**nasty_report)
     assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in html
     assert "&lt;/pre&gt;&lt;/style&gt;" in html
@@ -282,7 +282,7 @@ def test_what_a_model_writes_stays_text(nasty_report: dict[str, Any]) -> None:
     html.encode("utf-8")
 
 
-def test_a_completion_without_end_is_cut_and_says_so(nasty_report: dict[str, Any]) -> None:
+def test_a_truncated_completion_is_cut_and_says_so(nasty_report: dict[str, Any]) -> None:
     html = render_report(**nasty_report)
     assert "x" * 4001 not in html
     assert "… 5,000 characters more in samples.jsonl" in html

@@ -163,11 +163,11 @@ def test_a_completion_earns(completion: str, gold: str, expected: tuple[float, f
 
 
 @pytest.mark.parametrize("gold", ["", "forty-two", "1/2", "nan", "9" * 21, "4 or 5", "12,34"])
-def test_a_gold_answer_that_is_no_number_is_the_verifiers_failure(gold: str) -> None:
+def test_a_gold_answer_that_is_not_a_number_is_a_failure_of_the_verifier(gold: str) -> None:
     assert correctness_reward(line("42"), gold) is None
 
 
-def test_neighbours_of_twenty_digits_are_told_apart() -> None:
+def test_neighbours_of_twenty_digits_are_distinguished() -> None:
     assert correctness_reward(line("99999999999999999998"), "99999999999999999999") == 0.0
 
 

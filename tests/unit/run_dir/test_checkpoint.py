@@ -17,7 +17,7 @@ def save(checkpoints: Path, step: int, content: str = "weights") -> checkpoint.C
     return checkpoint.commit(staged, checkpoints, step=step, world_size=1)
 
 
-def test_training_starts_anew_where_nothing_was_committed(tmp_path: Path) -> None:
+def test_training_starts_from_the_beginning_where_nothing_was_committed(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path / "absent") is None
     staged = checkpoint.staging_dir(tmp_path) / "checkpoint-5"
     staged.mkdir()
@@ -54,7 +54,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> Non
     assert newest.step == 10
 
 
-def test_training_never_starts_anew_in_silence_when_all_are_damaged(tmp_path: Path) -> None:
+def test_training_does_not_restart_silently_when_all_are_damaged(tmp_path: Path) -> None:
     for step in (10, 20):
         (save(tmp_path, step).path / "adapter.bin").write_text("other")
     with pytest.raises(CheckpointError, match="step-20, step-10 are damaged"):

@@ -68,7 +68,9 @@ def test_a_launch_verifies_for_all_its_ranks(
     assert sorted(hashed) == ["trainer_state.json", "weights"]
 
 
-def test_a_launch_that_found_none_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_launch_without_a_checkpoint_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(VERIFIED_VARIABLE, "")
     assert checkpoint.to_resume(tmp_path, recipe_hash="any") is None
 

@@ -21,7 +21,7 @@ def append(path: Path, *lines: str) -> None:
         file.writelines(f"{line}\n" for line in lines)
 
 
-def test_only_what_is_new_is_sent_and_read(
+def test_only_new_content_is_sent_and_read(
     storage: S3Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[bytes] = []
@@ -104,7 +104,7 @@ def test_a_piece_that_is_sent_again_with_more_is_read_once(
     assert follower.new_lines() == [b"third"]
 
 
-def test_a_file_on_a_disk_is_followed_too(tmp_path: Path) -> None:
+def test_a_local_file_is_followed_too(tmp_path: Path) -> None:
     follower = MetricsFollower(open_storage(tmp_path))
     assert isinstance(open_storage(tmp_path), LocalStorage)
     append(tmp_path / "metrics.jsonl", "one")

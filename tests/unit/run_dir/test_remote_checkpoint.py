@@ -89,7 +89,7 @@ def test_another_attempt_at_a_step_never_mixes_with_the_first(tmp_path: Path) ->
     assert remote_checkpoint.committed_step(LocalStorage(tmp_path / "s3")) == 10
 
 
-def test_training_starts_anew_where_nothing_was_committed(tmp_path: Path) -> None:
+def test_training_starts_from_the_beginning_where_nothing_was_committed(tmp_path: Path) -> None:
     folder = save(tmp_path, 10)[0]
     (tmp_path / "s3" / folder / checkpoint.MARKER).unlink()
     assert download(tmp_path) is None
@@ -113,7 +113,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> Non
     assert not (tmp_path / "fresh" / "step-20").exists()
 
 
-def test_training_never_starts_anew_in_silence_when_all_are_damaged(tmp_path: Path) -> None:
+def test_training_does_not_restart_silently_when_all_are_damaged(tmp_path: Path) -> None:
     (tmp_path / "s3" / save(tmp_path, 10)[0] / "both").write_text("other")
     with pytest.raises(CheckpointError, match="are damaged"):
         download(tmp_path)
@@ -167,7 +167,7 @@ def test_an_identity_that_may_not_delete_keeps_all(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("verb", ["list", "read_bytes", "delete"])
 @pytest.mark.parametrize("error", [PlatformError("no network"), FileNotFoundError("just pruned")])
-def test_a_hiccup_while_pruning_does_not_end_the_training(
+def test_an_outage_while_pruning_does_not_end_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, error: Exception
 ) -> None:
     def fail(self: LocalStorage, key: str) -> None:

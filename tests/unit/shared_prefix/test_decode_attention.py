@@ -19,7 +19,7 @@ def states(num_tokens: int) -> list[Tensor]:
     ]
 
 
-def test_what_a_decode_step_works_on_is_on_the_device() -> None:
+def test_the_tensors_of_a_decode_step_are_on_the_device() -> None:
     with FakeTensorMode():
         header = HeaderAttention()
         out = header.attend(0, *states(30), 0.125)

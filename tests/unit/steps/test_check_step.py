@@ -52,7 +52,7 @@ def form(**fields: Any) -> Form:
     return Form("arithmetic", job_platform='{"image": "r.example/t@sha256:0"}', **fields)
 
 
-def test_what_fits_leaves_its_settings_for_the_steps_that_launch(tmp_path: Path) -> None:
+def test_a_valid_form_leaves_its_settings_for_the_launching_steps(tmp_path: Path) -> None:
     checked = check(form(job_num_nodes=2), storage_uri=str(tmp_path))
 
     settings = json.loads((tmp_path / RUN_ID / "launch.json").read_text())

@@ -37,7 +37,7 @@ def deleted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return deleted
 
 
-def test_what_is_still_running_is_deleted_and_the_outcome_kept(
+def test_running_jobs_are_deleted_and_the_outcome_is_kept(
     deleted: list[str], tmp_path: Path
 ) -> None:
     folder = tmp_path / "b2c0"
@@ -60,7 +60,7 @@ def test_what_is_still_running_is_deleted_and_the_outcome_kept(
     }
 
 
-def test_a_storage_that_is_gone_is_no_reason_to_leave_gpus_busy(
+def test_jobs_are_deleted_even_if_the_storage_is_unavailable(
     deleted: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KFP_POD_NAME", "step-1")
@@ -71,7 +71,7 @@ def test_a_storage_that_is_gone_is_no_reason_to_leave_gpus_busy(
     assert deleted == ["b", "c"]
 
 
-def test_settings_that_cannot_be_read_are_none_either(
+def test_jobs_are_deleted_even_if_the_settings_cannot_be_read(
     deleted: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KFP_POD_NAME", "step-1")
@@ -84,7 +84,7 @@ def test_settings_that_cannot_be_read_are_none_either(
     assert deleted == ["b", "c"]
 
 
-def test_it_does_not_say_that_nothing_is_left_where_nobody_could_look(
+def test_it_does_not_claim_that_nothing_runs_without_looking(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("KFP_POD_NAME", "step-1")

@@ -254,7 +254,7 @@ def test_pods_write_the_adapter_to_its_artifact(
 
 
 @pytest.mark.parametrize(("is_kubeflow", "named"), [(True, "run-1"), (False, "arithmetic")])
-def test_a_succeeded_job_whose_results_were_removed_is_said_how_to_run_again(
+def test_a_succeeded_job_without_results_says_how_to_run_it_again(
     pods: Pods,
     storage: str,
     data_dir: Path,
@@ -329,7 +329,7 @@ def test_in_kubeflow_the_workflow_takes_the_job_with_it(
 
 
 @pytest.mark.parametrize("is_kubeflow", [True, False])
-def test_kubeflows_retries_are_no_person_that_starts_it_again(
+def test_kubeflows_retries_do_not_count_as_starting_again_by_hand(
     pods: Pods,
     storage: str,
     data_dir: Path,

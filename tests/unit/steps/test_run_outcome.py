@@ -71,7 +71,7 @@ def test_a_run_that_never_came_to_its_report_has_not_succeeded() -> None:
     assert judge(run, logs(), []).state == "FAILED"
 
 
-def test_where_the_pod_is_gone_its_job_says_why() -> None:
+def test_the_job_gives_the_cause_of_a_deleted_pod() -> None:
     run = workflow({"train": "LOST"})
 
     assert judge(run, logs(), [job("out of memory", 12)]).failure == Failure("out of memory", 12)
@@ -91,7 +91,7 @@ def test_outside_of_kubeflow_the_state_is_what_kfp_says_but_never_running(
     assert read_outcome(state, "", []).markdown().startswith(f"{title}\n")
 
 
-def test_a_workflow_that_may_not_be_read_is_no_reason_to_fail(
+def test_a_workflow_that_may_not_be_read_is_not_a_failure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("KFP_POD_NAME", "finish-1")

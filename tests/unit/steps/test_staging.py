@@ -76,7 +76,7 @@ def test_a_recipe_that_others_were_trained_with_is_refused(tmp_path: Path, data:
     assert json.loads(storage.read_bytes("recipe.json"))["seed"] == 42
 
 
-def test_settings_that_decide_no_weights_replace_those_trained_with(
+def test_settings_that_do_not_affect_the_weights_replace_earlier_ones(
     tmp_path: Path, data: Path
 ) -> None:
     storage = Counted(tmp_path / "run")
@@ -116,7 +116,7 @@ def test_other_training_rows_than_those_trained_on_are_refused(tmp_path: Path, d
     assert storage.read_bytes("data/train.jsonl") == b"{}\n"
 
 
-def test_files_of_the_same_size_are_told_apart(tmp_path: Path, data: Path) -> None:
+def test_files_of_the_same_size_are_distinguished(tmp_path: Path, data: Path) -> None:
     storage = Counted(tmp_path / "run")
     stage_folder(storage, data, "adapter")
     (data / "train.jsonl").write_text("[]\n")

@@ -70,7 +70,7 @@ def test_an_unexpected_error_has_its_traceback_in_the_log(
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_full_disk_may_be_tried_again(events_file: Path) -> None:
+def test_a_full_disk_is_retryable(events_file: Path) -> None:
     with pytest.raises(SystemExit) as ended, step("train", RECIPE):
         raise OSError(errno.ENOSPC, "No space left on device", "/runs/x")
 
@@ -78,7 +78,7 @@ def test_a_full_disk_may_be_tried_again(events_file: Path) -> None:
     assert str(failure_in(events_file)["message"]).startswith("/runs/x cannot be written")
 
 
-def test_a_failure_is_told_even_where_it_cannot_be_recorded(
+def test_a_failure_is_reported_even_if_it_cannot_be_recorded(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(EVENTS_VARIABLE, "/no/such/folder/metrics.jsonl")

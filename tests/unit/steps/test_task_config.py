@@ -21,7 +21,7 @@ def merged(**config: Any) -> Platform:
     return merge_task_config(PLATFORM, TaskConfig(**config))
 
 
-def test_a_task_of_which_nothing_was_said_leaves_the_platform_as_it_is() -> None:
+def test_a_task_without_settings_leaves_the_platform_unchanged() -> None:
     assert merge_task_config(PLATFORM, None) == PLATFORM
     assert merged() == PLATFORM
 
@@ -80,7 +80,7 @@ def test_claims_are_mounted_where_the_task_mounts_them() -> None:
     assert platform.volumes == (Volume(claim="models", path="/models", read_only=True),)
 
 
-def test_what_a_job_cannot_take_over_is_refused() -> None:
+def test_settings_that_a_job_cannot_have_are_refused() -> None:
     with pytest.raises(ConfigError, match="affinity"):
         merged(affinity={"nodeAffinity": {}})
     with pytest.raises(ConfigError, match="'much' is not a quantity"):

@@ -46,7 +46,7 @@ def test_a_recurring_run_has_the_same_steps() -> None:
     assert steps_of(run)[0].attempts[0].pod == pod_of("check", name="nightly-abcde-1-987654")
 
 
-def test_what_never_ran_is_not_run_once_the_run_has_ended() -> None:
+def test_steps_that_never_ran_are_not_run_once_the_run_has_ended() -> None:
     run = workflow({"check": "FAILED", "train": "OMITTED"}, phase="Failed")
     states = {step.name: (step.state, step.seconds) for step in steps_of(run)}
 

@@ -55,6 +55,6 @@ def test_an_unknown_column_is_named_with_those_there_are() -> None:
 
 
 @pytest.mark.parametrize("template", ["{question} {", "{question} {}", "{question} {answer:d}"])
-def test_what_is_no_template_is_a_configuration_error(template: str) -> None:
+def test_an_invalid_template_is_a_configuration_error(template: str) -> None:
     with pytest.raises(ConfigError, match=r"prompt\.question_template"):
         PromptLayout(PromptSection(question_template=template), ()).prompt(ROW, 0)
