@@ -21,8 +21,8 @@ NAMES = {"each", "found", "told", "wanted"}
 """Variables are named after the thing they hold."""
 
 PHRASES = {
-    r"is no (?!longer|more|less|such)": "is not a …",
-    r"are no (?!longer|more|less|such)": "are not …",
+    r"(?<!here )is no (?!longer|more|less|such)": "is not a …",
+    r"(?<!here )are no (?!longer|more|less|such)": "are not …",
     r"in vain": "without success; or name the time-out",
     r"anew": "again",
     r"another try": "retry",

@@ -1,7 +1,7 @@
-"""Fixtures of the tests that run jobs on the cluster which up.sh starts.
+"""Fixtures for tests that run jobs on the cluster started by up.sh.
 
-`make test-cluster` starts it and takes it away; while writing a test, `make cluster-up` once and
-`pytest tests/cluster -m cluster` as often as needed is quicker.
+`make test-cluster` starts and removes it; while writing a test, `make cluster-up` once and
+`pytest tests/cluster -m cluster` repeatedly is quicker.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class S3:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What boto3 reads; the namespace's Secret `rlvr-s3` holds the same."""
+        """Return boto3's variables; the namespace's Secret `rlvr-s3` holds the same."""
         return {
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
@@ -78,16 +78,16 @@ class S3:
 
 @dataclass(frozen=True)
 class Cluster:
-    """The processes behind the API, for tests that stop one of them."""
+    """The cluster's processes, for tests that stop one of them."""
 
     kubeconfig: Path
 
     def pid(self, name: str) -> int:
-        """Of kube-apiserver, kube-scheduler, kubelet, containerd, etcd, s3, …"""
+        """Return the process id of kube-apiserver, kubelet, containerd, etcd, s3, …"""
         return int((CLUSTER_DIR / "run" / f"{name}.pid").read_text())
 
     def stop(self, name: str) -> None:
-        """SIGTERM, and SIGKILL after ten seconds. The command line is kept for `start`."""
+        """Send SIGTERM, then SIGKILL after ten seconds; keep the command line for `start`."""
         command = self._command(name).read_text()
         self._script("stop", name)
         self._command(name).write_text(command)
@@ -121,17 +121,17 @@ class Kubectl:
         return result.stdout
 
     def apply(self, *objects: dict[str, Any]) -> None:
-        """Create the objects; what is wrong with one is an error, not a warning."""
+        """Create the objects; an invalid field is an error, not a warning."""
         listed = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
         self("create", "--validate=strict", "-f", "-", stdin=json.dumps(listed))
 
     def get(self, *arguments: str) -> dict[str, Any]:
-        """`kubectl get ARGUMENTS -o json`, parsed."""
-        found: dict[str, Any] = json.loads(self("get", *arguments, "-o", "json"))
-        return found
+        """Return the parsed output of `kubectl get ARGUMENTS -o json`."""
+        objects: dict[str, Any] = json.loads(self("get", *arguments, "-o", "json"))
+        return objects
 
     def wait(self, what: str, condition: Callable[[], bool], timeout_s: float = 60) -> None:
-        """Until `condition()` is true; `what` is the message when it never is."""
+        """Wait until `condition()` is true; fail with the message `what` after the time-out."""
         deadline = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < deadline, f"not after {timeout_s} s: {what}"
@@ -140,7 +140,7 @@ class Kubectl:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """The running cluster; started here, and taken away, where nobody had started it."""
+    """Return the running cluster; start it, and remove it afterwards, unless it is running."""
     if sys.platform != "linux" or os.geteuid() != 0:
         pytest.skip("the cluster needs root on Linux (containers, network namespaces)")
     kubeconfig = CLUSTER_DIR / "etc" / "admin.conf"
@@ -157,7 +157,7 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def kube(cluster: Cluster) -> Path:
-    """The kubeconfig of the cluster's administrator."""
+    """Return the path of the cluster administrator's kubeconfig."""
     return cluster.kubeconfig
 
 
@@ -168,7 +168,7 @@ def s3(cluster: Cluster) -> S3:
 
 @pytest.fixture(scope="session")
 def base_manifests(kube: Path) -> None:
-    """manifests/overlays/local is applied: namespace `rlvr`, roles, quota, admission policies."""
+    """Apply manifests/overlays/local: namespace `rlvr`, roles, quota, admission policies."""
     kubectl = Kubectl(kube, "rlvr")
     kubectl("apply", "--server-side", "-k", str(HERE / "manifests" / "rlvr"))
 
@@ -181,7 +181,7 @@ def base_manifests(kube: Path) -> None:
 
 @pytest.fixture
 def namespace(kube: Path, s3: S3, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A fresh namespace under Pod Security *restricted*, with the Secret `rlvr-s3`."""
+    """Create a namespace under Pod Security *restricted*, with the Secret `rlvr-s3`."""
     name = f"test-{uuid.uuid4().hex[:8]}"
     kubectl = Kubectl(kube, name)
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -201,7 +201,7 @@ def namespace(kube: Path, s3: S3, request: pytest.FixtureRequest) -> Iterator[st
     yield name
     if request.node.stash.get(FAILED, False):
         print(kubectl("get", "pytorchjobs,trainjobs,pods,events", "-o", "wide", check=False))
-    # a process that ignores SIGTERM would hold the namespace for its grace period
+    # a process that ignores SIGTERM would keep the namespace for its grace period
     kubectl("delete", "pods", "--all", "--grace-period=1", "--wait=false", check=False)
     kubectl("delete", "namespace", name, "--wait=true", "--timeout=100s")
 
@@ -213,7 +213,7 @@ def kubectl(kube: Path, namespace: str) -> Kubectl:
 
 @pytest.fixture(scope="session")
 def payload_image() -> str:
-    """Python with this package and boto3, without torch: for faults that concern only jobs."""
+    """Return an image of Python, this package and boto3 without torch, for faults of jobs alone."""
     return f"rlvr-components:{__version__}"
 
 

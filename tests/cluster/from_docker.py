@@ -1,4 +1,4 @@
-"""Copies an image from Docker to containerd, but only the layers that are not there yet.
+"""Copy the missing layers of an image from Docker to containerd.
 
 `docker save | ctr images import` writes all of an image's gigabytes several times for every change
 to a line of code. Here each layer's directory, as Docker's overlay2 driver keeps it, is streamed

@@ -1,7 +1,7 @@
-"""Writes an image archive that holds one static program: oci_image.py TAG PROGRAM PATH ARCHIVE.
+"""Write an image archive that holds one static program: oci_image.py TAG PROGRAM PATH ARCHIVE.
 
 Such an image needs no daemon and no base. The archive is an OCI layout in a tar file, which
-`ctr images import` reads; the program lies at PATH and is the entry point, and /tmp is there.
+`ctr images import` reads; the program is at PATH and is the entry point, and /tmp exists.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def descriptor(content: bytes, media_type: str) -> dict[str, object]:
 
 
 def write_archive(archive: Path, tag: str, manifest: dict[str, object], blobs: list[bytes]) -> None:
-    """An OCI layout of one image; blobs that containerd has already may be left out."""
+    """Write an OCI layout of one image; blobs that containerd already has may be left out."""
     written = json.dumps(manifest).encode()
     entry = descriptor(written, MANIFEST) | {
         "annotations": {"io.containerd.image.name": f"docker.io/library/{tag}"},

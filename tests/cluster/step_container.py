@@ -1,4 +1,4 @@
-"""Stands in for what Kubeflow runs around a step, as PID 1 of the step's container.
+"""Replace what Kubeflow runs around a step, as PID 1 of the step's container.
 
 KFP's launcher fetches the input artifacts, puts the executor input into the step's command, and
 collects what came out. Argo's emissary runs it all in a process group, passes signals on to the
@@ -21,16 +21,16 @@ import boto3
 
 GRACE_S = 1.0
 PROCESS_GROUP = Path("/tmp/process-group")
-"""Holds its number, for who kills the step without a word."""
+"""The file that holds the step's process id, for tests that kill the step."""
 
 
 def main(text: str, *command: str) -> int:
     given = json.loads(text)
-    for each in _artifacts(given["inputs"]):
-        _download(each["uri"])
+    for artifact in _artifacts(given["inputs"]):
+        _download(artifact["uri"])
     outputs = given["outputs"]
-    paths = [each["outputFile"] for each in outputs["parameters"].values()]
-    for path in (*paths, *(_local_path(each["uri"]) for each in _artifacts(outputs))):
+    paths = [parameter["outputFile"] for parameter in outputs["parameters"].values()]
+    for path in (*paths, *(_local_path(artifact["uri"]) for artifact in _artifacts(outputs))):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
 
     step = subprocess.Popen([part.replace("{{$}}", text) for part in command], process_group=0)
@@ -49,16 +49,16 @@ def main(text: str, *command: str) -> int:
 
 
 def _collect(outputs: dict[str, Any]) -> None:
-    """Parameters by file, artifacts to where they belong; all that is known, beside them."""
-    told = json.loads(Path(outputs["outputFile"]).read_text())
-    parameters = dict(told.get("parameterValues", {}))
-    for name, each in outputs["parameters"].items():
+    """Collect parameters from files, upload artifacts, and write all outputs beside them."""
+    executor_output = json.loads(Path(outputs["outputFile"]).read_text())
+    parameters = dict(executor_output.get("parameterValues", {}))
+    for name, parameter in outputs["parameters"].items():
         if name not in parameters:
-            parameters[name] = Path(each["outputFile"]).read_text()
+            parameters[name] = Path(parameter["outputFile"]).read_text()
     artifacts = {}
     for name, given in outputs["artifacts"].items():
-        [found] = told.get("artifacts", {}).get(name, {}).get("artifacts", [{}])
-        artifacts[name] = {**given["artifacts"][0], **found}
+        [artifact] = executor_output.get("artifacts", {}).get(name, {}).get("artifacts", [{}])
+        artifacts[name] = {**given["artifacts"][0], **artifact}
         _upload(artifacts[name]["uri"])
     collected = json.dumps({"parameters": parameters, "artifacts": artifacts})
     bucket, key = outputs["outputFile"].removeprefix("/s3/").split("/", 1)
@@ -66,7 +66,7 @@ def _collect(outputs: dict[str, Any]) -> None:
 
 
 def _artifacts(side: dict[str, Any]) -> list[dict[str, Any]]:
-    return [each for listed in side["artifacts"].values() for each in listed["artifacts"]]
+    return [artifact for listed in side["artifacts"].values() for artifact in listed["artifacts"]]
 
 
 def _local_path(uri: str) -> Path:
@@ -75,16 +75,16 @@ def _local_path(uri: str) -> Path:
 
 def _download(uri: str) -> None:
     s3, (bucket, prefix) = boto3.client("s3"), uri.removeprefix("s3://").split("/", 1)
-    for each in s3.list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]:
-        path = Path("/s3", bucket, each["Key"])
+    for listed in s3.list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]:
+        path = Path("/s3", bucket, listed["Key"])
         path.parent.mkdir(parents=True, exist_ok=True)
-        s3.download_file(bucket, each["Key"], str(path))
+        s3.download_file(bucket, listed["Key"], str(path))
 
 
 def _upload(uri: str) -> None:
-    """A component may leave nothing: its job's pods may have written to the artifact already."""
+    """Upload the artifact if there is a file; the job's pods may have written it already."""
     path = _local_path(uri)
-    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     for file in files:
         bucket, key = str(file.relative_to("/s3")).split("/", 1)
         boto3.client("s3").upload_file(str(file), bucket, key)

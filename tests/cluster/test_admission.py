@@ -1,4 +1,4 @@
-"""What the admission policies accept and refuse, asked of the API server by dry runs."""
+"""Ask the API server by dry runs what the admission policies accept and refuse."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def kubectl(*arguments: str, stdin: str | None = None) -> subprocess.CompletedPr
 
 @pytest.fixture(scope="module")
 def image(kube: Path, base_manifests: None) -> str:
-    """An image that the cluster's policy allows."""
+    """Return an image that the cluster's policy allows."""
     params = kubectl("get", "configmap", "-n", "rlvr", "rlvr-job-policy", "-o", "json")
     prefix: str = json.loads(params.stdout)["data"]["imagePrefixes"].split(",")[0].strip()
     return f"{prefix}rlvr-trainer{DIGEST}" if prefix.endswith("/") else f"{prefix}0.1.0{DIGEST}"
@@ -74,7 +74,7 @@ def trainjob(image: str | None, pod_spec: dict[str, Any] | None, **spec: Any) ->
 
 
 def refusal(job: dict[str, Any]) -> str:
-    """The API server's answer to creating it; empty if it would."""
+    """Return the API server's refusal to create the object; empty if it would create it."""
     done = kubectl(
         "create", "--dry-run=server", "--validate=strict", "-f", "-", stdin=json.dumps(job)
     )
@@ -135,7 +135,7 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], object], list[str]]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_is_refused_says_what_was_got_and_what_to_do(image: str, fault: str) -> None:
+def test_a_refusal_says_what_was_got_and_what_to_do(image: str, fault: str) -> None:
     change, words = FAULTS[fault]
     job = pytorchjob(pod(image))
     change(worker(job))
@@ -199,7 +199,7 @@ def test_a_trainjob_of_our_own_runtime_needs_neither(overrides: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("fault", TRAINJOB_FAULTS)
-def test_what_a_trainjob_may_not_lay_over_its_runtime(
+def test_a_trainjob_may_not_override_these_fields_of_its_runtime(
     image: str, overrides: dict[str, Any], fault: str
 ) -> None:
     change, words = TRAINJOB_FAULTS[fault]
@@ -246,7 +246,7 @@ def test_our_evaluator_of_pod_security_and_the_server_agree(image: str, violatio
         ("create", "serviceaccounts/token", False),
     ],
 )
-def test_what_the_launcher_may(image: str, verb: str, resource: str, allowed: bool) -> None:
+def test_the_launchers_permissions(image: str, verb: str, resource: str, allowed: bool) -> None:
     for account, may in (("rlvr-launcher", allowed), ("rlvr-trainer", False)):
         name, _, subresource = resource.partition("/")
         question = [verb, name] + ([f"--subresource={subresource}"] if subresource else [])

@@ -1,4 +1,4 @@
-"""The pipeline's steps as pods, as Kubeflow runs them: image, command and settings of the IR.
+"""Run the pipeline's steps as pods, as Kubeflow does: image, command and settings of the IR.
 
 There is no Kubeflow here. Its driver is played by `Pipeline`, its launcher and Argo's part in the
 pod by `step_container.py`; service account and rights are those of manifests/overlays/kubeflow.
@@ -40,12 +40,12 @@ SMALL = [
     "learning_rate: 1e-3, gradient_checkpointing: false, num_validation_rows: 0}",
 ]
 TRAINING = "[master-0] "
-"""Begins the lines of the job in the step's log."""
+"""Prefix of the job's lines in the step's log."""
 
 
 @cache
 def compiled() -> dict[str, Any]:
-    """The IR of a small recipe, and its platform's part."""
+    """Compile a small recipe; return the IR and its platform part."""
     return compile_package(recipe(), secret=SECRET).spec
 
 
@@ -56,13 +56,13 @@ def recipe() -> Any:
 
 @dataclass
 class Pipeline:
-    """A run of the compiled pipeline, one pod a task: the driver's part."""
+    """A run of the compiled pipeline, one pod per task: the driver's part."""
 
     kubectl: Kubectl
     s3: S3
     platform: dict[str, Any]
     owner: dict[str, str] | None = None
-    """Of its pods."""
+    """The owner of its pods."""
     form: dict[str, Any] = field(default_factory=dict)
     known: dict[str, Any] = field(default_factory=dict)
     """Outputs of finished tasks, by the names that the IR has for them: `TASK-OUTPUT`."""
@@ -75,15 +75,15 @@ class Pipeline:
 
     @property
     def folder(self) -> str:
-        """The run's, which is beside the artifacts unless the form says otherwise."""
+        """Return the run's folder, beside the artifacts unless the form says otherwise."""
         return f"s3://{self.s3.bucket}/{self.prefix}/runs/{self.run_id}"
 
     def run(self, task: str, **parameters: Any) -> dict[str, Any]:
-        """Its pod, to its end; the outputs: `parameters` and `artifacts`."""
+        """Run the task's pod until it ends; return `parameters` and `artifacts`."""
         return self.finished(self.start(task, **parameters))
 
     def start(self, task: str, **parameters: Any) -> str:
-        """The pod's name."""
+        """Create the task's pod and return its name."""
         name = f"rlvr-{task}-{uuid.uuid4().hex[:5]}"
         self.kubectl.apply(self.pod(name, task, parameters))
         return name
@@ -94,10 +94,10 @@ class Pipeline:
         assert phase == "Succeeded", log
         task = self.kubectl.get("pod", pod)["metadata"]["labels"]["task"]
         key = f"{self.prefix}/{self.run_id}/{task}/salt/output_metadata.json"
-        found = self.s3.client().get_object(Bucket=self.s3.bucket, Key=key)["Body"].read()
-        outputs: dict[str, Any] = json.loads(found)
-        for each in outputs.values():
-            self.known |= {f"{task}-{name}": value for name, value in each.items()}
+        body = self.s3.client().get_object(Bucket=self.s3.bucket, Key=key)["Body"].read()
+        outputs: dict[str, Any] = json.loads(body)
+        for values in outputs.values():
+            self.known |= {f"{task}-{name}": value for name, value in values.items()}
         return outputs
 
     def wait_until_ended(self, pod: str, timeout_s: float = 200) -> str:
@@ -110,7 +110,7 @@ class Pipeline:
         return phase()
 
     def pod(self, name: str, task: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """As KFP's compiler and driver make it."""
+        """Return the pod as KFP's compiler and driver make it."""
         executor = compiled()["pipeline_spec"]["deploymentSpec"]["executors"][f"exec-{task}"]
         platforms = compiled()["platform_spec"]["platforms"]["kubernetes"]["deploymentSpec"]
         platform, container = platforms["executors"][f"exec-{task}"], executor["container"]
@@ -133,7 +133,7 @@ class Pipeline:
                 "serviceAccountName": "pipeline-runner",
                 "restartPolicy": "Never",
                 "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
-                "volumes": [{"name": each.strip("."), "emptyDir": {}} for each in folders],
+                "volumes": [{"name": folder.strip("."), "emptyDir": {}} for folder in folders],
                 "containers": [
                     {
                         "name": "main",
@@ -142,7 +142,8 @@ class Pipeline:
                         "args": container["args"],
                         "env": [*_kubeflow_environment(), *_environment(platform)],
                         "volumeMounts": [
-                            {"name": each.strip("."), "mountPath": f"/{each}"} for each in folders
+                            {"name": folder.strip("."), "mountPath": f"/{folder}"}
+                            for folder in folders
                         ],
                         "securityContext": {
                             "allowPrivilegeEscalation": False,
@@ -158,21 +159,21 @@ class Pipeline:
     def executor_input(
         self, task: str, platform: Mapping[str, Any], parameters: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Its inputs looked up as the IR wires them, its outputs below the pipeline root."""
+        """Return the executor input: inputs as wired in the IR, outputs below the pipeline root."""
         pipeline = compiled()["pipeline_spec"]
         definition = pipeline["components"][f"comp-{task}"]
         wiring = _task(task)["inputs"]
-        values = {name: self._look_up(each) for name, each in wiring["parameters"].items()}
-        for name, each in definition["inputDefinitions"]["parameters"].items():
-            if each["parameterType"] == "TASK_CONFIG":
+        values = {name: self._look_up(source) for name, source in wiring["parameters"].items()}
+        for name, parameter in definition["inputDefinitions"]["parameters"].items():
+            if parameter["parameterType"] == "TASK_CONFIG":
                 values[name] = {"env": _environment(platform), "resources": {}, "volumes": None}
         outputs, folder = definition["outputDefinitions"], f"{self.root}/{task}/salt"
         return {
             "inputs": {
                 "parameterValues": {**values, **parameters},
                 "artifacts": {
-                    name: {"artifacts": [self._look_up(each)]}
-                    for name, each in wiring.get("artifacts", {}).items()
+                    name: {"artifacts": [self._look_up(source)]}
+                    for name, source in wiring.get("artifacts", {}).items()
                 },
             },
             "outputs": {
@@ -186,12 +187,12 @@ class Pipeline:
                             {
                                 "name": name,
                                 "uri": f"{folder}/{name}",
-                                "type": each["artifactType"],
+                                "type": artifact["artifactType"],
                                 "metadata": {},
                             }
                         ]
                     }
-                    for name, each in outputs["artifacts"].items()
+                    for name, artifact in outputs["artifacts"].items()
                 },
                 "outputFile": f"/s3/{folder.removeprefix('s3://')}/output_metadata.json",
             },
@@ -200,35 +201,35 @@ class Pipeline:
     def _look_up(self, wire: Mapping[str, Any]) -> Any:
         match wire:
             case {"componentInputParameter": name} | {"componentInputArtifact": name}:
-                found = name.removeprefix("pipelinechannel--")
+                key_of_form = name.removeprefix("pipelinechannel--")
             case {"taskOutputParameter": {"producerTask": producer, "outputParameterKey": key}}:
-                found = f"{producer}-{key}"
+                key_of_form = f"{producer}-{key}"
             case {"taskOutputArtifact": {"producerTask": producer, "outputArtifactKey": key}}:
-                found = f"{producer}-{key}"
+                key_of_form = f"{producer}-{key}"
             case {"taskFinalStatus": _}:
                 return {"state": "SUCCEEDED", "pipelineTaskName": "exit-handler-1"}
         asked = compiled()["pipeline_spec"]["root"]["inputDefinitions"]["parameters"]
-        if found in asked:
-            return self.form.get(found, asked[found].get("defaultValue"))
-        return self.known[found]
+        if key_of_form in asked:
+            return self.form.get(key_of_form, asked[key_of_form].get("defaultValue"))
+        return self.known[key_of_form]
 
     def jobs(self) -> list[dict[str, Any]]:
         items: list[dict[str, Any]] = self.kubectl.get("pytorchjobs")["items"]
         return items
 
     def job_pods(self) -> list[str]:
-        """Phases of the pods of jobs."""
+        """Return the phases of the pods of jobs."""
         items = self.kubectl.get("pods", "-l", "training.kubeflow.org/job-name")["items"]
-        return [each["status"]["phase"] for each in items]
+        return [pod["status"]["phase"] for pod in items]
 
     def start_training(self) -> str:
-        """The train step's pod, once its job is there."""
+        """Start the train step, wait for its job, and return the step's pod."""
         pod = self.start("train")
         self.wait_until_launched(pod)
         return pod
 
     def wait_until_launched(self, pod: str, text: str = "") -> None:
-        """Its job is there and, with `text`, that stands in the step's log."""
+        """Wait until the job exists and, if given, `text` is in the step's log."""
 
         def is_launched() -> bool:
             log = self.kubectl("logs", pod, check=False)
@@ -238,21 +239,21 @@ class Pipeline:
         self.kubectl.wait(f"{pod} launches a job {text!r}", is_launched)
 
     def terminate(self, pod: str) -> None:
-        """As Argo does: SIGTERM to PID 1, and the pod is not deleted."""
+        """Send SIGTERM to PID 1, as Argo does; the pod is not deleted."""
         self.kubectl("exec", pod, "--", "python", "-c", "import os; os.kill(1, 15)")
 
     def kill(self, pod: str) -> None:
-        """SIGKILL to the step, with no time for a word."""
+        """Send SIGKILL to the step."""
         self.kubectl("exec", pod, "--", "sh", "-c", "kill -9 -$(cat /tmp/process-group)")
         assert self.wait_until_ended(pod, timeout_s=20) == "Failed"
 
 
 def _task(name: str) -> dict[str, Any]:
     pipeline = compiled()["pipeline_spec"]
-    for each in (pipeline["root"], *pipeline["components"].values()):
-        if name in each.get("dag", {}).get("tasks", {}):
-            found: dict[str, Any] = each["dag"]["tasks"][name]
-            return found
+    for component in (pipeline["root"], *pipeline["components"].values()):
+        if name in component.get("dag", {}).get("tasks", {}):
+            task: dict[str, Any] = component["dag"]["tasks"][name]
+            return task
     raise AssertionError(f"the pipeline has no task {name}")
 
 
@@ -265,8 +266,8 @@ def _kubeflow_environment() -> list[dict[str, Any]]:
 
 def _environment(platform: Mapping[str, Any]) -> list[dict[str, Any]]:
     fields = [
-        {"name": each["name"], "valueFrom": {"fieldRef": {"fieldPath": each["fieldPath"]}}}
-        for each in platform["fieldPathAsEnv"]
+        {"name": variable["name"], "valueFrom": {"fieldRef": {"fieldPath": variable["fieldPath"]}}}
+        for variable in platform["fieldPathAsEnv"]
     ]
     secrets = [
         {
@@ -293,7 +294,7 @@ def pipeline(
     trainer_image: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Pipeline:
-    """A run in a namespace that manifests/overlays/kubeflow was applied to."""
+    """Return a run in a namespace that manifests/overlays/kubeflow was applied to."""
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
     [transformer] = yaml.safe_load((OVERLAY / "kustomization.yaml").read_text())["transformers"]
@@ -314,7 +315,7 @@ def pipeline(
 
 @pytest.fixture
 def prepared(pipeline: Pipeline, tmp_path: Path) -> Pipeline:
-    """What the steps before the training leave."""
+    """Write the outputs of the steps before the training."""
     prepare(recipe(), tmp_path / "data", count_tokens=len)
     uri = f"{pipeline.root}/prepare-data/salt/data"
     open_storage(uri).upload_dir(tmp_path / "data", "")
@@ -330,7 +331,7 @@ def prepared(pipeline: Pipeline, tmp_path: Path) -> Pipeline:
 
 
 def settle(pipeline: Pipeline, **settings: Any) -> None:
-    """How the run's jobs are launched, as the check step leaves it."""
+    """Write the settings of the run's jobs, as the check step does."""
     platform = Platform.model_validate({**pipeline.platform, **settings})
     chosen = LaunchSettings("pytorchjob", "arithmetic", platform, writes_artifacts=True)
     write_settings(open_storage(pipeline.folder), chosen)
@@ -338,7 +339,7 @@ def settle(pipeline: Pipeline, **settings: Any) -> None:
 
 @pytest.fixture
 def workflow(kubectl: Kubectl) -> Iterator[dict[str, str]]:
-    """An object of Argo's kind, which nobody reconciles; the reference to it."""
+    """Create an Argo Workflow, which is not reconciled; yield a reference to it."""
     group, kind = "argoproj.io", "Workflow"
     names = {"kind": kind, "plural": "workflows", "singular": "workflow"}
     schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
@@ -380,7 +381,7 @@ def test_the_check_step_settles_the_run_and_launches_nothing(pipeline: Pipeline)
     assert "Found endpoint" not in pipeline.kubectl("logs", pod), "boto3, for each client"
 
 
-def test_terminate_deletes_the_job_that_trains(prepared: Pipeline) -> None:
+def test_terminate_deletes_a_training_job(prepared: Pipeline) -> None:
     pod = prepared.start("train")
     prepared.wait_until_launched(pod, TRAINING)
     [job] = prepared.jobs()
@@ -393,10 +394,10 @@ def test_terminate_deletes_the_job_that_trains(prepared: Pipeline) -> None:
     prepared.kubectl.wait(
         "its pods are gone", lambda: "Running" not in prepared.job_pods(), timeout_s=20
     )
-    assert prepared.jobs() == [], "nothing has started it again"
+    assert prepared.jobs() == [], "the job was not started again"
 
 
-def test_terminate_deletes_the_job_that_waits(prepared: Pipeline) -> None:
+def test_terminate_deletes_a_pending_job(prepared: Pipeline) -> None:
     settle(prepared, cpu_per_node=1000)
     pod = prepared.start("train")
     prepared.wait_until_launched(pod, "pending: ")
@@ -407,7 +408,7 @@ def test_terminate_deletes_the_job_that_waits(prepared: Pipeline) -> None:
     prepared.kubectl.wait("its pods are gone", lambda: not prepared.job_pods(), timeout_s=20)
 
 
-def test_another_try_of_a_step_adopts_the_job_and_finish_deletes_it(prepared: Pipeline) -> None:
+def test_a_retry_of_a_step_adopts_the_job_and_finish_deletes_it(prepared: Pipeline) -> None:
     settle(prepared, cpu_per_node=1000)
     prepared.kill(prepared.start_training())
     [job] = prepared.jobs()

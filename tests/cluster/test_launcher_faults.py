@@ -1,4 +1,4 @@
-"""The launcher on a real cluster: what it says when things go wrong, and what it leaves behind.
+"""Test the launcher's errors, and the objects that it leaves, on a real cluster.
 
 The pods run the real `rlvr_trainer launch` with a few lines of Python in torchrun's place, so that
 no fault needs a model.
@@ -57,12 +57,12 @@ s3 = boto3.client("s3")
 first = s3.list_objects_v2(Bucket="rlvr", Prefix=f"{run}/tried-{rank}")["KeyCount"] == 0
 s3.put_object(Bucket="rlvr", Key=f"{run}/tried-{rank}", Body=b"")
 """
-"""Begins a payload that does something at its first attempt only."""
+"""Head of a payload that does something at its first attempt only."""
 
 
 @dataclass(frozen=True)
 class Launcher:
-    """Launches payloads in a namespace of its own."""
+    """Launches payloads in its own namespace."""
 
     kubectl: Kubectl
     s3: S3
@@ -70,7 +70,7 @@ class Launcher:
     place: Place = "pytorchjob"
 
     def spec(self, code: str, num_nodes: int = 1, **env: str) -> JobSpec:
-        """A job whose nodes run this Python."""
+        """Return a job whose nodes run this Python code."""
         key = f"{self.kubectl.namespace}/run"
         run = f"s3://{self.s3.bucket}/{key}"
         command = ("python", "-m", "rlvr_trainer", "launch", "--run", run, "--max-attempts", "3")
@@ -84,26 +84,26 @@ class Launcher:
         )
 
     def run(self, spec: JobSpec, **settings: Any) -> None:
-        """Launch it here, to its end."""
+        """Launch the job in this process and follow it until it ends."""
         launch(open_backend(self.place, self.platform.model_copy(update=settings)), spec)
 
     def fails(self, spec: JobSpec, **settings: Any) -> RLVRError:
-        """Launch it here; the error that it ends with."""
+        """Launch the job in this process and return the error that it raises."""
         with pytest.raises((JobFailed, ConfigError, PlatformError)) as caught:
             self.run(spec, **settings)
         return caught.value
 
     def jobs(self) -> list[JobSummary]:
-        """All jobs of the namespace."""
+        """Return all jobs of the namespace."""
         return find_jobs(namespace=self.kubectl.namespace)
 
     def pods(self) -> dict[str, str]:
-        """Phases of all pods, by name."""
+        """Return the phases of all pods by name."""
         items = self.kubectl.get("pods")["items"]
-        return {each["metadata"]["name"]: each["status"].get("phase", "") for each in items}
+        return {pod["metadata"]["name"]: pod["status"].get("phase", "") for pod in items}
 
     def wait_until_nothing_runs(self) -> None:
-        """No pod is left that holds anything."""
+        """Wait until no pod holds resources."""
         self.kubectl.wait(
             "nothing is left running",
             lambda: not {"Pending", "Running", "Unknown"} & set(self.pods().values()),
@@ -111,7 +111,7 @@ class Launcher:
         )
 
     def started(self, spec: JobSpec, **settings: Any) -> subprocess.Popen[str]:
-        """A launcher in a process of its own."""
+        """Start a launcher in its own process."""
         platform = self.platform.model_copy(update=settings)
         return subprocess.Popen(
             [
@@ -173,7 +173,7 @@ def launcher(
 
 
 def after(condition: Callable[[], bool], act: Callable[[], object]) -> threading.Thread:
-    """Do it as soon as the condition holds, beside the test."""
+    """Call the function in a thread as soon as the condition holds."""
 
     def run() -> None:
         deadline = time.monotonic() + 60
@@ -193,7 +193,7 @@ def all_run(launcher: Launcher, num_pods: int) -> Callable[[], bool]:
 
 
 def read_until(process: subprocess.Popen[str], text: str) -> list[str]:
-    """Its lines up to the one that holds the text."""
+    """Return the process's lines up to the first that contains the text."""
     assert process.stdout is not None
     lines = []
     for line in process.stdout:
@@ -259,7 +259,7 @@ def test_a_request_that_cannot_be_scheduled(launcher: Launcher) -> None:
     launcher.wait_until_nothing_runs()
 
 
-def test_a_rank_killed_by_sigkill_is_tried_again_and_succeeds(
+def test_a_rank_killed_by_sigkill_is_retried_and_succeeds(
     launcher: Launcher, capfd: pytest.CaptureFixture[str]
 ) -> None:
     dies = ONCE + "if first: os.kill(os.getpid(), 9)\nprint('done', flush=True)"
@@ -274,7 +274,7 @@ def test_a_rank_killed_by_sigkill_is_tried_again_and_succeeds(
     attempts = launcher.s3.client().get_object(
         Bucket="rlvr", Key=f"{launcher.kubectl.namespace}/run/attempts.json"
     )
-    codes = [each["exit_code"] for each in json.loads(attempts["Body"].read())]
+    codes = [attempt["exit_code"] for attempt in json.loads(attempts["Body"].read())]
     assert codes == [138, 0]
 
 
@@ -310,12 +310,12 @@ def test_a_launcher_that_is_killed_leaves_the_job_and_the_next_one_adopts_it(
 def test_sigterm_deletes_the_job_within_a_second(launcher: Launcher) -> None:
     process = launcher.started(launcher.spec(WAIT))
     read_until(process, "ready")
-    told = time.monotonic()
+    signalled_at = time.monotonic()
 
     process.send_signal(signal.SIGTERM)
     launcher.kubectl.wait("the job is gone", lambda: not launcher.jobs(), timeout_s=5)
 
-    assert time.monotonic() - told < 2
+    assert time.monotonic() - signalled_at < 2
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 143, out
     assert "error: it was stopped" in out
@@ -339,7 +339,7 @@ def test_a_first_process_out_of_memory_says_the_limit(launcher: Launcher) -> Non
 
 
 @full
-def test_sigterm_on_one_node_is_tried_again(
+def test_sigterm_on_one_node_is_retried(
     launcher: Launcher, capfd: pytest.CaptureFixture[str]
 ) -> None:
     waits = ONCE + READY + "time.sleep(600 if first else 1)"
@@ -364,7 +364,7 @@ def test_sigterm_on_one_node_is_tried_again(
 
 
 @full
-def test_a_command_that_is_not_there_is_not_tried_for_ever(launcher: Launcher) -> None:
+def test_a_missing_command_is_not_retried_forever(launcher: Launcher) -> None:
     spec = replace(launcher.spec(WAIT), command=("no-such-program",))
 
     error = launcher.fails(spec)
@@ -392,9 +392,9 @@ def test_an_api_server_that_is_restarted_is_waited_for(
     thread.join()
 
     lines = [
-        each for each in capfd.readouterr().out.splitlines() if each.startswith("[master-0] line")
+        line for line in capfd.readouterr().out.splitlines() if line.startswith("[master-0] line")
     ]
-    assert lines == [f"[master-0] line {i}" for i in range(120)], "none lost, none twice"
+    assert lines == [f"[master-0] line {i}" for i in range(120)], "no line lost or repeated"
     [job] = launcher.jobs()
     assert (job.phase, job.attempt) == ("succeeded", 1)
 
@@ -430,7 +430,7 @@ def test_a_job_deleted_by_hand_and_started_again_is_a_new_one(launcher: Launcher
 
 
 @full
-def test_what_the_admission_policy_refuses_is_told_at_once(launcher: Launcher) -> None:
+def test_a_refusal_by_the_admission_policy_is_reported_at_once(launcher: Launcher) -> None:
     started = time.monotonic()
 
     error = launcher.fails(launcher.spec(WAIT), service_account="default")
@@ -442,7 +442,7 @@ def test_what_the_admission_policy_refuses_is_told_at_once(launcher: Launcher) -
 
 
 @full
-def test_what_pod_security_refuses_is_told_from_the_jobs_events(launcher: Launcher) -> None:
+def test_a_refusal_by_pod_security_is_reported_from_the_jobs_events(launcher: Launcher) -> None:
     backend = open_backend("pytorchjob", launcher.platform)
     rendered = backend.render(launcher.spec(WAIT))
     template = rendered["spec"]["pytorchReplicaSpecs"]["Master"]["template"]
@@ -471,7 +471,7 @@ def test_a_secret_that_is_missing(launcher: Launcher) -> None:
 
 
 @full
-def test_a_quota_is_waited_for_and_told(
+def test_an_exceeded_quota_is_waited_for_and_reported(
     launcher: Launcher, capfd: pytest.CaptureFixture[str]
 ) -> None:
     launcher.kubectl("create", "quota", "none", "--hard=pods=0")
@@ -488,16 +488,16 @@ def test_a_quota_is_waited_for_and_told(
 
 
 @full
-def test_a_failed_container_is_told_within_five_seconds(launcher: Launcher) -> None:
+def test_a_failed_container_is_reported_within_five_seconds(launcher: Launcher) -> None:
     process = launcher.started(launcher.spec("import sys; sys.exit('no')"))
     read_until(process, "(exit code 1)")
-    told = time.time()
+    reported_at = time.time()
     [pod] = launcher.kubectl.get("pods")["items"]
     [status] = pod["status"]["containerStatuses"]
     finished = status["state"]["terminated"]["finishedAt"]
     process.communicate(timeout=30)
 
-    assert told - epoch(finished) < 5 + 1, "of which one second is the timestamp's"
+    assert reported_at - epoch(finished) < 5 + 1, "one second is the timestamp's resolution"
     assert process.returncode == 1
 
 

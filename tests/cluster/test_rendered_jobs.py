@@ -1,4 +1,4 @@
-"""What we render, as the real CRDs, admission policies and kubelet take it."""
+"""Check that the real CRDs, admission policies and kubelet accept rendered jobs."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from rlvr_components.platform.settings import Platform
 from .conftest import CLUSTER_DIR, Kubectl
 
 ALLOWED = {"image": "rlvr-trainer:0.1.0", "namespace": "rlvr"}
-"""By the policy of manifests/overlays/local."""
+"""Allowed by the policy of manifests/overlays/local."""
 FIELD_OF_TRAINER: dict[str, OverridesField] = {
     "2.0.0": "podSpecOverrides",
     "2.1.0": "podTemplateOverrides",
     "2.2.0": "runtimePatches",
 }
-"""The older versions; the one whose CRDs the cluster has is newer."""
+"""Versions of Trainer older than the cluster's."""
 
 
 def refusal(kubectl: Kubectl, job: dict[str, Any]) -> str:
-    """Why the API server would not create it; empty if it would."""
+    """Return the API server's refusal to create the object; empty if it would create it."""
     command = ["kubectl", "--kubeconfig", str(kubectl.kubeconfig), "create", "-f", "-"]
     done = subprocess.run(
         [*command, "--dry-run=server", "--validate=strict"],
@@ -52,10 +52,10 @@ def refusal(kubectl: Kubectl, job: dict[str, Any]) -> str:
 
 
 def openapi(kubectl: Kubectl, group: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(
+    obj: dict[str, Any] = json.loads(
         kubectl("get", "--raw", f"/openapi/v3/apis/{group}/v1alpha1", check=False) or "{}"
     )
-    return found
+    return obj
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_a_trainjob_fits_the_crd_in_the_words_of_this_api_server(api: Kubectl) -
 
 @pytest.fixture(params=FIELD_OF_TRAINER)
 def older_trainer(api: Kubectl, request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
-    """A version of Trainer, and the group by which its CRD is known beside the newest one."""
+    """Install a version of Trainer; yield it and the API group of its CRD beside the newest one."""
     version: str = request.param
     group = f"trainer-{version.replace('.', '-')}.rlvr.dev"
     crd = yaml.safe_load((CLUSTER_DIR / "trainer-crds/older" / f"{version}.yaml").read_text())
@@ -158,8 +158,8 @@ def test_the_policies_refuse_an_accepted_trainjob_with_a_hostile_change(
     assert reason in refusal(api, job)
 
 
-# What a pod finds is what its rendering promises. The master tells of both, since the operator
-# takes pods away that still run when it has ended.
+# Compare a pod's surroundings with its rendering. The master reports for both, since the operator
+# deletes pods that still run when the master has ended.
 LOOK_AROUND = """
 import errno, os, pathlib, socket
 for folder in ("/tmp", "/scratch", "/dev/shm"):
@@ -205,7 +205,7 @@ def test_pods_of_a_rendered_job_find_what_it_promises(kubectl: Kubectl, payload_
 
     def has_ended() -> bool:
         conditions = kubectl.get("pytorchjob", spec.name).get("status", {}).get("conditions", [])
-        return any(each["type"] in ("Succeeded", "Failed") for each in conditions)
+        return any(condition["type"] in ("Succeeded", "Failed") for condition in conditions)
 
     kubectl.wait("the job ends", has_ended, timeout_s=120)
     assert kubectl("logs", f"{spec.name}-master-0").splitlines() == ["0 2 1", "1 2 1"]

@@ -1,4 +1,4 @@
-"""The cluster itself: an operator's job of two replicas, and a pod that reaches S3."""
+"""Test the cluster itself: an operator's job of two replicas, and a pod that reaches S3."""
 
 from __future__ import annotations
 

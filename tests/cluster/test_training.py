@@ -1,4 +1,4 @@
-"""A recipe from data to report, its model steps as jobs: the real model, two nodes, ZeRO-3."""
+"""Run a recipe from data to report, model steps as jobs: the real model, two nodes, ZeRO-3."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_two_nodes_train_and_everything_is_collected(
     assert all(pod["status"]["phase"] != "Running" for pod in kubectl.get("pods")["items"])
 
     listed = s3.client().list_objects_v2(Bucket=s3.bucket, Prefix=f"{kubectl.namespace}/")
-    keys = [each["Key"] for each in listed["Contents"]]
+    keys = [item["Key"] for item in listed["Contents"]]
     [marker] = [
         key for key in keys if f"/checkpoints/step-{NUM_STEPS}." in key and "COMMITTED" in key
     ]

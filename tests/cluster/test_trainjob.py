@@ -1,4 +1,4 @@
-"""TrainJobs that really run: our TrainingRuntime under Kubeflow Trainer and JobSet."""
+"""Run real TrainJobs: our TrainingRuntime under Kubeflow Trainer and JobSet."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ RUNTIME = HERE.parents[1] / "manifests" / "components" / "trainjob" / "runtime.y
 
 @pytest.fixture(scope="module")
 def trainer(cluster: Cluster) -> None:
-    """Kubeflow Trainer and JobSet run; they stay until the cluster is taken away."""
+    """Install Kubeflow Trainer and JobSet; they stay as long as the cluster."""
     subprocess.run([HERE / "trainjobs.sh"], check=True, stdin=subprocess.DEVNULL)
 
 
 @pytest.fixture
 def launcher(trainer: None, of_pytorchjobs: Launcher) -> Launcher:
-    """Launches TrainJobs, with our runtime in its namespace."""
+    """Return a launcher of TrainJobs, with our runtime in its namespace."""
     kubectl = of_pytorchjobs.kubectl
     kubectl("label", "namespace", kubectl.namespace, "rlvr.dev/trainjobs=run")
     runtime = yaml.safe_load(RUNTIME.read_text("utf-8"))
@@ -54,7 +54,7 @@ def test_a_trainjob_of_two_nodes_succeeds_and_both_are_heard(
             assert lines.count(f"[node-{rank}] {word} from {rank}") == 1
     [job] = launcher.jobs()
     assert (job.kind, job.phase, job.attempt) == ("TrainJob", "succeeded", 1)
-    assert [(each.name, each.phase) for each in job.replicas] == [
+    assert [(replica.name, replica.phase) for replica in job.replicas] == [
         ("node-0", "Succeeded"),
         ("node-1", "Succeeded"),
     ]
@@ -66,7 +66,7 @@ def test_a_trainjob_of_two_nodes_succeeds_and_both_are_heard(
     launcher.wait_until_nothing_runs()
 
 
-def test_the_node_that_failed_is_told_and_the_other_one_stopped(
+def test_the_failed_node_is_reported_and_the_other_one_stopped(
     launcher: Launcher, capfd: pytest.CaptureFixture[str]
 ) -> None:
     fails = (
@@ -113,12 +113,12 @@ def test_a_node_killed_by_sigkill_makes_another_trainjob(
 def test_sigterm_deletes_the_trainjob_within_a_second(launcher: Launcher) -> None:
     process = launcher.started(launcher.spec(WAIT, num_nodes=2))
     read_until(process, "[node-0] ready")
-    told = time.monotonic()
+    signalled_at = time.monotonic()
 
     process.send_signal(signal.SIGTERM)
     launcher.kubectl.wait("the job is gone", lambda: not launcher.jobs(), timeout_s=5)
 
-    assert time.monotonic() - told < 2
+    assert time.monotonic() - signalled_at < 2
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 143, out
     assert "error: it was stopped" in out

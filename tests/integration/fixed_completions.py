@@ -1,6 +1,6 @@
-"""`python -m rlvr_trainer`, with completions decided by prompt and place in the group.
+"""`python -m rlvr_trainer` with completions determined by the prompt and the index in the group.
 
-Sampling depends on how many ranks there are. With this, one rank and two score the same
+Sampling depends on the number of ranks. With this program, one rank and two score the same
 completions, and what they learn can be compared.
 """
 

@@ -1,7 +1,7 @@
-"""One training of a tiny model, by TRL's own trainer or ours, on completions that are given.
+"""Train a tiny model by TRL's own trainer or ours, on given completions.
 
-Everything is float32. SGD, because Adam divides a gradient that is rounding noise by its own size.
-As a program it is a rank of torchrun: it trains every case of a file by both trainers, under ZeRO.
+Everything is float32. SGD is used because Adam divides a gradient of rounding noise by its size.
+As a program it is a rank of torchrun: it trains every case of a file by both trainers under ZeRO.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ def all_cases(matrix: Matrix) -> list[Case]:
 
 
 def pairwise_cases(matrix: Matrix, field: str = "") -> list[Case]:
-    """Few cases in which every two values of different fields occur together, chosen greedily.
+    """Choose greedily few cases in which every two values of different fields occur together.
 
-    With `field`, only pairs that one of its values is in.
+    With `field`, cover only the pairs that contain one of its values.
     """
 
     def pairs(case: Case) -> set[Any]:
@@ -78,7 +78,7 @@ def name_of(case: Case) -> str:
 def character_model(
     folder: Path, model_class: Any = LlamaForCausalLM, config_class: Any = LlamaConfig, **shape: Any
 ) -> Path:
-    """A random model of two layers whose tokens are printable characters."""
+    """Save a random model of two layers whose tokens are printable characters."""
     vocabulary = {"<end>": 0, "\n": 1} | {chr(c): c - 30 for c in range(32, 127)}
     tokenizer = Tokenizer(WordLevel(vocabulary))
     tokenizer.pre_tokenizer = Split("", "isolated")
@@ -114,7 +114,7 @@ def train(
     output_dir: Path,
     **options: Any,
 ) -> GRPOTrainer:
-    """Steps of 2 × 8 completions in groups of 4."""
+    """Train in steps of 2 × 8 completions in groups of 4."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     reward = options.pop("reward", vowels)
     num_steps = options.pop("num_steps", NUM_STEPS)
@@ -173,7 +173,7 @@ def train(
 
 
 def evaluate_once(model: Any, tokenizer: Any) -> None:
-    """A greedy evaluation, after which bitsandbytes' packing would leave no gradient."""
+    """Evaluate greedily; bitsandbytes' packing would leave no gradient afterwards."""
     prompt_ids = tokenizer(text=[HEADER + QUESTIONS[0]])["input_ids"]
     complete(model, tokenizer, prompt_ids, sampling=Sampling(2), stop="Q", share_prefix=True)
 
@@ -188,7 +188,7 @@ def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
 
 
 def completions_for(prompts: list[str]) -> list[list[int]]:
-    """Ragged completions, decided by the prompt and the place in its group."""
+    """Return ragged completions, determined by the prompt and the index in its group."""
     places: Counter[str] = Counter()
     completions = []
     for prompt in prompts:
@@ -203,7 +203,7 @@ def vowels(completions: list[str], **_: Any) -> list[float]:
 
 
 def in_half_of_the_groups(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
-    """Equal rewards, hence no advantage, for questions that end with a zero."""
+    """Return equal rewards, hence no advantage, for questions that end with a zero."""
     scores = vowels(completions)
     return [
         0.5 if prompt.endswith("0?\nSolution:") else score
@@ -212,20 +212,20 @@ def in_half_of_the_groups(prompts: list[str], completions: list[str], **_: Any) 
 
 
 def equal(completions: list[str], **_: Any) -> list[float]:
-    """No advantage for any completion."""
+    """Return equal rewards, hence no advantage, for all completions."""
     return [1.0] * len(completions)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training gave."""
+    """The result of a training."""
 
     losses: list[float]
     grad_norms: list[float]
     entropies: list[float]
     weights: torch.Tensor
     plain_reasons: list[str]
-    """Why the plain path was taken."""
+    """The reason for which the plain path was taken."""
 
     @classmethod
     def of(cls, trainer: GRPOTrainer) -> Outcome:
@@ -254,13 +254,13 @@ def assert_same_training(actual: Outcome, expected: Outcome) -> None:
     assert not actual.plain_reasons, "the plain path was taken"
     assert all(norm > 0 for norm in actual.grad_norms)
     assert actual.losses == pytest.approx(expected.losses, abs=1e-4)
-    # Of the rows that were computed, which are not always all.
+    # Of the computed rows, which are not always all.
     assert actual.entropies == pytest.approx(expected.entropies, rel=0.02)
     torch.testing.assert_close(actual.weights, expected.weights, atol=1e-5, rtol=1e-4)
 
 
 def main(model_dir: Path, cases_file: Path, results_dir: Path, num_steps: int) -> None:
-    """Train every case of `cases_file` on all ranks; rank 0 writes what both trainers gave."""
+    """Train every case of `cases_file` on all ranks; rank 0 writes the results of both trainers."""
     import deepspeed
     from accelerate.state import AcceleratorState
 

@@ -1,6 +1,6 @@
-"""Every component as its container runs it: KFP's command, the executor input, outputs by file.
+"""Run every component as its container does: KFP's command, the executor input, outputs by file.
 
-The trainer's steps are the fake of `unit/pipelines/fake_trainer`; there are no images here, and no
+The trainer's steps are the fake of `tests/fake_trainer`. There is neither an image nor a
 cluster.
 """
 
@@ -17,7 +17,7 @@ import pytest
 from rlvr_pipelines.pipeline.definition import rlvr_pipeline
 
 ROOT = Path(__file__).parents[2]
-FAKE_TRAINER = ROOT / "tests" / "unit" / "pipelines" / "fake_trainer"
+FAKE_TRAINER = ROOT / "tests" / "fake_trainer"
 PACKAGES = [ROOT / "trainer", ROOT / "components", ROOT / "pipelines"]
 RUN_ID = "5b0a6c1e-run"
 FORM: dict[str, Any] = {
@@ -41,7 +41,7 @@ FORM: dict[str, Any] = {
 
 
 class Container:
-    """Runs components one after another, each in a folder of its own."""
+    """Runs components in sequence, each in its own folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -54,7 +54,7 @@ class Container:
         artifacts: Mapping[str, dict[str, Any]] | None = None,
         **environment: str,
     ) -> "Outcome":
-        """As KFP's launcher: the command of the IR, with the executor input in its place."""
+        """Run the IR's command with the executor input filled in, as KFP's launcher does."""
         folder = self.root / name
         outputs = folder / "tmp" / "kfp" / "outputs"
         outputs.mkdir(parents=True)
@@ -76,12 +76,12 @@ class Container:
                             {
                                 "name": f"{name}/{key}",
                                 "uri": str(folder / RUN_ID / key),
-                                "type": {"schemaTitle": each.artifact_type.schema_title},
+                                "type": {"schemaTitle": definition.artifact_type.schema_title},
                                 "metadata": {},
                             }
                         ]
                     }
-                    for key, each in definitions.artifacts.items()
+                    for key, definition in definitions.artifacts.items()
                 },
                 "outputFile": str(folder / "executor_output.json"),
             },
@@ -109,7 +109,7 @@ class Container:
 
 
 class Outcome:
-    """What a component left."""
+    """The outputs of a component."""
 
     def __init__(self, done: "subprocess.CompletedProcess[str]", outputs: dict[str, Any]) -> None:
         self.done = done
@@ -120,15 +120,15 @@ class Outcome:
         return Path(self._outputs["parameters"][name]["outputFile"]).read_text()
 
     @property
-    def told(self) -> dict[str, Any]:
-        """executor_output.json."""
+    def executor_output(self) -> dict[str, Any]:
+        """Read executor_output.json."""
         assert self.done.returncode == 0, self.log
-        told: dict[str, Any] = json.loads(Path(self._outputs["outputFile"]).read_text())
-        return told
+        executor_output: dict[str, Any] = json.loads(Path(self._outputs["outputFile"]).read_text())
+        return executor_output
 
     def artifact(self, name: str) -> dict[str, Any]:
         given: dict[str, Any] = self._outputs["artifacts"][name]["artifacts"][0]
-        return {**given, **self.told["artifacts"][name]["artifacts"][0]}
+        return {**given, **self.executor_output["artifacts"][name]["artifacts"][0]}
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def container(tmp_path: Path) -> Container:
 
 def test_the_components_from_the_form_to_the_outcome(container: Container, tmp_path: Path) -> None:
     checked = container.run("check", FORM)
-    assert checked.told
+    assert checked.executor_output
     recipe = checked.parameter("resolved_recipe")
     assert json.loads(recipe)["training"]["max_steps"] == 2
     assert (checked.parameter("reuse_key"), checked.parameter("storage")) == (RUN_ID, "")
@@ -189,7 +189,7 @@ def test_the_components_from_the_form_to_the_outcome(container: Container, tmp_p
             "history": trained.artifact("history"),
         },
     )
-    assert compared.told["parameterValues"] == {"Output": True}
+    assert compared.executor_output["parameterValues"] == {"Output": True}
     assert compared.artifact("metrics")["metadata"] == {
         "accuracy_before": 0.1,
         "accuracy_after": 0.8,
@@ -202,7 +202,7 @@ def test_the_components_from_the_form_to_the_outcome(container: Container, tmp_p
         {"recipe": recipe, "uri": str(tmp_path / "models"), "merge": False},
         {"model": model, "evaluation": compared.artifact("evaluation")},
     )
-    where = Path(published.told["parameterValues"]["Output"])
+    where = Path(published.executor_output["parameterValues"]["Output"])
     assert where == tmp_path / "models" / "arithmetic" / RUN_ID
     assert "Accuracy rose from 10.0 % to 80.0 %" in (where / "README.md").read_text()
     assert (where / "weights").read_text() == "fake"

@@ -1,4 +1,4 @@
-"""An evaluation that the nodes of a job share, with a random model and launch's real processes."""
+"""Evaluate on several nodes of a job, with a random model and launch's real processes."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_two_nodes_of_two_processes_write_what_one_process_writes(
     assert all(parts)
     expected = read_samples(whole / "samples.jsonl")
     assert join(parts, batches(recipe, rows)) == expected
-    # random as the model is, what it draws differs
+    # the random model draws different completions
     assert len({sample["completion"] for sample in expected if not sample["greedy"]}) > 10
 
 

@@ -1,4 +1,4 @@
-"""The pipeline's parts of a recipe, from the check to the evaluation, on a random model."""
+"""Follow a recipe's parts from the check to the evaluation, on a random model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MINE = "def even(completion, row):\n    return float(len(completion) % 2 == 0)\n
 @pytest.mark.parametrize(
     ("rewards", "correct_by", "answer"),
     [
-        ("{brevity: {function: ./mine.py:even}}", "brevity", "in words"),  # as the README has it
+        ("{brevity: {function: ./mine.py:even}}", "brevity", "in words"),  # from the README
         ("{format: {}, correctness: {function: ./mine.py:even}}", "correctness", "7"),
     ],
 )
@@ -55,6 +55,6 @@ def test_the_base_model_is_judged_as_the_trained_one_will_be(
     assert len(load_rows(data, "test")) == 24
     samples = read_samples(tmp_path / "part" / "samples.jsonl")
     assert samples == read_samples(tmp_path / "whole" / "samples.jsonl")
-    assert [each["correct"] for each in samples] == [
-        len(each["completion"]) % 2 == 0 for each in samples
+    assert [sample["correct"] for sample in samples] == [
+        len(sample["completion"]) % 2 == 0 for sample in samples
     ]

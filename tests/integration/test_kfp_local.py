@@ -1,4 +1,4 @@
-"""The pipeline through kfp.local as anyone would call it, with a fake of the trainer's steps."""
+"""Run the pipeline through kfp.local, with a fake of the trainer's steps."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import Any
 from rlvr_trainer.recipe.reader import load_recipe
 
 ROOT = Path(__file__).parents[2]
-FAKE_TRAINER = ROOT / "tests" / "unit" / "pipelines" / "fake_trainer"
+FAKE_TRAINER = ROOT / "tests" / "fake_trainer"
 PACKAGES = [ROOT / "trainer", ROOT / "components", ROOT / "pipelines"]
 RUN = """
 import json, logging, sys
@@ -30,7 +30,7 @@ rlvr_pipeline(**json.loads(sys.argv[1]))
 
 
 def run(folder: Path, run_id: str, **arguments: Any) -> str:
-    """One run; its log."""
+    """Run the pipeline and return its log."""
     done = subprocess.run(
         [sys.executable, "-c", RUN, json.dumps(arguments)],
         cwd=folder,

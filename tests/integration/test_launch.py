@@ -1,4 +1,4 @@
-"""Two `launch` processes as the two nodes of a job, each with a disk of its own, over gloo.
+"""Run two `launch` processes as two nodes of a job, each with its own disk, over gloo.
 
 S3 is played by moto's server, a fake; tests/cluster uses a real S3-compatible server.
 """
@@ -6,7 +6,6 @@ S3 is played by moto's server, a fake; tests/cluster uses a real S3-compatible s
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import socket
@@ -17,11 +16,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from rlvr_trainer.api import prepare
 from rlvr_trainer.recipe.reader import load_recipe
@@ -29,40 +25,12 @@ from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.run_dir import checkpoint, remote_checkpoint
 from rlvr_trainer.storage.open import Storage, open_storage
 
-BUCKET = "fake-bucket"
 REWARD = "def vowels(completion, row):\n    return sum(c in 'aeiou' for c in completion) / 40\n"
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line for each request
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URI of a fresh prefix in the fake."""
-    for name, value in {
-        "AWS_ENDPOINT_URL_S3": endpoint,
-        "AWS_ACCESS_KEY_ID": "fake",
-        "AWS_SECRET_ACCESS_KEY": "fake",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "NO_PROXY": "127.0.0.1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    boto3.client("s3").create_bucket(Bucket=BUCKET)
-    return f"s3://{BUCKET}/{uuid4().hex}"
 
 
 @pytest.fixture
 def run_of(tiny_model_dir: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Makes a prepared run directory of the demo on a random model; uploads it when given a URI."""
+    """Return a function that prepares a demo run on a random model and uploads it to a URI."""
 
     def make(*overrides: str, uri: str | None = None) -> Path:
         reward = tmp_path / "reward.py"
@@ -94,7 +62,7 @@ def run_of(tiny_model_dir: Path, tmp_path: Path) -> Callable[..., Path]:
 
 @dataclass
 class Node:
-    """A launch as the operator starts it, in a process group that the test can look into."""
+    """A launch as the operator starts it, in a process group that the test can inspect."""
 
     process: subprocess.Popen[bytes]
     folder: Path
@@ -104,15 +72,15 @@ class Node:
 
     @property
     def message(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.folder / "termination-log").read_text())
-        return found
+        termination: dict[str, Any] = json.loads((self.folder / "termination-log").read_text())
+        return termination
 
     @property
     def output(self) -> str:
         return (self.folder / "log").read_text()
 
     def ranks(self) -> list[int]:
-        """Process ids of the node's ranks, once they train."""
+        """Wait until the node's ranks train and return their process ids."""
         listed = subprocess.run(
             ["ps", "-e", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True
         ).stdout
@@ -123,7 +91,7 @@ class Node:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[[str], list[Node]]]:
-    """Starts the two nodes of an attempt at a run."""
+    """Yield a function that starts the two nodes of an attempt."""
     started: list[Node] = []
 
     def start_nodes(uri: str, *options: str) -> list[Node]:
@@ -172,10 +140,10 @@ def start(tmp_path: Path) -> Iterator[Callable[[str], list[Node]]]:
 
 
 def codes(nodes: list[Node]) -> list[int]:
-    found = [node.wait() for node in nodes]
-    if found not in ([0, 0], [143, 143], [138, 138]):
+    exit_codes = [node.wait() for node in nodes]
+    if exit_codes not in ([0, 0], [143, 143], [138, 138]):
         print(*(node.output[-3000:] for node in nodes), sep="\n----\n")
-    return found
+    return exit_codes
 
 
 def committed(storage: Storage) -> int:
@@ -199,7 +167,7 @@ def test_two_nodes_train_with_all_that_is_left_in_s3(
     storage = open_storage(s3)
     assert "adapter/adapter_model.safetensors" in storage.list("adapter")
     events = [json.loads(line) for line in storage.read_bytes("metrics.jsonl").splitlines()]
-    assert [each["step"] for each in events if each["event"] == "step"] == [1, 2]
+    assert [event["step"] for event in events if event["event"] == "step"] == [1, 2]
     assert committed(storage) == 2
     names = {key.rpartition("/")[2] for key in storage.list("checkpoints")}
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= names
@@ -210,7 +178,7 @@ def test_two_nodes_train_with_all_that_is_left_in_s3(
 def test_a_signal_to_one_node_commits_one_step_on_all_and_another_attempt_continues(
     s3: str, run_of: Callable[..., Path], start: Callable[..., list[Node]]
 ) -> None:
-    """Under ZeRO-3, whose shards lie on both nodes' disks."""
+    """Use ZeRO-3, whose shards are on both nodes' disks."""
     run_of("training.zero_stage=3", "training.max_steps=400", uri=s3)
     storage = open_storage(s3)
     nodes = start(s3)
@@ -228,10 +196,10 @@ def test_a_signal_to_one_node_commits_one_step_on_all_and_another_attempt_contin
     nodes[0].process.send_signal(signal.SIGTERM)
     assert codes(nodes) == [143, 143]
     events = [json.loads(line) for line in storage.read_bytes("metrics.jsonl").splitlines()]
-    steps = [each["step"] for each in events if each["event"] == "step"]
-    assert steps == list(range(1, committed(storage) + 1))  # none twice, none left out
+    steps = [event["step"] for event in events if event["event"] == "step"]
+    assert steps == list(range(1, committed(storage) + 1))  # none repeated, none missing
     attempts = json.loads(storage.read_bytes("attempts.json"))
-    assert [each["exit_code"] for each in attempts] == [143, 143]
+    assert [event["exit_code"] for event in attempts] == [143, 143]
 
 
 def test_a_killed_rank_is_named_by_its_own_node(

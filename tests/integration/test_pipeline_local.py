@@ -1,4 +1,4 @@
-"""`rlvr run` as a process, with a fake of the trainer's steps, where kfp is not installed."""
+"""Run `rlvr run` as a process without kfp installed, with a fake of the trainer's steps."""
 
 import json
 import os
@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FAKE_TRAINER = ROOT / "tests" / "unit" / "pipelines" / "fake_trainer"
-TINY = ROOT / "tests" / "unit" / "pipelines" / "tiny.yaml"
+FAKE_TRAINER = ROOT / "tests" / "fake_trainer"
+TINY = ROOT / "tests" / "tiny.yaml"
 PACKAGES = [ROOT / "trainer", ROOT / "components", ROOT / "pipelines"]
 MAX_STEPS = 4
-WAIT_S = 240  # a machine whose cores are busy takes its time
+WAIT_S = 240  # a busy machine is slow
 
 
 class Runs:
-    """`rlvr run` in one run directory, as often as a test needs it."""
+    """Runs `rlvr run` repeatedly in one run directory."""
 
     def __init__(self, path: Path, working_dir: Path) -> None:
         self.path = path
@@ -51,7 +51,7 @@ class Runs:
         return process
 
     def run(self, *arguments: str, **environment: str) -> tuple[int, str, str]:
-        """(exit code, standard output, standard error)."""
+        """Return (exit code, standard output, standard error)."""
         process = self.start(*arguments, **environment)
         out, err = process.communicate(timeout=WAIT_S)
         return process.returncode, out, err
@@ -67,8 +67,8 @@ class Runs:
         wait_until(lambda: any(event.get("step") == step for event in self.events()))
 
     def processes(self) -> list[str]:
-        """Command lines of live processes that know this run directory, or work for it."""
-        found = []
+        """Return the command lines of live processes that use this run directory."""
+        commands = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 try:
@@ -78,8 +78,8 @@ class Runs:
                 except OSError:
                     continue
                 if status not in "ZX" and f"{self.path}/metrics.jsonl" in environment:
-                    found.append(command.replace("\0", " "))
-        return found
+                    commands.append(command.replace("\0", " "))
+        return commands
 
 
 def _parse(lines: list[str]) -> Iterator[dict[str, Any]]:
@@ -100,7 +100,7 @@ def runs(tmp_path: Path) -> Iterator[Runs]:
     runs = Runs(tmp_path / "my runs" / "2026-11-28T09:30:00", tmp_path / "here")
     folder = runs.working_dir / "yaml"
     folder.mkdir(parents=True)
-    (folder / "__init__.py").write_text("raise AssertionError('a folder here is no package')")
+    (folder / "__init__.py").write_text("raise AssertionError('this folder is not a package')")
     yield runs
     for process in runs.started:
         if process.poll() is None:
@@ -151,14 +151,14 @@ def test_a_failed_step_gives_its_message_and_its_exit_code(runs: Runs) -> None:
     assert runs.processes() == []
 
 
-def test_a_step_that_is_killed_is_told_from_one_that_fails(runs: Runs) -> None:
+def test_a_killed_step_is_distinguished_from_a_failed_one(runs: Runs) -> None:
     code, _, err = runs.run(FAKE_FAULT="evaluate-base:kill")
 
     assert code == 138
     assert "Evaluate base model ended without a word" in err
 
 
-def test_ctrl_c_commits_leaves_nothing_running_and_says_how_to_go_on(runs: Runs) -> None:
+def test_ctrl_c_commits_leaves_nothing_running_and_says_how_to_resume(runs: Runs) -> None:
     process = runs.start(FAKE_STEP_S="0.5")
     runs.wait_for_step(1)
     assert runs.processes() != []
@@ -172,8 +172,8 @@ def test_ctrl_c_commits_leaves_nothing_running_and_says_how_to_go_on(runs: Runs)
     assert f"rlvr run {TINY} --set training.max_steps={MAX_STEPS} --run-dir " in err
     assert [path.name for path in (runs.path / "checkpoints").iterdir()] == ["step-2"]
 
-    # The same command goes on: what was finished is reused, training begins after its checkpoint,
-    # and half a line of events does no harm.
+    # The same command resumes: finished steps are reused, training continues from its checkpoint,
+    # and a partial line of events is ignored.
     with (runs.path / "metrics.jsonl").open("a") as file:
         file.write('{"event": "st')
     code, _, err = runs.run(FAKE_FAULT="evaluate-trained:bug")
@@ -242,7 +242,7 @@ def test_events_of_a_killed_attempt_are_not_taken_for_those_of_the_next(runs: Ru
 
     process = runs.start(FAKE_FAULT="evaluate-base:slow")
     wait_until(lambda: runs.states()[-2:] == ["prepare reused", "evaluate-base started"])
-    with (runs.path / "metrics.jsonl").open("a") as file:  # what an orphan still writes
+    with (runs.path / "metrics.jsonl").open("a") as file:  # an orphan's late event
         for fields in (
             {"event": "step", "step": 3, "max_steps": 4},
             {"event": "phase", "phase": "train", "state": "finished"},

@@ -1,4 +1,4 @@
-"""The Python code of the README, as it stands there."""
+"""Run the Python code of the README."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""`rlvr run` from the command line to the report, with the real steps on a random model."""
+"""Run `rlvr run` from the command line to the report: the real steps on a random model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def rlvr(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def own_task(folder: Path, model_dir: Path) -> Path:
-    """The README's example of a task of one's own, to the letter, on a small model."""
+    """Write the README's example of a user's task, verbatim but for a small model."""
     readme = (ROOT / "README.md").read_text("utf-8")
     recipe = re.search(r"```yaml\n# mine\.yaml\n(.*?)```", readme, re.DOTALL)
     assert recipe is not None
@@ -45,7 +45,7 @@ def own_task(folder: Path, model_dir: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def finished_run(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The README's own task, run; random text earns a reward for its vowels beside ours."""
+    """Run the README's task; random text earns an additional reward for its vowels."""
     folder = tmp_path_factory.mktemp("own-task")
     sets = [f"model.name={tiny_model_dir}", "model.dtype=fp32", *TINY]
     sets.append(f"rewards.vowels={{function: '{folder}/vowels.py:vowels'}}")
@@ -60,7 +60,7 @@ def finished_run(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory)
     return folder / "run"
 
 
-def test_a_task_of_ones_own_runs_without_touching_the_package(finished_run: Path) -> None:
+def test_a_users_task_runs_without_changing_the_package(finished_run: Path) -> None:
     assert {
         *("recipe.json", "data", "checkpoints", "adapter", "metrics.jsonl", "evaluation.json"),
         *("samples.jsonl", "report.html", "logs"),
@@ -89,7 +89,7 @@ def test_before_and_after_answer_the_same_held_out_rows(finished_run: Path) -> N
     assert set(shots["after"]) >= {"accuracy", "low", "high", "format", "flexible"}
 
 
-def test_the_report_tells_the_run(finished_run: Path) -> None:
+def test_the_report_describes_the_run(finished_run: Path) -> None:
     html = (finished_run / "report.html").read_text("utf-8")
     evaluation = json.loads((finished_run / "evaluation.json").read_text())
     assert evaluation["verdict"] in html

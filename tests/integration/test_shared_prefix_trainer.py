@@ -1,4 +1,4 @@
-"""SharedPrefixGRPOTrainer against TRL's GRPOTrainer: the same completions, the same training."""
+"""Compare SharedPrefixGRPOTrainer with TRL's GRPOTrainer on the same completions."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def assert_ranks_train_as_trl_does(
     num_steps: int = NUM_STEPS,
     num_ranks: int = 2,
 ) -> None:
-    """All cases in one launch, whose start costs more than they do; one rank takes a GPU."""
+    """Train all cases in one launch, whose start dominates the cost; a single rank uses a GPU."""
     (folder / "cases.json").write_text(json.dumps(cases))
     launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
     program = [shared_prefix_training.__file__, model_dir, folder / "cases.json", folder, num_steps]
@@ -101,7 +101,7 @@ def assert_ranks_train_as_trl_does(
 
 
 def test_two_ranks_under_zero_train_as_trl_does(model_dir: Path, tmp_path: Path) -> None:
-    """Every pair with a stage; other pairs are tested on one rank, as are losses without ranks."""
+    """Cover every pair with a stage; the rest is tested on one rank."""
     losses = ("grpo", "dapo", "gspo")
     cases = pairwise_cases(TWO_RANKS | {"loss": losses}, "zero")
     assert_ranks_train_as_trl_does(cases, model_dir, tmp_path, num_steps=2)
@@ -172,7 +172,7 @@ def test_bfloat16s_rounding_passes_the_check_and_a_wrong_forward_does_not(
     parts = tree_attention._parts
     monkeypatch.setattr(
         tree_attention, "_parts", lambda layout: [p for p in parts(layout) if not p.folded]
-    )  # nothing but the header sees the header
+    )  # only the header attends to the header
     with pytest.raises(SharedPrefixMismatch):
         train(SharedPrefixGRPOTrainer, SIMPLE, model_dir, tmp_path, **options)
 
@@ -219,7 +219,9 @@ def test_the_plain_path_is_trls(
 @pytest.mark.parametrize(
     "option",
     [
-        {"top_entropy_quantile": 0.5},  # of the entropies of all rows, those without advantage too
+        {
+            "top_entropy_quantile": 0.5
+        },  # the entropies of all rows, including those without advantage
         {"delta": 1.1},
         {"off_policy_mask_threshold": 0.1},
     ],
@@ -235,7 +237,7 @@ def test_rows_left_out_do_not_disturb_an_option(
 def test_a_batch_whose_completions_are_all_masked_changes_nothing(
     model_dir: Path, tmp_path: Path
 ) -> None:
-    """None has an end token, so that there is nothing to check either."""
+    """No completion has an end token, so there is nothing to check either."""
     options: Any = {"mask_truncated_completions": True, "num_steps": 2}
     plain = train(GRPOTrainer, SIMPLE, model_dir, tmp_path, **options)
     ours = train(SharedPrefixGRPOTrainer, SIMPLE, model_dir, tmp_path, **options)
@@ -260,7 +262,7 @@ def test_a_batch_without_any_advantage_has_an_entropy_and_no_gradient(
 def test_all_ranks_take_the_plain_path_until_all_can_check(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As if another rank had a batch that cannot be packed in the first of ten micro-steps."""
+    """Simulate another rank whose batch cannot be packed in the first of ten micro-steps."""
     answers = iter([False])
     monkeypatch.setattr(
         SharedPrefixGRPOTrainer, "_on_every_rank", lambda _, here: next(answers, here)
@@ -295,7 +297,9 @@ def test_the_check_compares_the_longest_completions_of_two_prompts() -> None:
 def test_an_option_that_sharing_would_change_takes_the_plain_path(
     option: dict[str, Any], model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TORCH_COMPILE_DISABLE", "1")  # the reason counts here, not the compiler
+    monkeypatch.setenv(
+        "TORCH_COMPILE_DISABLE", "1"
+    )  # the test is about the reason, not the compiler
     ours = train(SharedPrefixGRPOTrainer, SIMPLE, model_dir, tmp_path, num_steps=1, **option)
     assert next(iter(option)) in Outcome.of(ours).plain_reasons[0]
 

@@ -1,4 +1,4 @@
-"""Training of real run directories on a random two-layer model: real TRL, PEFT, DeepSpeed."""
+"""Train real run directories on a random two-layer model: real TRL, PEFT, DeepSpeed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FIXED_COMPLETIONS = (str(Path(__file__).with_name("fixed_completions.py")),)
 
 
 def recipe_for(model_dir: Path, folder: Path, *overrides: str) -> Recipe:
-    """Two steps of the demo on a random model, with a reward that random text can earn."""
+    """Return the demo's recipe: two steps, a random model, a reward that random text earns."""
     reward = folder / "reward.py"
     reward.write_text(REWARD)
     return load_recipe(
@@ -90,7 +90,7 @@ def rewards_of(run_dir: Path) -> list[float]:
 
 @pytest.fixture(scope="module")
 def trained(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two steps on one process."""
+    """Train two steps in one process and return the run directory."""
     folder = tmp_path_factory.mktemp("trained")
     run_dir = prepared_run(recipe_for(tiny_model_dir, folder), folder / "run")
     train(run_dir)
@@ -132,7 +132,7 @@ def test_a_run_that_learns_nothing_fails(tiny_model_dir: Path, tmp_path: Path) -
     assert not (run_dir / "adapter").exists()
 
 
-def test_a_reward_that_fails_on_completions_ends_a_short_run_with_its_own_code(
+def test_a_reward_that_fails_on_completions_ends_a_short_run_with_its_own_exit_code(
     tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     recipe = recipe_for(tiny_model_dir, tmp_path)
@@ -148,7 +148,7 @@ def test_a_reward_that_fails_on_completions_ends_a_short_run_with_its_own_code(
     assert "reward.py:vowels raised KeyError: 'topic', on row train-" in log
     assert "equal rewards" not in log
     assert not (run_dir / "adapter").exists()
-    assert train(run_dir, check=False) == RewardError.exit_code  # not a finished training
+    assert train(run_dir, check=False) == RewardError.exit_code  # the training is not finished
 
 
 def test_a_finished_run_is_not_trained_again(trained: Path) -> None:
@@ -170,14 +170,14 @@ def test_a_longer_training_continues_a_finished_one(trained: Path, tmp_path: Pat
     assert (run_dir / "checkpoints" / "step-3" / "COMMITTED.json").exists()
 
 
-def test_a_run_does_not_go_on_with_an_edited_reward(trained: Path, tmp_path: Path) -> None:
+def test_a_run_does_not_resume_with_an_edited_reward(trained: Path, tmp_path: Path) -> None:
     run_dir, edited = tmp_path / "run", tmp_path / "reward.py"
     shutil.copytree(trained, run_dir)
     tree = json.loads((run_dir / "recipe.json").read_text())
     edited.write_text(REWARD)
     tree["rewards"]["vowels"]["function"] = f"{edited}:vowels"
     recipe = parse_recipe(tree)
-    assert train_here(recipe, run_dir, run_dir / "data")  # another copy of the same file
+    assert train_here(recipe, run_dir, run_dir / "data")  # a copy of the same file
 
     edited.write_text(REWARD.replace("aeiou", "xyz"))
     with pytest.raises(
@@ -186,7 +186,7 @@ def test_a_run_does_not_go_on_with_an_edited_reward(trained: Path, tmp_path: Pat
         train_here(recipe, run_dir, run_dir / "data")
 
 
-def test_a_run_does_not_go_on_with_other_weights_of_the_same_name(
+def test_a_run_does_not_resume_with_other_weights_of_the_same_name(
     trained: Path, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     run_dir, model = tmp_path / "run", tmp_path / "model"
@@ -202,8 +202,8 @@ def test_a_run_does_not_go_on_with_other_weights_of_the_same_name(
         train_here(recipe, run_dir, run_dir / "data")
 
 
-def test_a_run_does_not_go_on_with_other_rows(trained: Path, tmp_path: Path) -> None:
-    """What it was trained on could be among the test rows by now."""
+def test_a_run_does_not_resume_with_other_rows(trained: Path, tmp_path: Path) -> None:
+    """Former training rows could be among the new test rows."""
     run_dir = tmp_path / "run"
     shutil.copytree(trained, run_dir)
     recipe = parse_recipe(json.loads((run_dir / "recipe.json").read_text()))
@@ -212,7 +212,7 @@ def test_a_run_does_not_go_on_with_other_rows(trained: Path, tmp_path: Path) -> 
         train_here(recipe, run_dir, run_dir / "data")
 
 
-def test_a_stopped_run_commits_a_step_and_goes_on_from_it(
+def test_a_stopped_run_commits_a_step_and_resumes_from_it(
     tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     recipe = recipe_for(tiny_model_dir, tmp_path, "training.max_steps=400")
@@ -238,7 +238,7 @@ def test_a_stopped_run_commits_a_step_and_goes_on_from_it(
         update={"training": recipe.training.model_copy(update={"max_steps": stopped_at + 1})}
     )
     (run_dir / "recipe.json").write_text(shorter.model_dump_json())
-    assert train(run_dir, check=False) == 4  # another recipe does not continue these checkpoints
+    assert train(run_dir, check=False) == 4  # another recipe does not resume from these checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -268,7 +268,7 @@ def test_two_ranks_learn_what_one_rank_does(
 
 
 def test_qlora_finds_gradients_after_an_evaluation(tiny_model_dir: Path, tmp_path: Path) -> None:
-    """On a CPU bitsandbytes' packing would leave none (and only warn)."""
+    """Guard against bitsandbytes' packing, which on a CPU would leave none (and only warn)."""
     recipe = recipe_for(
         tiny_model_dir,
         tmp_path,
@@ -303,13 +303,13 @@ def _assert_merged_equals_adapter(recipe: Recipe, run_dir: Path) -> None:
         merged = merged_model(recipe, run_dir / "adapter").eval()(**batch).logits
         base = load_model(recipe.model, recipe.quantization).eval()(**batch).logits
     torch.testing.assert_close(merged, expected, atol=1e-4, rtol=1e-4)
-    assert (expected - base).abs().max() > 1e-4  # or the comparison would show nothing
+    assert (expected - base).abs().max() > 1e-4  # otherwise the comparison would show nothing
 
 
 def test_a_run_resumes_between_two_generations_as_if_it_had_not_stopped(
     tiny_model_dir: Path, tmp_path: Path
 ) -> None:
-    """Each batch is trained on twice, and the checkpoint of step 1 lies between the two."""
+    """Train twice on each batch; the checkpoint of step 1 lies between the two."""
     recipe = recipe_for(
         tiny_model_dir,
         tmp_path,

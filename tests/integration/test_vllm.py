@@ -1,6 +1,6 @@
-"""A training whose completions vLLM draws: vLLM itself where installed, else a fake.
+"""Train on completions drawn by vLLM: the real one where installed, otherwise a fake.
 
-The fake stands for TRL's object that speaks to vLLM.
+The fake replaces TRL's object that talks to vLLM.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ANSWERS = (
 
 
 class FakeVLLMGeneration:
-    """Answers as `trl.generation.vllm_generation.VLLMGeneration` does, from fixed texts."""
+    """A fake of `trl.generation.vllm_generation.VLLMGeneration` that returns fixed texts."""
 
     def __init__(self, **options: Any) -> None:
         self.options = options
@@ -68,7 +68,7 @@ def test_vllm_draws_and_completions_are_cut_and_ended_as_ours_are(
     trainer.train()
 
     assert trainer.vllm_generation.options["generation_kwargs"] == {"stop": ["\nQuestion:"]}
-    assert trainer.vllm_generation.num_syncs == 2  # one a step
+    assert trainer.vllm_generation.num_syncs == 2  # one per step
     assert [text.rstrip() for text in list(trainer._logs["completion"])[:4]] == [
         " 2 apples\n#### The final answer is 4",
         " a longer one that the limit ends",
@@ -76,7 +76,7 @@ def test_vllm_draws_and_completions_are_cut_and_ended_as_ours_are(
         " e",
     ]
     [first, second] = trainer.state.log_history[:2]
-    assert first["completions/clipped_ratio"] == 0.25  # the one without an end
+    assert first["completions/clipped_ratio"] == 0.25  # the completion without an end
     assert first["sampling/sampling_logp_difference/mean"] > 0  # TRL corrects vLLM's numbers
     assert (_trained(trainer) - before).abs().max() > 0
     assert second["grad_norm"] > 0

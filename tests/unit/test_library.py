@@ -19,6 +19,6 @@ def test_the_library_is_imported_without_torch_and_without_pydantic() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_a_name_that_the_library_does_not_have_is_no_attribute() -> None:
+def test_an_unknown_name_is_not_an_attribute_of_the_library() -> None:
     with pytest.raises(AttributeError, match="no attribute 'evaluat'"):
         _ = rlvr_trainer.evaluat

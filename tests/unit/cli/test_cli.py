@@ -21,7 +21,7 @@ from rlvr_trainer.recipe.reader import load_recipe
 from rlvr_trainer.recipe.schema import Recipe
 
 RUN_ID = "0b1f6d3e-6c7a-4b0e-9f57-0d5f2a9a7c11"
-TINY = str(Path(__file__).parents[1] / "pipelines" / "tiny.yaml")
+TINY = str(Path(__file__).parents[2] / "tiny.yaml")
 
 
 def rlvr(*arguments: str) -> Result:
@@ -89,11 +89,11 @@ def test_recipes_lists_what_is_shipped() -> None:
     text, facts = rlvr("recipes"), json.loads(rlvr("recipes", "--output", "json").stdout)
 
     assert {"arithmetic", "gsm8k", "gsm8k-bf16", "gsm8k-one-shot", "gsm8k-smollm2"} <= {
-        each["name"] for each in facts
+        fact["name"] for fact in facts
     }
-    for each in facts:
-        assert f"{each['name']} " in text.stdout
-        assert each["description"] in text.stdout
+    for fact in facts:
+        assert f"{fact['name']} " in text.stdout
+        assert fact["description"] in text.stdout
 
 
 def test_plan_shows_the_resolved_recipe_and_what_it_amounts_to() -> None:
@@ -187,7 +187,7 @@ def test_an_unexpected_error_says_how_to_see_more(monkeypatch: pytest.MonkeyPatc
         (("clean",), "pip install 'rlvr[kubernetes]'"),
     ],
 )
-def test_what_is_not_installed_is_answered_with_its_install_line(
+def test_a_missing_package_is_answered_with_its_install_line(
     arguments: tuple[str, ...], line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(extras, "find_spec", lambda name: None)
@@ -300,7 +300,7 @@ def test_a_seed_that_is_swept_is_not_set_as_well(tmp_path: Path) -> None:
     assert "both set the seed" in result.stderr
 
 
-def test_an_interrupted_run_says_how_to_go_on(
+def test_an_interrupted_run_says_how_to_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run_pipeline(recipe: Recipe, path: Path, **_: Any) -> RunDir:
@@ -375,7 +375,7 @@ def test_a_plan_without_an_image_names_the_config_map() -> None:
     assert "give --platform-set image=NAME@sha256:…" in result.stderr
 
 
-def test_a_setting_that_is_none_is_refused_with_the_nearest() -> None:
+def test_an_unknown_setting_is_refused_with_the_nearest() -> None:
     result = rlvr("plan", TINY, *JOBS, "--platform-set", "quue=x")
 
     assert result.exit_code == 2
@@ -418,7 +418,7 @@ def test_a_run_whose_model_steps_are_jobs_hands_its_settings_to_the_pipeline(
 
 
 @pytest.mark.usefixtures("no_cluster")
-def test_the_command_that_goes_on_has_every_option(
+def test_the_command_that_resumes_has_every_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run_pipeline(recipe: Recipe, path: Path, **_: Any) -> RunDir:

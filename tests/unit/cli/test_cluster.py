@@ -1,4 +1,4 @@
-"""What people type about jobs in a cluster, and runs here; the cluster itself is a fake."""
+"""Test the commands on jobs in a cluster, a fake here, and on local runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rlvr_pipelines.local.claim import RunDir, claim
 from rlvr_trainer.errors import ConfigError, PlatformError
 from rlvr_trainer.recipe.reader import load_recipe
 
-TINY = Path(__file__).parents[1] / "pipelines" / "tiny.yaml"
+TINY = Path(__file__).parents[2] / "tiny.yaml"
 
 TRAIN = JobSummary(
     name="rlvr-tiny-train-0a1b2c3d-2",
@@ -69,18 +69,18 @@ class FakeCluster:
 
     jobs: list[JobSummary] = field(default_factory=list)
     pods_left: int = 0
-    """Looks at the pods that still find some after a stop."""
+    """The number of looks that still see pods after a stop."""
     asked: list[dict[str, Any]] = field(default_factory=list)
 
     def find_jobs(self, **asked: Any) -> list[JobSummary]:
         self.asked.append(asked)
-        wanted = {key: asked[key] for key in ("run", "run_id") if asked.get(key)}
+        criteria = {key: asked[key] for key in ("run", "run_id") if asked.get(key)}
         if asked.get("job"):
-            wanted["name"] = asked["job"]
+            criteria["name"] = asked["job"]
         return [
             job
             for job in self.jobs
-            if all(getattr(job, name) == value for name, value in wanted.items())
+            if all(getattr(job, name) == value for name, value in criteria.items())
         ]
 
     def open_backend(self, kind: Kind, platform: Platform, access: None) -> FakeCluster:
@@ -120,7 +120,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
 
 @pytest.fixture(autouse=True)
 def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """In an empty directory, without a kubeconfig."""
+    """Work in an empty directory without a kubeconfig."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
@@ -150,7 +150,7 @@ def test_status_has_the_same_facts_as_json(cluster: FakeCluster) -> None:
     assert train["replicas"][1]["reason"].startswith("Unschedulable")
 
 
-def test_status_asks_kubectl_for_the_kinds_there_are(cluster: FakeCluster) -> None:
+def test_status_asks_kubectl_for_the_installed_kinds(cluster: FakeCluster) -> None:
     cluster.jobs = [TRAIN, replace(BASE, kind="TrainJob")]
 
     assert "kubectl get pytorchjobs,trainjobs -l" in rlvr("status", "tiny").stdout
@@ -160,10 +160,10 @@ def test_a_job_may_be_named_too(cluster: FakeCluster) -> None:
     facts = json.loads(rlvr("status", FAILED.name, "--output", "json").stdout)
 
     assert [job["name"] for job in facts] == [FAILED.name]
-    assert cluster.asked[0]["run"] == FAILED.name  # a run's name goes before
+    assert cluster.asked[0]["run"] == FAILED.name  # a run's name takes precedence
 
 
-def test_a_name_that_is_none_is_refused_with_what_to_do(cluster: FakeCluster) -> None:
+def test_an_invalid_name_is_refused_with_advice(cluster: FakeCluster) -> None:
     result = rlvr("status", "other", "--namespace", "jobs")
 
     assert result.exit_code == ConfigError.exit_code
@@ -183,7 +183,7 @@ def test_without_a_name_everything_is_listed(cluster: FakeCluster, tmp_path: Pat
     assert len(lines[1:5]) == 4
 
 
-def test_who_has_no_cluster_hears_nothing_of_one(cluster: FakeCluster) -> None:
+def test_status_skips_the_cluster_unless_one_is_configured(cluster: FakeCluster) -> None:
     result = rlvr("status")
 
     assert result.exit_code == 0
@@ -192,7 +192,7 @@ def test_who_has_no_cluster_hears_nothing_of_one(cluster: FakeCluster) -> None:
     assert json.loads(rlvr("status", "--output", "json").stdout) == []
 
 
-def test_a_cluster_that_is_away_does_not_hide_what_is_here(
+def test_an_unreachable_cluster_does_not_hide_local_runs(
     cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def away(**_: Any) -> list[JobSummary]:
@@ -226,14 +226,14 @@ def test_logs_of_one_step_stand_alone(cluster: FakeCluster) -> None:
     assert result.stdout == f"[master-0] of {TRAIN.name}, followed\n"
 
 
-def test_a_step_that_is_no_job_has_its_log_elsewhere(cluster: FakeCluster) -> None:
+def test_a_step_that_is_not_a_job_has_its_log_elsewhere(cluster: FakeCluster) -> None:
     result = rlvr("logs", "tiny", "--step", "prepare")
 
     assert result.exit_code == ConfigError.exit_code
     assert "tiny has no job of step prepare" in result.stderr
 
 
-def test_stop_deletes_what_lives_and_waits_for_its_pods(cluster: FakeCluster) -> None:
+def test_stop_deletes_live_jobs_and_waits_for_their_pods(cluster: FakeCluster) -> None:
     cluster.pods_left = 3
 
     result = rlvr("stop", "tiny", "--output", "json")
@@ -248,7 +248,7 @@ def test_stop_deletes_what_lives_and_waits_for_its_pods(cluster: FakeCluster) ->
     )
 
 
-def test_stop_tells_of_pods_that_do_not_end(
+def test_stop_reports_pods_that_do_not_terminate(
     cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster.pods_left = 10_000
@@ -272,7 +272,7 @@ def test_stop_does_not_choose_among_runs_of_one_name(cluster: FakeCluster) -> No
     assert len(cluster.jobs) == 4
 
 
-def test_stopping_what_has_ended_is_no_error(cluster: FakeCluster) -> None:
+def test_stopping_finished_jobs_is_not_an_error(cluster: FakeCluster) -> None:
     cluster.jobs = [FAILED]
 
     result = rlvr("stop", "tiny")
@@ -282,7 +282,7 @@ def test_stopping_what_has_ended_is_no_error(cluster: FakeCluster) -> None:
     assert cluster.jobs == [FAILED]
 
 
-def test_clean_deletes_what_has_ended_only(cluster: FakeCluster) -> None:
+def test_clean_deletes_finished_jobs_only(cluster: FakeCluster) -> None:
     shown = rlvr("clean", "--dry-run")
     assert shown.stdout == f"{FAILED.name}  failed  would be deleted\n"
     assert len(cluster.jobs) == 3
@@ -292,13 +292,13 @@ def test_clean_deletes_what_has_ended_only(cluster: FakeCluster) -> None:
 
 
 @pytest.mark.parametrize(("age", "num_deleted"), [("90m", 0), ("1h", 1), ("7d", 0), ("3690s", 1)])
-def test_clean_leaves_what_is_young(age: str, num_deleted: int, cluster: FakeCluster) -> None:
+def test_clean_keeps_young_jobs(age: str, num_deleted: int, cluster: FakeCluster) -> None:
     facts = json.loads(rlvr("clean", "tiny", "--older-than", age, "--output", "json").stdout)
 
     assert len(facts["jobs"]) == num_deleted
 
 
-def test_an_age_that_is_none_is_refused(cluster: FakeCluster) -> None:
+def test_an_invalid_age_is_refused(cluster: FakeCluster) -> None:
     result = rlvr("clean", "--older-than", "week")
 
     assert result.exit_code == 2

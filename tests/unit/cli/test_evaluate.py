@@ -1,4 +1,4 @@
-"""`rlvr evaluate` with fakes of the two steps that it calls."""
+"""Test `rlvr evaluate` with fakes of the two steps that it calls."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from rlvr_pipelines.cli import main
 from rlvr_trainer import api
 from rlvr_trainer.evaluation.outcome import write_samples
 
-TINY = str(Path(__file__).parents[1] / "pipelines" / "tiny.yaml")
+TINY = str(Path(__file__).parents[2] / "tiny.yaml")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`rlvr report` on a run directory with real samples and the real report."""
+"""Test `rlvr report` on a run directory with real samples and the real report."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Preparation: which rows go where, which are set aside and why, and what bad input leads to."""
+"""Test the preparation: the splits, the quarantine and the errors of bad input."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def run(
     rewards: dict[str, Any] | None = None, evaluation: dict[str, Any] | None = None,
     **data: Any,
 ) -> dict[str, Any]:  # fmt: skip
-    """Prepare with two shots unless told otherwise; the other arguments are the data section."""
+    """Prepare with two shots by default; the other arguments are the data section."""
     recipe = parse_recipe(
         {
             "name": "test",
@@ -61,18 +61,18 @@ def run(
 
 
 def jsonl(path: Path, rows: Iterable[dict[str, Any] | str]) -> str:
-    lines = (each if isinstance(each, str) else json.dumps(each) for each in rows)
+    lines = (row if isinstance(row, str) else json.dumps(row) for row in rows)
     path.write_text("".join(line + "\n" for line in lines), "utf-8")
     return str(path)
 
 
 def ids(data_dir: Path, split: Any) -> list[str]:
-    return [each.id for each in load_rows(data_dir, split)]
+    return [row.id for row in load_rows(data_dir, split)]
 
 
 def quarantined(data_dir: Path) -> list[tuple[str, str]]:
     lines = (data_dir / "quarantined.jsonl").read_text("utf-8").splitlines()
-    return [(each["location"], each["reason"]) for each in map(json.loads, lines)]
+    return [(entry["location"], entry["reason"]) for entry in map(json.loads, lines)]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -97,7 +97,7 @@ def test_gsm8k_is_split_by_the_seed_and_its_test_rows_are_all_kept(tmp_path: Pat
 def test_exemplars_validation_and_training_rows_are_disjoint(tmp_path: Path, hundred: str) -> None:
     manifest = run(tmp_path / "d", train=hundred, num_exemplars=4)
     parts = [ids(tmp_path / "d", split) for split in ("train", "validation", "test")]
-    exemplars = [each.id for each in load_exemplars(tmp_path / "d")]
+    exemplars = [row.id for row in load_exemplars(tmp_path / "d")]
     together = [id for part in [*parts, exemplars] for id in part]
     assert len(together) == len(set(together)) == 100
     assert [len(part) for part in parts] == [77, 9, 10]
@@ -138,13 +138,13 @@ def test_a_validation_row_has_room_for_what_an_evaluation_may_answer(tmp_path: P
         max_completion_tokens=30, evaluation={"max_completion_tokens": 60},
         validation_fraction=0.3, max_quarantined_fraction=1.0)  # fmt: skip
     lengths = {
-        split: max(words(each.question) for each in load_rows(tmp_path / "d", split))
+        split: max(words(row.question) for row in load_rows(tmp_path / "d", split))
         for split in ("train", "validation", "test")
     }
     assert lengths["train"] > 30 > lengths["validation"] == lengths["test"]
 
 
-def test_a_generated_task_makes_as_many_rows_as_asked_for(tmp_path: Path) -> None:
+def test_a_generated_task_makes_the_requested_number_of_rows(tmp_path: Path) -> None:
     manifest = run(tmp_path, task="arithmetic", num_train_rows=50, num_test_rows=20)
     assert manifest["read"] == {"train": 50, "test": 20}
 
@@ -358,7 +358,7 @@ def test_a_json_array_is_rows(tmp_path: Path, hundred: str, name: str, indent: i
     assert load_rows(tmp_path / "d", "train") == load_rows(tmp_path / "plain", "train")
 
 
-def test_what_is_no_row_in_a_json_array_is_found_by_its_index(tmp_path: Path) -> None:
+def test_an_item_of_a_json_array_that_is_not_a_row_is_named_by_its_index(tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text(json.dumps([*map(row, range(150)), 7]))
     run(tmp_path / "d", train=str(tmp_path / "rows.json"))
     assert quarantined(tmp_path / "d") == [("rows.json[150]", "malformed")]
@@ -426,7 +426,7 @@ def test_a_source_that_cannot_be_read_is_a_data_error(
     assert name in str(caught.value)
 
 
-def test_a_folder_and_an_unknown_format_are_no_sources(tmp_path: Path) -> None:
+def test_a_folder_and_an_unknown_format_are_not_sources(tmp_path: Path) -> None:
     (tmp_path / "folder.jsonl").mkdir()
     with pytest.raises(DataError, match="Is a directory"):
         run(tmp_path / "d", train=str(tmp_path / "folder.jsonl"))
@@ -558,7 +558,7 @@ def test_a_question_may_have_an_answer_in_words_where_a_reward_of_the_users_judg
     same = {"same": {"function": f"{tmp_path}/mine.py:same"}}
 
     run(tmp_path / "d", **options, rewards=same)
-    assert all(each.answer.endswith(" March") for each in load_rows(tmp_path / "d", "test"))
+    assert all(row.answer.endswith(" March") for row in load_rows(tmp_path / "d", "test"))
 
     options["train"] = jsonl(tmp_path / "words.jsonl", [{**row, "answer": "A"} for row in rows])
     with pytest.raises(ConfigError, match=r"rewards\.format reads a number, .* is 'A'; leave"):
@@ -568,18 +568,18 @@ def test_a_question_may_have_an_answer_in_words_where_a_reward_of_the_users_judg
 
 
 @pytest.mark.parametrize("gives", ["None", "Row(id, 'q', 5)"])
-def test_a_task_that_gives_no_row_is_told_so(gives: str, tmp_path: Path, hundred: str) -> None:
+def test_a_task_without_rows_is_an_error(gives: str, tmp_path: Path, hundred: str) -> None:
     code = CAPITALS.replace('Row(id, raw["question"], raw["answer"])', gives)
     (tmp_path / "wrong.py").write_text(code)
     with pytest.raises(DataError, match=r"malformed \((TypeError|AttributeError)"):
         run(tmp_path / "d", task=f"{tmp_path}/wrong.py:Capitals", train=hundred)
 
 
-def test_a_row_whose_worked_text_is_never_rewarded_is_no_exemplar(tmp_path: Path) -> None:
+def test_a_row_whose_worked_text_is_never_rewarded_is_not_an_exemplar(tmp_path: Path) -> None:
     spoilt = [row(i, solution="So.\nQuestion: what?") for i in range(30)]
     train = jsonl(tmp_path / "train.jsonl", [*spoilt, *map(row, range(30, 60))])
     run(tmp_path / "d", train=train, num_exemplars=8)
-    assert all("Question:" not in each.solution for each in load_exemplars(tmp_path / "d"))
+    assert all("Question:" not in row.solution for row in load_exemplars(tmp_path / "d"))
 
 
 def test_a_template_with_an_unknown_column_names_those_there_are(
@@ -602,7 +602,9 @@ def test_header_tokens_are_those_of_the_header_that_prompts_open_with(
 # --- files
 
 
-def test_what_the_manifest_does_not_describe_is_not_loaded(tmp_path: Path, hundred: str) -> None:
+def test_files_that_the_manifest_does_not_describe_are_not_loaded(
+    tmp_path: Path, hundred: str
+) -> None:
     with pytest.raises(DataError, match="holds no prepared data"):
         load_rows(tmp_path / "d", "train")
     run(tmp_path / "d", train=hundred)
@@ -629,7 +631,7 @@ def test_only_the_described_files_are_left(tmp_path: Path, hundred: str) -> None
 def test_a_write_that_breaks_off_is_never_taken_for_whole(
     tmp_path: Path, hundred: str, monkeypatch: pytest.MonkeyPatch, fails_at: int
 ) -> None:
-    """The disk fills up when the n-th file is moved, over data of an earlier preparation."""
+    """Simulate a disk that fills up at the n-th move, over data of an earlier preparation."""
     run(tmp_path / "d", train=hundred, seed=1)
     moves = 0
     replace = os.replace

@@ -13,7 +13,7 @@ SHIPPED = shipped_recipes()
 
 
 def num_tokens(text: str) -> int:
-    """About what a tokenizer with one token a digit counts."""
+    """Estimate the number of tokens of a tokenizer with one token per digit."""
     return len(text) // 3
 
 

@@ -41,7 +41,7 @@ def sample(
 
 
 def samples(right: int, n: int, **fields: Any) -> list[dict[str, Any]]:
-    """`n` samples, of which the first `right` are right."""
+    """Return `n` samples; the first `right` are correct."""
     return [sample(index, index < right, **fields) for index in range(n)]
 
 
@@ -241,7 +241,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_fragment(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_place_that_cannot_be_written_is_a_configuration_error(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_a_configuration_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "directory").mkdir()
     for name in ("file/evaluation.json", "directory"):

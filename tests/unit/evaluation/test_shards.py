@@ -24,20 +24,20 @@ def recipe(**evaluation: Any) -> Recipe:
 SAMPLED = {"pass_at_k": {"num_samples": 3, "k": [1]}}
 
 
-def samples_of(wanted: list[Batch]) -> list[dict[str, Any]]:
+def samples_of(requested: list[Batch]) -> list[dict[str, Any]]:
     return [
         {"shots": shots, "greedy": greedy, "id": id, "sample": sample}
-        for batch in wanted
+        for batch in requested
         for shots, greedy, id, sample in batch.keys
     ]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 40])
 def test_the_parts_of_any_split_joined_are_the_whole_in_its_order(count: int) -> None:
-    wanted = batches(recipe(**SAMPLED), ROWS)
-    parts = [samples_of(shard.of(wanted)) for shard in Shard(0, count).all]
+    requested = batches(recipe(**SAMPLED), ROWS)
+    parts = [samples_of(shard.of(requested)) for shard in Shard(0, count).all]
 
-    assert join(parts[::-1], wanted) == samples_of(wanted)
+    assert join(parts[::-1], requested) == samples_of(requested)
 
 
 def test_an_evaluation_asks_for_every_row_at_every_number_of_shots() -> None:
@@ -58,30 +58,30 @@ def test_what_a_batch_draws_does_not_depend_on_the_split() -> None:
 
 
 def test_a_missing_sample_is_refused() -> None:
-    wanted = batches(recipe(), ROWS)
-    parts = [samples_of(shard.of(wanted)) for shard in Shard(0, 2).all]
+    requested = batches(recipe(), ROWS)
+    parts = [samples_of(shard.of(requested)) for shard in Shard(0, 2).all]
 
     with pytest.raises(DataError, match=r"10 of 20 samples are missing \(test-4 at 0 shots"):
-        join(parts[:1], wanted)
+        join(parts[:1], requested)
 
 
 def test_a_sample_that_is_there_twice_is_refused() -> None:
-    wanted = batches(recipe(), ROWS)
-    whole = samples_of(wanted)
+    requested = batches(recipe(), ROWS)
+    whole = samples_of(requested)
 
     with pytest.raises(DataError, match=r"1 of 20 samples are there twice \(test-0 at 0 shots\)"):
-        join([whole, whole[:1]], wanted)
+        join([whole, whole[:1]], requested)
 
 
 def test_samples_of_other_rows_are_refused() -> None:
-    wanted = batches(recipe(), ROWS)
+    requested = batches(recipe(), ROWS)
 
     with pytest.raises(DataError, match="not wanted"):
-        join([samples_of(wanted)], wanted[1:])
+        join([samples_of(requested)], requested[1:])
 
 
 @pytest.mark.parametrize("text", ["", "1", "2/2", "-1/2", "a/b", "1/0"])
-def test_what_is_no_part_is_refused(text: str) -> None:
+def test_an_invalid_shard_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="R/N"):
         parse_shard(text)
 

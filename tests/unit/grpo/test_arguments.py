@@ -35,7 +35,7 @@ def test_nothing_deprecated_is_asked_of_transformers(
     )
 
     assert config.gradient_checkpointing, "TRL reads the old name"
-    assert not [each for each in recwarn if "deprecated" in str(each.message)]
+    assert not [warning for warning in recwarn if "deprecated" in str(warning.message)]
 
 
 def test_any_other_option_of_trl_passes_through(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_any_other_option_of_trl_passes_through(tmp_path: Path) -> None:
     assert config.importance_sampling_level == "sequence"
 
 
-def test_vllm_stops_where_we_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vllm_has_the_same_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arguments, "is_vllm_available", lambda: True)
     recipe = load_recipe("arithmetic", ["grpo.use_vllm=true"])
     config = grpo_config(recipe, tmp_path)
@@ -73,7 +73,7 @@ def test_a_warm_up_is_a_share_of_the_steps(
     assert grpo_config(recipe, tmp_path).get_warmup_steps(num_steps) == math.ceil(share * num_steps)
 
 
-def test_what_trl_refuses_is_a_configuration_error(tmp_path: Path) -> None:
+def test_arguments_that_trl_refuses_are_a_configuration_error(tmp_path: Path) -> None:
     recipe = load_recipe("arithmetic", ["grpo.generation_batch_size=9"])
     with pytest.raises(ConfigError, match="TRL refuses the recipe"):
         grpo_config(recipe, tmp_path)

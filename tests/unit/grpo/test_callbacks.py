@@ -43,7 +43,7 @@ def test_each_step_is_an_event_with_trls_numbers(
 def test_a_step_on_completions_of_an_earlier_one_is_an_event_too(
     args: TrainingArguments, events_file: Path
 ) -> None:
-    """With num_iterations 2 every second step generates nothing, and has no rewards to log."""
+    """With num_iterations 2, every second step neither generates nor logs rewards."""
     callback = StepEvents()
     callback.on_train_begin(args, state(0), TrainerControl())
     for step, logs in ((1, {"loss": 0.5, "reward": 1.0, "num_tokens": 100.0}), (2, {"loss": 0.4})):
@@ -60,7 +60,7 @@ def test_a_step_that_is_trained_again_after_a_resume_counts_once(
     for step, reward in ((1, 0.1), (2, 0.2), (2, 0.25), (3, 0.3)):
         StepEvents().on_log(args, state(step), TrainerControl(), logs={"reward": reward})
     with events_file.open("a") as file:
-        file.write('{"event": "step", "st')  # a process was killed here
+        file.write('{"event": "step", "st')  # the process was killed here
     assert [(e["step"], e["reward"]) for e in read_events(events_file)] == [
         (1, 0.1),
         (2, 0.25),

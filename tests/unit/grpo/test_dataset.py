@@ -34,7 +34,7 @@ ROWS = [Row(f"train-{n}", f"{n}?", str(n), "", extra) for n, extra in enumerate(
 
 
 def test_a_reward_sees_each_row_with_its_own_columns() -> None:
-    """Whatever they are called and hold, and whichever of them other rows have."""
+    """Names and values are arbitrary, and other rows may have other columns."""
     recipe = parse_recipe(
         {"name": "x", "model": {"name": "embedded:x"}, "prompt": {"num_shots": 0}}
     )
@@ -53,7 +53,7 @@ def test_a_reward_sees_each_row_with_its_own_columns() -> None:
 
 @pytest.fixture
 def evaluator(tmp_path: Path) -> Evaluator:
-    """Of a recipe whose completions are judged by a reward of the user's; without a model."""
+    """Return an evaluator without a model whose completions are judged by a user's reward."""
     (tmp_path / "mine.py").write_text(MINE)
     recipe = parse_recipe(
         {
@@ -67,13 +67,13 @@ def evaluator(tmp_path: Path) -> Evaluator:
 
 
 @pytest.mark.parametrize(("text", "correct"), [(" It is 3.", True), (" No.", False)])
-def test_a_reward_of_the_users_may_judge(text: str, correct: bool, evaluator: Evaluator) -> None:
+def test_a_users_reward_may_judge(text: str, correct: bool, evaluator: Evaluator) -> None:
     judged = evaluator._judge(ROWS[3], Completion([], text, finished=True), 0)
     assert judged.correct is correct
     _check_judged(evaluator, 1)
 
 
-def test_what_cannot_be_judged_is_told_and_too_much_of_it_is_an_error(
+def test_failed_judgements_are_reported_and_too_many_are_an_error(
     evaluator: Evaluator, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert not evaluator._judge(ROWS[3], Completion([], "?", finished=True), 0).correct
@@ -104,7 +104,7 @@ def test_a_reward_that_fails_on_a_gold_completion_costs_no_evaluation(
     (tmp_path / "mine.py").write_text("def f(completion, row): return row['topic']")
     tree = {"name": "x", "task": "arithmetic", "model": {"name": "embedded:x"}}
     mine = {"f": {"function": f"{tmp_path}/mine.py:f"}}
-    # prepared before the reward was named, or where its code is not
+    # prepared before the reward was set, or without its code
     prepare(parse_recipe(tree), tmp_path / "data", count_tokens=len)
     monkeypatch.setattr("rlvr_trainer.evaluation.evaluate_model.load_model", None)
     with pytest.raises(ConfigError, match=r"mine\.py:f raised KeyError: 'topic', on row test-0"):

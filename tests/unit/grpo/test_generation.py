@@ -27,7 +27,7 @@ def tokenizer(smollm2_dir: Path) -> PreTrainedTokenizerBase:
 
 
 def shape(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Of a model that is small."""
+    """Return the fields of a small model."""
     return {
         "vocab_size": len(tokenizer),
         "hidden_size": 32,
@@ -101,7 +101,7 @@ def test_a_model_that_gives_no_numbers_completes_nothing(
 
 
 @pytest.mark.parametrize("share_prefix", [True, False])
-def test_min_p_leaves_what_is_likely(
+def test_min_p_keeps_the_likely_tokens(
     share_prefix: bool, llama: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     greedy, drawn = (

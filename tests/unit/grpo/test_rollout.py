@@ -34,13 +34,13 @@ def test_a_question_within_a_line_does_not_end_a_completion(
     assert not cut(ids, tokenizer, "Question:", {EOS}).finished
 
 
-def test_the_models_own_end_stays(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_the_models_own_end_token_is_kept(tokenizer: PreTrainedTokenizerBase) -> None:
     ids = [*tokenizer(text=" 4")["input_ids"], EOS]
     completion = cut(ids, tokenizer, "Question:", {EOS})
     assert completion == Completion(ids, " 4", finished=True)
 
 
-def test_an_end_that_the_policy_did_not_sample_is_masked_out_of_the_loss() -> None:
+def test_an_end_token_that_the_policy_did_not_sample_is_masked_out_of_the_loss() -> None:
     completions = [
         Completion([5, 6], "cut at the stop marker", finished=True),
         Completion([5, EOS], "ended by the model", finished=True),
@@ -54,7 +54,7 @@ def test_an_end_that_the_policy_did_not_sample_is_masked_out_of_the_loss() -> No
     assert rollout["logprobs"] is None
 
 
-def test_log_probs_of_what_was_cut_are_left_out_and_an_end_has_none() -> None:
+def test_log_probs_of_cut_tokens_are_left_out_and_an_added_end_has_none() -> None:
     completions = [Completion([5, 6], "cut", finished=True), Completion([5, 6], "limit", False)]
     rollout = to_trl([[1]] * 2, completions, EOS, [[-1.0, -2.0, -3.0], [-4.0, -5.0]])
     assert rollout["logprobs"] == [[-1.0, -2.0, None], [-4.0, -5.0]]

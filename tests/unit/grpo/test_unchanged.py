@@ -1,4 +1,4 @@
-"""The reasons that a training which changed nothing gives."""
+"""Explain a training that changed nothing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ STILL = "the learning rate was 0 in all steps"
         ({}, set()),
     ],
 )
-def test_only_what_the_metrics_show_is_said(change: dict[str, Any], said: set[str]) -> None:
+def test_only_reasons_shown_by_the_metrics_are_given(
+    change: dict[str, Any], said: set[str]
+) -> None:
     history = [LEARNS | change, LEARNS | change, {"train_runtime": 1.0}]
     message = str(unchanged_error(history, RECIPE))
     assert {reason for reason in (CUT, EQUAL, STILL) if reason in message} == said
@@ -39,7 +41,7 @@ def test_only_what_the_metrics_show_is_said(change: dict[str, Any], said: set[st
     )
 
 
-def test_rewards_that_verified_nothing_are_the_rewards_fault() -> None:
+def test_rewards_that_verified_nothing_are_named_as_the_reason() -> None:
     nothing = {"rewards/format/mean": float("nan"), "rewards/correctness/mean": float("nan")}
     error = unchanged_error([LEARNS | nothing | {"frac_reward_zero_std": 1.0}], RECIPE)
     assert isinstance(error, RewardError)

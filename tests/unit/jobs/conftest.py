@@ -19,7 +19,7 @@ from .fake_api_server import FakeApiServer, serving, write_kubeconfig
 
 @pytest.fixture
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApiServer]:
-    """A fake API server that the kubeconfig leads to, and a launcher with little patience."""
+    """Start a fake API server, point the kubeconfig to it, and shorten the launcher's delays."""
     for name, value in (("http_proxy", ""), ("no_proxy", "*")):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(client, "FIRST_DELAY_S", 0.02)
@@ -41,7 +41,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApiServ
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate that signs itself, and its key."""
+    """Return the files of a self-signed certificate and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
     now = datetime.now(UTC)

@@ -1,7 +1,7 @@
 """A fake of the Kubernetes API server, for tests: real HTTP on loopback, objects in memory.
 
-What no real server does when asked to is why it exists: answers that are lost, connections that go
-silent, versions that are forgotten, tokens that end. tests/cluster asks a real one about the rest.
+It exists for what no real server does on request: answers that are lost, connections that go
+silent, versions that are forgotten, tokens that expire. tests/cluster uses a real one.
 
 It lists, watches (in chunks, as the real one), creates, patches, deletes and streams logs. There is
 no operator behind it: a test changes objects itself.
@@ -36,20 +36,20 @@ DEFAULT_KINDS = ("pytorchjobs", "pods", "events")
 
 @dataclass
 class Fault:
-    """What happens to the next requests that it fits, instead of an answer or after it."""
+    """A fault of the next matching requests, instead of an answer or after it."""
 
     method: str
     path: str
-    """A regular expression that the path and query are searched for."""
+    """A regular expression, searched for in path and query."""
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     message: str = "told to fail"
     lose_answer: bool = False
-    """The request is done, and the connection closed instead of an answer."""
+    """Apply the request, then close the connection without an answer."""
     silent_s: float = 0.0
-    """Nothing is said for so long, on a connection that stays open."""
+    """Seconds of silence on an open connection."""
     delay_s: float = 0.0
-    """Until the request is done."""
+    """Seconds until the request is applied."""
     times: int = 1
 
 
@@ -72,23 +72,23 @@ class Refused(Exception):
 
 @dataclass
 class FakeApiServer:
-    """The server's state, and how it is to behave."""
+    """The server's state and settings."""
 
     token: str = "first"
-    """The only one that is let in."""
+    """The only accepted token."""
     kinds: tuple[str, ...] = DEFAULT_KINDS
-    """What is installed."""
+    """The installed kinds."""
     forbidden: set[tuple[str, str]] = field(default_factory=set)
-    """(verb, plural) that the caller may not."""
+    """(verb, plural) that are denied to the caller."""
     faults: list[Fault] = field(default_factory=list)
     on_create: Callable[[Object], None] = lambda job: None
     on_delete: Callable[[Object], None] = lambda job: None
     url: str = ""
     requests: list[str] = field(default_factory=list)
     cut_logs_after: int = 0
-    """Lines after which the next log stream ends, in the middle of a line; 0: none does."""
+    """Lines after which the next log stream ends, in the middle of a line; 0: never."""
     cut_is_clean: bool = False
-    """It ends as if that were all, and not with a broken connection."""
+    """End that stream regularly, not with a broken connection."""
     openapi: Object = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -122,24 +122,24 @@ class FakeApiServer:
             return obj
 
     def change(self, plural: str, name: str, **status: Any) -> Object:
-        """Merge into an object's status."""
+        """Merge the fields into an object's status."""
         obj = self.objects[plural, name]
         return self.put(plural, {**obj, "status": {**obj.get("status", {}), **status}})
 
     def remove(self, plural: str, name: str) -> None:
-        """Delete an object; with a job go its pods."""
+        """Delete an object; a job's pods are deleted too."""
         with self.condition:
             obj = self.objects.pop((plural, name), None)
             if obj is None:
                 return
             self._record("DELETED", plural, obj)
         if plural in ("pytorchjobs", "trainjobs"):
-            pods = [each for kind, each in self.objects if kind == "pods"]
-            for pod in [each for each in pods if each.startswith(f"{name}-")]:
+            pods = [pod_name for kind, pod_name in self.objects if kind == "pods"]
+            for pod in [pod_name for pod_name in pods if pod_name.startswith(f"{name}-")]:
                 self.remove("pods", pod)
 
     def forget_history(self) -> None:
-        """Watches from any version before now are answered with 410, those that run with ERROR."""
+        """Answer watches from earlier versions with 410, and open ones with ERROR."""
         with self.condition:
             self._version += 1
             self._oldest = self._version
@@ -147,11 +147,11 @@ class FakeApiServer:
             self.condition.notify_all()
 
     def drop_connections(self) -> None:
-        """As a restart of the server, or of a load balancer before it."""
+        """Close all connections, as at a restart of the server or of a load balancer."""
         with self.condition:
-            for each in self.connections:
+            for connection in self.connections:
                 with suppress(OSError):
-                    each.shutdown(socket.SHUT_RDWR)
+                    connection.shutdown(socket.SHUT_RDWR)
             self.connections.clear()
 
     def log(self, pod: str, *lines: str, time: str = "") -> None:
@@ -163,18 +163,18 @@ class FakeApiServer:
             self.condition.notify_all()
 
     def end_log(self, pod: str) -> None:
-        """The container has ended: who follows its log comes to an end."""
+        """End the container's log, and the streams that follow it."""
         with self.condition:
             self.log_ends.add(pod)
             self.condition.notify_all()
 
     def jobs(self, plural: str = "pytorchjobs") -> list[Object]:
-        """All of them, in the order of their creation."""
+        """Return all jobs in the order of their creation."""
         return [obj for (kind, _), obj in self.objects.items() if kind == plural]
 
     def num_requests(self, pattern: str) -> int:
-        """Requests so far whose `METHOD path?query` the pattern is found in."""
-        return sum(bool(re.search(pattern, each)) for each in self.requests)
+        """Count the requests so far whose `METHOD path?query` matches the pattern."""
+        return sum(bool(re.search(pattern, request)) for request in self.requests)
 
     def new_uid(self) -> str:
         return f"00000000-0000-0000-0000-{next(self._uids):012}"
@@ -213,8 +213,8 @@ class FakeApiServer:
         if method == "PATCH":
             return self._patch(plural, obj, body)
         if method == "DELETE":
-            wanted = body.get("preconditions", {}).get("uid", obj["metadata"]["uid"])
-            if wanted != obj["metadata"]["uid"]:
+            uid = body.get("preconditions", {}).get("uid", obj["metadata"]["uid"])
+            if uid != obj["metadata"]["uid"]:
                 raise Refused(409, "Conflict", "the UID in the precondition does not match", name)
             assert body["propagationPolicy"] == "Background"
             self.remove(plural, name)
@@ -247,9 +247,9 @@ class FakeApiServer:
 
     def _list(self, plural: str, query: dict[str, str]) -> Object:
         with self.condition:
-            found = [obj for (kind, _), obj in self.objects.items() if kind == plural]
+            objects = [obj for (kind, _), obj in self.objects.items() if kind == plural]
             version = str(self._version)
-        chosen = [obj for obj in found if selected(obj, query)]
+        chosen = [obj for obj in objects if selected(obj, query)]
         start = int(query.get("continue", 0))
         end = start + int(query.get("limit", len(chosen)))
         more = {"continue": str(end)} if end < len(chosen) else {}
@@ -260,7 +260,7 @@ class FakeApiServer:
             raise Refused(410, "Expired", "too old resource version")
 
     def watch(self, plural: str, query: dict[str, str]) -> Iterator[bytes]:
-        """Lines of a watch, until its time is over."""
+        """Yield the lines of a watch until its time-out."""
         version = int(query["resourceVersion"])
         until = time.monotonic() + float(query.get("timeoutSeconds", 60))
         while not self.is_closing and (left := until - time.monotonic()) > 0:
@@ -269,7 +269,7 @@ class FakeApiServer:
                     error = Refused(410, "Expired", "too old resource version").status
                     yield json.dumps({"type": "ERROR", "object": error}).encode() + b"\n"
                     return
-                new = [each for each in self._history if each[0] > version]
+                new = [change for change in self._history if change[0] > version]
                 if not new:
                     self.condition.wait(min(left, 0.5))
                     continue
@@ -279,7 +279,7 @@ class FakeApiServer:
                     yield json.dumps({"type": verb, "object": obj}).encode() + b"\n"
 
     def read_log(self, pod: str, query: dict[str, str]) -> Iterator[bytes]:
-        """A container's lines, from a whole second on, as the kubelet does it."""
+        """Yield a container's lines from a whole second on, as the kubelet does."""
         since = query.get("sinceTime", "")
         is_stamped = query.get("timestamps") == "true"
         sent, given = 0, 0
@@ -307,27 +307,27 @@ class FakeApiServer:
 
 
 def selected(obj: Object, query: dict[str, str]) -> bool:
-    """By labelSelector (`a=b`, `a`) and by metadata.name or type among the fields."""
+    """Match labelSelector (`a=b`, `a`), and metadata.name or type in fieldSelector."""
     labels = obj["metadata"].get("labels", {})
-    for wanted in filter(None, query.get("labelSelector", "").split(",")):
-        key, equals, value = wanted.partition("=")
+    for selector in filter(None, query.get("labelSelector", "").split(",")):
+        key, equals, value = selector.partition("=")
         if key not in labels or (equals and labels[key] != value):
             return False
-    for wanted in filter(None, query.get("fieldSelector", "").split(",")):
-        key, _, value = wanted.partition("=")
+    for selector in filter(None, query.get("fieldSelector", "").split(",")):
+        key, _, value = selector.partition("=")
         if {"metadata.name": obj["metadata"]["name"], "type": obj.get("type")}[key] != value:
             return False
     return True
 
 
 def now() -> str:
-    """As Kubernetes writes it."""
+    """Return the time as Kubernetes writes it."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 @contextmanager
 def serving(fake: FakeApiServer) -> Iterator[FakeApiServer]:
-    """The fake on a port of loopback, while within; its address is `fake.url`."""
+    """Serve the fake on loopback within the context; its address is `fake.url`."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -427,7 +427,7 @@ def serving(fake: FakeApiServer) -> Iterator[FakeApiServer]:
         request_queue_size = 256
 
         def handle_error(self, *_: Any) -> None:
-            pass  # a client that closes its streams is no error
+            pass  # a client may close its streams
 
     server = Server(("127.0.0.1", 0), Handler)
     fake.url = f"http://127.0.0.1:{server.server_port}"
@@ -446,7 +446,7 @@ def serving(fake: FakeApiServer) -> Iterator[FakeApiServer]:
 
 
 def write_kubeconfig(path: Path, fake: FakeApiServer, token_file: Path | None = None) -> Path:
-    """A kubeconfig that leads to the fake."""
+    """Write a kubeconfig for the fake and return its path."""
     user = {"tokenFile": str(token_file)} if token_file else {"token": fake.token}
     tree = {
         "apiVersion": "v1",

@@ -57,11 +57,11 @@ def pod(
     init: Object | None = None,
     **status: Any,
 ) -> Object:
-    """A pod of a PyTorchJob; `state` is its container's."""
+    """Return a pod of a PyTorchJob; `state` is its container's."""
     kind, _, index = replica.partition("-")
     if state is None and phase == "Running":
         state = {"running": {"startedAt": CREATED}}
-    found: Object = {
+    obj: Object = {
         "metadata": {
             "name": f"{job}-{replica}",
             "namespace": "rlvr",
@@ -82,12 +82,12 @@ def pod(
         "status": {"phase": phase, **status},
     }
     if state is not None:
-        found["status"]["containerStatuses"] = [
+        obj["status"]["containerStatuses"] = [
             {"name": "pytorch", "image": "trainer:1", "restartCount": 0, "state": state}
         ]
     if init is not None:
-        found["status"]["initContainerStatuses"] = [{"name": "init-pytorch", "state": init}]
-    return found
+        obj["status"]["initContainerStatuses"] = [{"name": "init-pytorch", "state": init}]
+    return obj
 
 
 def terminated(
@@ -104,7 +104,7 @@ def terminated(
 
 
 def said(cause: str, exit_code: int, step: int = 10, node_rank: int = 1) -> str:
-    """What launch writes to the termination message."""
+    """Return a termination message as `launch` writes it."""
     return json.dumps(
         {"cause": cause, "exit_code": exit_code, "step": step, "node_rank": node_rank}
     )

@@ -1,4 +1,4 @@
-"""What happens to jobs in the fake API server, and the backend that launches them."""
+"""Scenarios of jobs in the fake API server, and the backend that launches them."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ def backend(**settings: Any) -> ClusterBackend:
 
 
 def pods_of(job: Object, *replicas: str, **options: Any) -> list[Object]:
-    """Pods as the operator makes them for a job that was just created."""
+    """Return pods as the operator makes them for a new job."""
     name = job["metadata"]["name"]
-    made = [pod(each, job=name, **options) for each in replicas or ("master-0", "worker-0")]
-    for each in made:
-        each["metadata"]["creationTimestamp"] = job["metadata"]["creationTimestamp"]
-        each["metadata"]["uid"] += str(time.monotonic_ns())
+    made = [pod(replica, job=name, **options) for replica in replicas or ("master-0", "worker-0")]
+    for obj in made:
+        obj["metadata"]["creationTimestamp"] = job["metadata"]["creationTimestamp"]
+        obj["metadata"]["uid"] += str(time.monotonic_ns())
     return made
 
 
 def run_pods(api: FakeApiServer, job: Object, *replicas: str, **options: Any) -> None:
-    for each in pods_of(job, *replicas, **options):
-        api.put("pods", each)
+    for obj in pods_of(job, *replicas, **options):
+        api.put("pods", obj)
 
 
 def end_pod(api: FakeApiServer, name: str, state: Object, phase: str = "Failed") -> None:
@@ -63,8 +63,8 @@ def end_pod(api: FakeApiServer, name: str, state: Object, phase: str = "Failed")
 
 def succeed(api: FakeApiServer, job: Object) -> None:
     name = job["metadata"]["name"]
-    for each in [name for kind, name in api.objects if kind == "pods"]:
-        end_pod(api, each, terminated(0, reason="Completed"), "Succeeded")
+    for pod_name in [name for kind, name in api.objects if kind == "pods"]:
+        end_pod(api, pod_name, terminated(0, reason="Completed"), "Succeeded")
     api.change("pytorchjobs", name, conditions=[condition("Succeeded")])
 
 
@@ -78,7 +78,7 @@ def later(act: Callable[[], object], after_s: float = 0.1) -> None:
 
 
 def trains(api: FakeApiServer, after_s: float = 0.1) -> None:
-    """A job that is created trains and succeeds."""
+    """Let every created job train and succeed."""
 
     def on_create(job: Object) -> None:
         run_pods(api, job)
@@ -88,8 +88,8 @@ def trains(api: FakeApiServer, after_s: float = 0.1) -> None:
 
 
 def launcher_threads() -> list[str]:
-    named = [each.name for each in threading.enumerate()]
-    return [each for each in named if each.startswith(("watch ", "logs ", "progress"))]
+    named = [thread.name for thread in threading.enumerate()]
+    return [name for name in named if name.startswith(("watch ", "logs ", "progress"))]
 
 
 def ending(pod: Object) -> Object:
@@ -133,13 +133,13 @@ def is_deleted_by_somebody(api: FakeApiServer, job: Object) -> None:
 
 
 def retried(run_dir: Path) -> JobSpec:
-    """A job of a step that Kubeflow tries again."""
+    """Return the job of a step that Kubeflow retries."""
     return replace(SPEC, run_id="run-1", is_automatic=True, run_dir=str(run_dir))
 
 
 def stopping(api: FakeApiServer) -> JobFailed:
-    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     with pytest.raises(JobFailed) as caught:
         launch(backend(), SPEC)
-    assert {each: signal.getsignal(each) for each in before} == before
+    assert {number: signal.getsignal(number) for number in before} == before
     return caught.value

@@ -1,4 +1,4 @@
-"""Where the API server is found, and what it is asked with."""
+"""Find the API server and its credentials."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_context_names_server_namespace_and_token(kubeconfig: Path) -> None:
     write(kubeconfig, {"token": "abc"})
 
-    found = find_access()
+    access = find_access()
 
-    assert (found.server, found.namespace) == ("https://api.example.com", "mine")
-    assert found.authorization() == "Bearer abc"
-    assert not found.in_pod
+    assert (access.server, access.namespace) == ("https://api.example.com", "mine")
+    assert access.authorization() == "Bearer abc"
+    assert not access.in_pod
     assert find_access("two").namespace == "default"
 
 
@@ -65,7 +65,7 @@ def test_an_unknown_user_is_an_error_that_lists_the_users(kubeconfig: Path) -> N
         find_access()
 
 
-def test_the_first_of_several_files_wins(
+def test_the_first_of_several_kubeconfigs_wins(
     kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(kubeconfig, {"token": "first"})
@@ -91,12 +91,14 @@ def test_certificates_are_read_from_files_beside_it_and_from_the_file_itself(
 
     context = ssl_context(find_access())
 
-    assert [each["subject"] for each in context.get_ca_certs()] == [((("commonName", "test"),),)]
+    assert [certificate["subject"] for certificate in context.get_ca_certs()] == [
+        ((("commonName", "test"),),)
+    ]
 
 
 def ssl_context(access: ApiServerAccess) -> ssl.SSLContext:
-    found: ssl.SSLContext = access.pool().connection_pool_kw["ssl_context"]
-    return found
+    context: ssl.SSLContext = access.pool().connection_pool_kw["ssl_context"]
+    return context
 
 
 @pytest.mark.parametrize(
@@ -152,7 +154,7 @@ def test_the_clusters_proxy_takes_precedence_over_the_environments(
 
 
 def id_token(expires_at: float) -> str:
-    """A JWT whose signature nobody on this side checks."""
+    """Return a JWT; its signature is not verified on this side."""
 
     def part(content: dict[str, Any]) -> str:
         encoded = base64.urlsafe_b64encode(json.dumps(content).encode())
@@ -197,11 +199,11 @@ def test_a_pod_is_asked_with_its_service_account(
         (tmp_path / name).write_text(content)
     (tmp_path / "ca.crt").write_bytes(certificate[0].read_bytes())
 
-    found = from_service_account(tmp_path)
+    access = from_service_account(tmp_path)
 
-    assert (found.server, found.namespace) == ("https://[fd00::1]:6443", "rlvr")
-    assert found.authorization() == "bearer abc"
-    assert found.in_pod
+    assert (access.server, access.namespace) == ("https://[fd00::1]:6443", "rlvr")
+    assert access.authorization() == "bearer abc"
+    assert access.in_pod
 
 
 def test_a_pod_without_a_token_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,7 +271,7 @@ def test_a_plugin_is_run_once_until_its_token_is_refused(kubeconfig: Path) -> No
     assert access.authorization() == "Bearer token-2"
 
 
-def test_a_plugin_is_run_again_before_its_token_ends(kubeconfig: Path) -> None:
+def test_a_plugin_is_run_again_before_its_token_expires(kubeconfig: Path) -> None:
     plugin(kubeconfig, ends="2020-01-01T00:00:00Z")
     access = find_access()
 

@@ -100,7 +100,7 @@ def test_a_retryable_failure_makes_the_next_attempt(
     assert "worker-0: a rank was killed; another attempt is made" in capfd.readouterr().out
 
 
-def test_the_budget_of_attempts_ends(api: FakeApiServer) -> None:
+def test_the_number_of_attempts_is_limited(api: FakeApiServer) -> None:
     def on_create(job: Object) -> None:
         run_pods(api, job)
         state = terminated(138, message=said("a rank was killed", 138))
@@ -252,7 +252,7 @@ def test_a_damaged_record_is_an_error(api: FakeApiServer, tmp_path: Path) -> Non
     assert not api.jobs()
 
 
-def test_a_person_who_starts_it_again_gets_another_attempt(
+def test_starting_it_again_by_hand_makes_another_attempt(
     api: FakeApiServer, tmp_path: Path
 ) -> None:
     spec = replace(SPEC, run_dir=str(tmp_path / "run"))
@@ -307,7 +307,7 @@ def test_a_signal_during_a_check_is_not_recorded_as_a_deletion(
 
 
 def a_launcher_that_is_killed(spec: JobSpec) -> None:
-    """Submit or adopt the job, and no more."""
+    """Submit or adopt the job without following it."""
     launcher = backend()
     launcher.submit(launcher.render(launcher.next_attempt(spec)))
 
@@ -374,7 +374,7 @@ def test_a_job_that_succeeded_and_was_cleaned_is_started_again(
     assert api.num_requests(f"POST .*{JOBS}") == 2
 
 
-def test_a_person_who_starts_a_deleted_job_again_gets_another_one(
+def test_starting_a_deleted_job_again_by_hand_makes_a_new_one(
     api: FakeApiServer, tmp_path: Path
 ) -> None:
     spec = replace(SPEC, run_dir=str(tmp_path / "run"))

@@ -1,4 +1,4 @@
-"""Why a job failed, from what a cluster says of it."""
+"""Derive the cause of a job's failure from the cluster's objects."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_a_pod_that_lost_its_peer_is_never_the_first_cause() -> None:
     assert (end.replica, end.exit_code) == ("worker-1", 6)
 
 
-def test_a_pod_told_to_stop_comes_after_one_that_failed() -> None:
+def test_a_terminated_pod_ranks_below_a_failed_one() -> None:
     stopped = pod("master-0", "Failed", terminated(143, at="03:09:00"))
     cause = pod("worker-1", "Failed", terminated(137, reason="OOMKilled"))
 
@@ -153,7 +153,7 @@ def test_a_pod_told_to_stop_comes_after_one_that_failed() -> None:
     assert end.replica == "worker-1"
 
 
-def test_of_two_at_the_same_time_the_permanent_one_counts() -> None:
+def test_the_permanent_one_of_two_simultaneous_failures_counts() -> None:
     passing = pod("master-0", "Failed", terminated(138, message=said("a rank died", 138)))
     permanent = pod("worker-0", "Failed", terminated(5, message=said("rewards fail", 5)))
 
@@ -175,7 +175,7 @@ def test_a_failed_job_says_the_cause_of_its_first_pod() -> None:
 
 
 @pytest.mark.parametrize(("exit_code", "is_retried"), [(138, True), (143, True), (9, False)])
-def test_a_failure_that_may_pass_is_worth_another_attempt(exit_code: int, is_retried: bool) -> None:
+def test_a_transient_failure_is_retried(exit_code: int, is_retried: bool) -> None:
     failed = pod("master-0", "Failed", terminated(exit_code, message=said("x", exit_code)))
 
     status = status_of(PYTORCHJOB, pytorchjob("tiny", FAILED), [failed])
@@ -194,14 +194,14 @@ def test_a_job_that_was_active_for_too_long_says_so() -> None:
     assert failure[1] == 7
 
 
-def test_a_failed_job_without_pods_says_what_the_operator_said() -> None:
+def test_a_failed_job_without_pods_has_the_operators_message() -> None:
     failure = job_failure(PYTORCHJOB, pytorchjob("tiny", FAILED), [])
 
     assert failure is not None
     assert failure[0].startswith("PyTorchJob tiny is failed because 1 Worker replica(s) failed.")
 
 
-def test_what_a_launcher_recorded_outlives_the_pods() -> None:
+def test_a_recorded_cause_outlives_the_pods() -> None:
     recorded = {"rlvr.dev/cause": "worker-0: no rows", "rlvr.dev/exit-code": "3"}
     status = status_of(PYTORCHJOB, pytorchjob("tiny", FAILED, annotations=recorded), [])
 
@@ -230,5 +230,5 @@ def test_endless_restarts_are_stopped_and_a_trainjob_is_left_to_terminate(
 
     assert seen.exceeded(now=0.0) is None
     assert (seen.exceeded(now=PERMANENT_S + 1) is not None) == is_ended
-    told = status_of(kind, job, [failed, pod("master-0")]).cause
-    assert told.startswith("starts again after" if is_ended else "ends after")
+    cause = status_of(kind, job, [failed, pod("master-0")]).cause
+    assert cause.startswith("starts again after" if is_ended else "ends after")

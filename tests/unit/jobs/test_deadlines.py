@@ -1,4 +1,4 @@
-"""Time in the queue and time of running."""
+"""Limit the time in the queue and the running time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_the_queue_is_counted_from_the_jobs_creation_also_by_a_later_launcher() 
     assert exceeded.exit_code == 138
 
 
-def test_what_it_waited_for_last_is_told_when_nothing_says_it_now() -> None:
+def test_the_last_pending_reason_is_reported_when_there_is_none_now() -> None:
     waits = deadlines()
     waits.check(is_running=False, wait=ROOM, now=50)
 
@@ -67,7 +67,7 @@ def test_a_lost_replica_waits_in_the_queue_again_for_its_full_time() -> None:
     assert "ran again within" in exceeded.cause
 
 
-def test_what_hardly_passes_has_a_grace_which_begins_anew_once_it_passed() -> None:
+def test_the_grace_of_a_pending_reason_starts_again_once_it_passed() -> None:
     starts = deadlines()
     assert starts.check(is_running=False, wait=IMAGE, now=1) is None
     assert starts.check(is_running=False, wait=IMAGE, now=10) is None

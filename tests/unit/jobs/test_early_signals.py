@@ -1,4 +1,4 @@
-"""A signal that comes before the job is launched stops the job that an earlier launch left."""
+"""A signal before the launch stops the job of an earlier launch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def earlier_job(api: FakeApiServer, *conditions: Object) -> None:
 
 
 def interrupted(spec: JobSpec) -> JobSpec:
-    """Stage a large data set while a signal comes."""
+    """Receive a signal while a large data set is staged."""
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(30)
     return spec
@@ -39,7 +39,7 @@ def test_a_job_of_an_earlier_launch_is_stopped_at_once(
     number: signal.Signals, api: FakeApiServer
 ) -> None:
     earlier_job(api)
-    before = [signal.getsignal(each) for each in SIGNALS]
+    before = [signal.getsignal(number) for number in SIGNALS]
 
     def prepare(spec: JobSpec) -> JobSpec:
         os.kill(os.getpid(), number)
@@ -53,10 +53,10 @@ def test_a_job_of_an_earlier_launch_is_stopped_at_once(
     assert caught.value.exit_code == 143
     assert time.monotonic() - started < 10
     assert not api.jobs()
-    assert [signal.getsignal(each) for each in SIGNALS] == before
+    assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
-def test_a_signal_while_it_is_looked_for_stops_it_too(api: FakeApiServer) -> None:
+def test_a_signal_during_the_search_for_the_job_stops_it_too(api: FakeApiServer) -> None:
     earlier_job(api)
     api.faults = [Fault("GET", "/pytorchjobs", delay_s=1)]
 

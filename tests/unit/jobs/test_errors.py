@@ -1,4 +1,4 @@
-"""What a TLS connection that fails means: real handshakes, with servers that do only that."""
+"""Classify failures of TLS connections: real handshakes with servers that do only that."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(60)
 
 @contextmanager
 def listening(serve: Callable[[socket.socket], None]) -> Iterator[str]:
-    """The address of a server that does this with each connection."""
+    """Serve every connection by the function, and yield the server's address."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         ended = threading.Event()
 
@@ -45,7 +45,7 @@ def listening(serve: Callable[[socket.socket], None]) -> Iterator[str]:
 
 
 def accepts_and_closes(connection: socket.socket) -> None:
-    """As a load balancer without a server behind it."""
+    """Accept and close, as a load balancer without a backend does."""
     connection.recv(4096)
 
 
@@ -56,14 +56,16 @@ def shakes_hands(context: ssl.SSLContext) -> Callable[[socket.socket], None]:
             tls.settimeout(5)
             with suppress(ssl.SSLError):
                 tls.do_handshake()
-            while socket.socket.recv(tls, 4096):  # else what was not read would reset the alert
+            while socket.socket.recv(
+                tls, 4096
+            ):  # otherwise unread data would reset the connection before the alert
                 pass
 
     return serve
 
 
 def client(server: str, **options: Any) -> KubernetesApi:
-    """A client with these fields of the official client's Configuration."""
+    """Return a client with these fields of the official client's Configuration."""
 
     def load(configuration: Any) -> None:
         for name, value in {"host": server, **options}.items():
@@ -145,7 +147,7 @@ def test_a_server_that_does_not_trust_our_certificate_is_a_refusal(
         ("WRONG_VERSION_NUMBER", Outage),
     ],
 )
-def test_only_what_is_said_of_certificates_does_not_pass(reason: str, expected: type) -> None:
+def test_only_certificate_errors_are_permanent(reason: str, expected: type) -> None:
     error = ssl.SSLError(1, reason)
     error.reason = reason
 

@@ -85,9 +85,9 @@ def test_a_pending_reason_that_hardly_passes_fails_after_the_grace_and_deletes_t
     assert caught.value.exit_code == 2
     assert 1 <= time.monotonic() - started < 5
     assert not api.jobs()
-    told = [line for line in capfd.readouterr().out.splitlines() if cause in line]
-    assert "pending: master-0" in told[0], "told before it fails"
-    assert told[-1].endswith("the job is deleted")
+    lines = [line for line in capfd.readouterr().out.splitlines() if cause in line]
+    assert "pending: master-0" in lines[0], "reported before it fails"
+    assert lines[-1].endswith("the job is deleted")
 
 
 def test_a_pending_reason_that_passes_within_the_grace_is_not_a_failure(api: FakeApiServer) -> None:
@@ -101,7 +101,7 @@ def test_a_pending_reason_that_passes_within_the_grace_is_not_a_failure(api: Fak
     launch(backend(start_grace_s=2), SPEC)
 
 
-def test_a_second_time_out_of_memory_ends_a_job_that_its_operator_starts_for_ever(
+def test_a_second_out_of_memory_fails_a_job_that_its_operator_restarts_forever(
     api: FakeApiServer,
 ) -> None:
     def on_create(job: Object) -> None:
@@ -130,7 +130,7 @@ def test_a_second_time_out_of_memory_ends_a_job_that_its_operator_starts_for_eve
     assert not api.jobs()
 
 
-def test_a_container_that_cannot_start_ends_a_job_that_its_operator_starts_for_ever(
+def test_a_container_that_cannot_start_fails_a_job_that_its_operator_restarts_forever(
     api: FakeApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "PERMANENT_S", 0.3)
@@ -167,7 +167,7 @@ def test_running_has_a_limit_of_its_own(api: FakeApiServer) -> None:
     assert not api.jobs()
 
 
-def test_a_quota_is_told_from_the_jobs_events(
+def test_an_exceeded_quota_is_reported_from_the_jobs_events(
     api: FakeApiServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def on_create(job: Object) -> None:
@@ -203,9 +203,9 @@ def test_events_of_an_earlier_job_of_the_same_name_are_ignored(
 
     launch(backend(start_grace_s=1), SPEC)
 
-    told = capfd.readouterr().out
-    assert "pending: waits for the operator to make 2 pods" in told
-    assert "refuses" not in told
+    output = capfd.readouterr().out
+    assert "pending: waits for the operator to make 2 pods" in output
+    assert "refuses" not in output
 
 
 def test_a_lost_node_is_reported_and_its_pod_replaced_by_the_operator(
@@ -257,4 +257,4 @@ def test_progress_goes_from_the_run_directory_to_annotations_and_the_launcher(
     assert annotations["rlvr.dev/step"] == "3/20"
     assert annotations["rlvr.dev/reward"] == "0.613" or annotations["rlvr.dev/reward"] == "0.612"
     assert annotations["rlvr.dev/phase"] == "train"
-    assert [each["event"] for each in seen] == ["phase", "step"]
+    assert [event["event"] for event in seen] == ["phase", "step"]

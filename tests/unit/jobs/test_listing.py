@@ -1,4 +1,4 @@
-"""List jobs, their status and their lines, for who only reads."""
+"""List jobs, their status and their lines without changing anything."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_jobs_are_listed_the_newest_first_with_progress_and_cause(api: FakeApiSe
 
     assert (second.attempt, second.phase, second.progress_step) == (2, "running", "12/100")
     assert (second.run, second.step, second.reward) == ("tiny", "train", "0.610")
-    assert [each.name for each in second.replicas] == ["master-0", "worker-0"]
+    assert [replica.name for replica in second.replicas] == ["master-0", "worker-0"]
     assert (first.phase, first.exit_code, first.cause) == ("failed", 3, "master-0: ended with 3")
     assert first.age_s > second.age_s
 
@@ -49,8 +49,8 @@ def test_jobs_are_found_by_run_id_and_name(api: FakeApiServer) -> None:
     live_job(api)
     other = live_job(api, spec=replace(SPEC, run_id="run-1"))
 
-    assert [each.name for each in find_jobs(run_id="run-1")] == [other["metadata"]["name"]]
-    assert [each.name for each in find_jobs(job=SPEC.name)] == [SPEC.name]
+    assert [job.name for job in find_jobs(run_id="run-1")] == [other["metadata"]["name"]]
+    assert [job.name for job in find_jobs(job=SPEC.name)] == [SPEC.name]
     assert find_jobs(run="another") == []
 
 
@@ -79,10 +79,10 @@ def test_a_list_of_several_pages_is_read_to_its_end(
 
 def test_cleaning_deletes_jobs_and_says_which(api: FakeApiServer) -> None:
     failed_job(api, 3)
-    found = find_jobs()
+    jobs = find_jobs()
 
-    assert [each.name for each in delete_jobs(found)] == [SPEC.name]
-    assert delete_jobs(found) == []
+    assert [job.name for job in delete_jobs(jobs)] == [SPEC.name]
+    assert delete_jobs(jobs) == []
     assert not api.jobs()
 
 
@@ -106,7 +106,7 @@ def test_following_as_a_reader_changes_nothing(api: FakeApiServer) -> None:
     lines = list(onlooker.logs(SPEC.name))
 
     assert onlooker.status(SPEC.name).cause == "worker-0: no rows"
-    assert any("InvalidImageName" in each for each in lines)
+    assert any("InvalidImageName" in line for line in lines)
     assert api.num_requests("PATCH|DELETE") == 0
 
 
@@ -118,5 +118,5 @@ def test_an_unknown_job_is_an_error(api: FakeApiServer) -> None:
 
 
 def test_the_columns_for_kubectl_name_the_annotations() -> None:
-    for each in (r"rlvr\.dev/step", r"rlvr\.dev/reward", r"rlvr\.dev/phase"):
-        assert f".metadata.annotations.{each}" in CUSTOM_COLUMNS
+    for annotation in (r"rlvr\.dev/step", r"rlvr\.dev/reward", r"rlvr\.dev/phase"):
+        assert f".metadata.annotations.{annotation}" in CUSTOM_COLUMNS

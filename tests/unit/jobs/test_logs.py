@@ -1,4 +1,4 @@
-"""The lines of all replicas: none lost, none twice, in little memory."""
+"""Follow the logs of all replicas without losing or repeating a line, in little memory."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_log_is_followed_across_errors_of_the_server(api: FakeApiServer) -> No
     assert lines == ["[worker-0] one", "[worker-0] two"]
 
 
-def test_a_pod_that_is_made_anew_is_followed_anew(api: FakeApiServer) -> None:
+def test_a_recreated_pod_is_followed_again(api: FakeApiServer) -> None:
     api.put("pods", pod())
     api.log(NAME, "first try")
     with following(api) as logs:
@@ -123,7 +123,7 @@ def test_a_pod_that_is_made_anew_is_followed_anew(api: FakeApiServer) -> None:
     assert lines == ["[worker-0] first try", "[worker-0] second try"]
 
 
-def test_the_end_of_a_container_that_was_restarted_is_asked_for_as_the_previous(
+def test_the_log_of_a_restarted_container_is_read_as_the_previous(
     api: FakeApiServer,
 ) -> None:
     api.put("pods", pod())
@@ -140,7 +140,7 @@ def test_the_end_of_a_container_that_was_restarted_is_asked_for_as_the_previous(
     assert api.num_requests(r"/log\?.*previous=true") == 1
 
 
-def test_a_pod_that_is_gone_ends_its_log(api: FakeApiServer) -> None:
+def test_a_deleted_pod_ends_its_log(api: FakeApiServer) -> None:
     api.put("pods", pod())
     with following(api) as logs:
         api.remove("pods", NAME)
@@ -164,7 +164,7 @@ def test_a_reader_that_is_slow_holds_the_logs_back(
         assert len(all_lines(logs)) == 200
 
 
-def test_a_line_without_end_is_cut(api: FakeApiServer) -> None:
+def test_an_endless_line_is_cut(api: FakeApiServer) -> None:
     api.put("pods", pod())
     api.log(NAME, "x" * 500_000, "next")
     with following(api) as logs:
@@ -245,6 +245,6 @@ def test_closing_ends_a_read_that_waits(api: FakeApiServer) -> None:
     with following(api) as logs:
         list(logs.take(0.1))
     deadline = time.monotonic() + 5
-    while any(each.name.startswith("logs ") for each in threading.enumerate()):
+    while any(thread.name.startswith("logs ") for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.01)

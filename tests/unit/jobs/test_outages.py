@@ -60,7 +60,7 @@ def test_an_expired_version_is_recovered_by_listing_again(
 
         def course() -> None:
             time.sleep(0.5)
-            # every watch from now on: only a list can tell
+            # fail every watch from now on, so that only a list shows the change
             api.faults = [Fault("GET", "watch=true", status=410, times=10_000)]
             time.sleep(0.5)
             succeed(api, job)

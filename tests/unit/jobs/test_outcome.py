@@ -12,7 +12,7 @@ from .fake_api_server import FakeApiServer
 
 @pytest.fixture
 def in_a_pod(api: FakeApiServer, monkeypatch: pytest.MonkeyPatch) -> FakeApiServer:
-    """This process is a step of the Workflow."""
+    """Make this process a step of the Workflow."""
     monkeypatch.setenv("KFP_POD_NAME", "finish-1")
     monkeypatch.setenv("RLVR_NAMESPACE", "rlvr")
     api.kinds = (*api.kinds, "workflows")

@@ -1,4 +1,4 @@
-"""What a job waits for, from what a cluster says of it."""
+"""Derive a job's pending reason from the cluster's objects."""
 
 from __future__ import annotations
 
@@ -90,21 +90,21 @@ def unscheduled(replica: str = "worker-0") -> Object:
 def test_a_pending_pod_has_a_reason(
     waits: Object, events: list[Object], limit: str, exit_code: int, cause: str
 ) -> None:
-    found = pending_reason(PYTORCHJOB, pytorchjob(), [pod("master-0"), waits], events)
+    reason = pending_reason(PYTORCHJOB, pytorchjob(), [pod("master-0"), waits], events)
 
-    assert found is not None
-    assert cause in found.cause
-    assert (found.limit, found.exit_code) == (limit, exit_code)
+    assert reason is not None
+    assert cause in reason.cause
+    assert (reason.limit, reason.exit_code) == (limit, exit_code)
 
 
 def test_the_most_serious_reason_is_reported() -> None:
     starting = pod("master-0", "Pending", waiting("ContainerCreating"))
     broken = pod("worker-0", "Pending", waiting("InvalidImageName", "A:B"))
 
-    found = pending_reason(PYTORCHJOB, pytorchjob(), [starting, unscheduled("worker-1"), broken])
+    reason = pending_reason(PYTORCHJOB, pytorchjob(), [starting, unscheduled("worker-1"), broken])
 
-    assert found is not None
-    assert found.cause.startswith("worker-0: InvalidImageName")
+    assert reason is not None
+    assert reason.cause.startswith("worker-0: InvalidImageName")
 
 
 @pytest.mark.parametrize(
@@ -130,16 +130,16 @@ def test_the_most_serious_reason_is_reported() -> None:
         ),
     ],
 )
-def test_pods_that_may_not_be_made_are_told_from_the_jobs_events(
+def test_refused_pods_are_reported_from_the_jobs_events(
     message: str, limit: str, exit_code: int, cause: str
 ) -> None:
     refused = event("FailedCreatePod", message, "PyTorchJob", "tiny")
 
-    found = pending_reason(PYTORCHJOB, pytorchjob(), [], [refused])
+    reason = pending_reason(PYTORCHJOB, pytorchjob(), [], [refused])
 
-    assert found is not None
-    assert cause in found.cause
-    assert (found.limit, found.exit_code) == (limit, exit_code)
+    assert reason is not None
+    assert cause in reason.cause
+    assert (reason.limit, reason.exit_code) == (limit, exit_code)
 
 
 @pytest.mark.parametrize(
@@ -156,14 +156,14 @@ def test_pods_that_may_not_be_made_are_told_from_the_jobs_events(
 def test_only_events_of_this_job_are_reported(
     last: str, first: str, uid: str, expected: bool
 ) -> None:
-    found = event("FailedCreatePod", "no", "PyTorchJob", "tiny", at=last)
-    found["metadata"]["creationTimestamp"] = f"2026-11-25T{first}Z"
-    found["involvedObject"]["uid"] = uid
+    refusal = event("FailedCreatePod", "no", "PyTorchJob", "tiny", at=last)
+    refusal["metadata"]["creationTimestamp"] = f"2026-11-25T{first}Z"
+    refusal["involvedObject"]["uid"] = uid
 
-    assert is_about(pytorchjob(), found) is expected
+    assert is_about(pytorchjob(), refusal) is expected
 
 
-def test_a_refusal_of_pods_that_are_there_by_now_is_past() -> None:
+def test_an_earlier_refusal_of_existing_pods_is_ignored() -> None:
     refused = event("FailedCreatePod", "exceeded quota", "PyTorchJob", "tiny")
 
     assert pending_reason(PYTORCHJOB, pytorchjob(), [pod("master-0"), pod()], [refused]) is None
@@ -179,36 +179,36 @@ def test_a_job_that_kueue_holds_back_says_why() -> None:
     says = condition("QuotaReserved", "couldn't assign flavors: insufficient quota", "False")
     workload = {"metadata": {"name": "pytorchjob-tiny-1a2b3"}, "status": {"conditions": [says]}}
 
-    found = pending_reason(PYTORCHJOB, suspended(), [], [], [workload])
+    reason = pending_reason(PYTORCHJOB, suspended(), [], [], [workload])
 
-    assert found is not None
+    assert reason is not None
     assert (
-        found.cause == "Kueue: pending in queue gpus: couldn't assign flavors: insufficient quota"
+        reason.cause == "Kueue: pending in queue gpus: couldn't assign flavors: insufficient quota"
     )
-    assert found.limit == "queue"
+    assert reason.limit == "queue"
 
 
-def test_without_its_workload_kueues_events_are_told() -> None:
+def test_kueues_events_are_reported_without_its_workload() -> None:
     pending = event("Pending", "no room in the cohort", "Workload", "pytorchjob-tiny-1a2b3")
 
-    found = pending_reason(PYTORCHJOB, suspended(), [], [pending])
+    reason = pending_reason(PYTORCHJOB, suspended(), [], [pending])
 
-    assert found is not None
-    assert found.cause == "Kueue: pending in queue gpus: no room in the cohort"
+    assert reason is not None
+    assert reason.cause == "Kueue: pending in queue gpus: no room in the cohort"
 
 
-def test_a_job_whose_replicas_all_run_waits_for_nothing() -> None:
+def test_a_job_whose_replicas_all_run_has_no_pending_reason() -> None:
     pods = [pod("master-0"), pod()]
 
     assert pending_reason(PYTORCHJOB, pytorchjob(), pods) is None
     assert status_of(PYTORCHJOB, pytorchjob(), pods).phase == "running"
 
 
-def test_a_job_tells_each_replicas_state() -> None:
+def test_a_jobs_status_has_the_state_of_each_replica() -> None:
     status = status_of(PYTORCHJOB, pytorchjob(), [unscheduled("worker-0"), pod("master-0")])
 
     assert status.phase == "pending"
-    assert [(each.name, each.phase) for each in status.replicas] == [
+    assert [(replica.name, replica.phase) for replica in status.replicas] == [
         ("master-0", "Running"),
         ("worker-0", "Pending"),
     ]

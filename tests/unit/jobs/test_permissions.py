@@ -1,4 +1,4 @@
-"""Refuse early, and say what is missing, what was refused, or what does not answer."""
+"""Report missing permissions, refusals and an unreachable server early."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_cluster_without_the_kind_says_what_to_install(api: FakeApiServer) -> 
         find_jobs()
 
 
-def test_what_admission_says_reaches_the_user(api: FakeApiServer) -> None:
+def test_the_admission_message_reaches_the_user(api: FakeApiServer) -> None:
     says = "ValidatingAdmissionPolicy 'rlvr-pytorchjobs' denied request: the image has no digest"
     api.faults = [Fault("POST", JOBS, status=422, message=says)]
 
@@ -96,8 +96,8 @@ def test_a_pod_that_cleans_up_waits_for_an_api_server_that_is_restarted(
 
     monkeypatch.setattr(cluster, "find_access", lambda _: of_pod)
     restart("GET")
-    found = find_jobs()
+    jobs = find_jobs()
     restart("DELETE")
-    delete_jobs(found)
+    delete_jobs(jobs)
 
     assert not api.jobs()

@@ -23,14 +23,14 @@ pytestmark = pytest.mark.timeout(60)
 def test_a_signal_deletes_the_job_first_and_at_once(
     api: FakeApiServer, number: signal.Signals
 ) -> None:
-    told: list[float] = []
+    signalled_at: list[float] = []
     deleted: list[float] = []
 
     def on_create(job: Object) -> None:
         run_pods(api, job)
 
         def tell() -> None:
-            told.append(time.monotonic())
+            signalled_at.append(time.monotonic())
             os.kill(os.getpid(), number)
 
         later(tell)
@@ -42,7 +42,7 @@ def test_a_signal_deletes_the_job_first_and_at_once(
 
     assert error.exit_code == 143
     assert not api.jobs()
-    assert deleted[0] - told[0] < 0.5
+    assert deleted[0] - signalled_at[0] < 0.5
     assert api.num_requests("DELETE") == 1
 
 
@@ -52,7 +52,7 @@ def test_a_signal_while_the_job_is_created_leaves_none(api: FakeApiServer) -> No
     def tell() -> None:
         while not api.num_requests(f"POST .*{JOBS}"):
             time.sleep(0.005)
-        time.sleep(0.2)  # the create is on its way, and done only after the signal
+        time.sleep(0.2)  # the create is applied only after the signal
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=tell).start()
@@ -97,7 +97,7 @@ def test_a_failed_delete_is_retried(api: FakeApiServer) -> None:
     assert api.num_requests("DELETE") == 3
 
 
-def test_stop_from_elsewhere_deletes_and_is_no_error_twice(api: FakeApiServer) -> None:
+def test_stop_from_elsewhere_deletes_and_may_be_repeated(api: FakeApiServer) -> None:
     job = live_job(api)
 
     backend().stop(job["metadata"]["name"])

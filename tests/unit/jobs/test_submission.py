@@ -65,7 +65,7 @@ def test_a_job_is_created_followed_and_succeeds(
     launch(backend(), SPEC)
 
     lines = capfd.readouterr().out.splitlines()
-    assert [each for each in lines if "step" in each] == ["[master-0] step 1", "[master-0] step 2"]
+    assert [line for line in lines if "step" in line] == ["[master-0] step 1", "[master-0] step 2"]
     assert "[worker-0] [rank 1] ready" in lines
     assert [job["metadata"]["name"] for job in api.jobs()] == [SPEC.name]
     deadline = time.monotonic() + 5
@@ -93,7 +93,7 @@ def test_a_failed_job_raises_its_first_cause_and_keeps_it(
     assert job["metadata"]["annotations"]["rlvr.dev/exit-code"] == "3"
 
 
-def test_what_is_rendered_is_what_is_sent(api: FakeApiServer) -> None:
+def test_the_rendered_object_is_what_is_sent(api: FakeApiServer) -> None:
     trains(api)
     launcher = backend()
     rendered = launcher.render(SPEC)
@@ -143,7 +143,7 @@ def test_a_name_that_is_taken_by_another_spec_is_an_error(api: FakeApiServer) ->
         other.submit(other.render(SPEC))
 
 
-def test_a_name_that_is_taken_by_somebody_elses_job_is_an_error(api: FakeApiServer) -> None:
+def test_a_name_that_is_taken_by_a_foreign_job_is_an_error(api: FakeApiServer) -> None:
     rendered = backend().render(SPEC)
     api.put("pytorchjobs", {**rendered, "metadata": {"name": SPEC.name}})
 
@@ -265,14 +265,14 @@ def test_rendering_asks_the_api_server_nothing(api: FakeApiServer, field: str) -
 @pytest.mark.parametrize(
     ("place", "field"), [("pytorchjob", ""), *(("trainjob", field) for field in FIELDS)]
 )
-def test_what_plan_shows_is_what_the_train_step_sends(
+def test_the_train_step_sends_what_plan_shows(
     api: FakeApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Place, field: str
 ) -> None:
     if field:
         knows_trainjobs(api, field)
     monkeypatch.setenv("NCCL_DEBUG", "INFO")
     monkeypatch.setenv(RUN_ID_VARIABLE, "tiny-0a1b2c3d4e5f")
-    recipe = load_recipe(Path(__file__).parents[1] / "pipelines" / "tiny.yaml")
+    recipe = load_recipe(Path(__file__).parents[2] / "tiny.yaml")
     form = Form("tiny", job_platform='{"image": "rlvr-trainer:0.1.0", "num_nodes": 2}')
     planned = plan_job(
         recipe,

@@ -35,7 +35,7 @@ print(json.dumps({**asked, "status": {"token": token}}))
 
 
 def client_with_plugin(api: FakeApiServer, folder: Path) -> KubernetesApi:
-    """A client whose plugin's token is refused, and whose plugin then fails three times."""
+    """Return a client whose token is refused, and whose plugin then fails three times."""
     env = [
         {"name": "RUNS", "value": str(folder / "runs")},
         {"name": "TOKEN", "value": api.token},
@@ -57,25 +57,25 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 
 def test_a_watch_continues_once_there_is_a_token_again(api: FakeApiServer, tmp_path: Path) -> None:
-    found = pod()
-    api.put("pods", found)
-    path = f"/api/v1/namespaces/{found['metadata']['namespace']}/pods"
+    obj = pod()
+    api.put("pods", obj)
+    path = f"/api/v1/namespaces/{obj['metadata']['namespace']}/pods"
 
     watched = Collection(client_with_plugin(api, tmp_path), path, {}, changed=lambda: None)
     watched.start()
     try:
         wait_until(lambda: watched.is_synced)
-        assert [each["metadata"]["name"] for each in watched.objects()] == [NAME]
+        assert [item["metadata"]["name"] for item in watched.objects()] == [NAME]
         assert watched.error is None
     finally:
         watched.close()
 
 
 def test_a_log_continues_once_there_is_a_token_again(api: FakeApiServer, tmp_path: Path) -> None:
-    found = pod()
-    api.put("pods", found)
+    obj = pod()
+    api.put("pods", obj)
     api.log(NAME, "one")
-    container = Container(found["metadata"]["namespace"], NAME, PYTORCHJOB.container, "worker-0")
+    container = Container(obj["metadata"]["namespace"], NAME, PYTORCHJOB.container, "worker-0")
     lines: list[str] = []
 
     follower = LogFollower(

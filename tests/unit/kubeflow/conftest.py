@@ -14,7 +14,7 @@ Serve = Callable[..., FakeKubeflow]
 
 @pytest.fixture(autouse=True)
 def _nobody_elses_kubeflow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No endpoint, kubeconfig, token or context of whoever runs the tests."""
+    """Hide the user's endpoint, kubeconfig, token and context."""
     for name in (
         "KF_PIPELINES_ENDPOINT", "KF_PIPELINES_UI_ENDPOINT", "KF_PIPELINES_SA_TOKEN_PATH",
         "KF_PIPELINES_DEFAULT_EXPERIMENT_NAME", "RLVR_KUBEFLOW_TOKEN", "RLVR_KUBEFLOW_COOKIES",
@@ -26,14 +26,14 @@ def _nobody_elses_kubeflow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 
 
 def use_kubeconfig(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client reads the variable once, when it is imported."""
+    """Set the kubeconfig; the client reads the variable only once, when imported."""
     monkeypatch.setenv("KUBECONFIG", str(path))
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
 
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """Starts a fake of Kubeflow with these settings."""
+    """Yield a function that starts a fake of Kubeflow with the given settings."""
     with ExitStack() as stack:
 
         def start(**settings: Any) -> FakeKubeflow:

@@ -1,8 +1,8 @@
 """A fake of Kubeflow Pipelines' API server, for tests: what the client needs, in memory.
 
-A whole Kubeflow is no part of a unit test. The fake speaks HTTP on loopback and kfp_server_api's
-own types, which read what came in and write what goes out. What it refuses, and in which words, is
-taken from backend/src/apiserver of kubeflow/pipelines 2.17.
+A whole Kubeflow is too large for a unit test. The fake speaks HTTP on loopback and kfp_server_api's
+types, which parse requests and write answers. Its refusals and their texts are
+those of backend/src/apiserver of kubeflow/pipelines 2.17.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .workflows import Ends, workflow
 
 CODECS = api.ApiClient(api.Configuration())
 PROXY = "/api/v1/namespaces/kubeflow/services/ml-pipeline:http/proxy"
-"""Where a cluster's API server hands requests on to Kubeflow's."""
+"""The path by which a cluster's API server proxies requests to Kubeflow's."""
 GRPC_CODE = {400: 3, 401: 16, 403: 7, 404: 5, 409: 6, 500: 13, 503: 14}
 
 
@@ -41,28 +41,28 @@ class Refused(Exception):
 
 @dataclass
 class FakeKubeflow:
-    """The server's state, and how it is to behave."""
+    """The server's state and settings."""
 
     version: str = "2.17.0"
     multi_user: bool = False
     namespaces: tuple[str, ...] = ("kubeflow",)
-    """Those that the caller may use, in multi-user mode."""
+    """Namespaces that the caller may use, in multi-user mode."""
     token: str = ""
-    """The only one that is let in; empty: none is asked for."""
+    """The only accepted token; empty: none is required."""
     login_page: bool = False
-    """A proxy in front answers everything with a page of HTML."""
+    """Answer everything with an HTML page, as a proxy in front does."""
     failures: list[int] = field(default_factory=list)
     """Statuses of the next answers."""
     course: list[tuple[str, Ends]] = field(default_factory=list)
-    """What each look at a run finds: its state, and how its tasks or their attempts ended."""
+    """State and task results of a run, one item per request."""
     is_stock: bool = True
-    """KFP's own configuration of Argo, with which every node is retried."""
+    """Use KFP's own configuration of Argo, in which every node is retried."""
     has_first_version: bool = True
-    """It serves runs of the API's first version, whose answer holds the Workflow."""
+    """Serve runs of the API's first version, whose answer holds the Workflow."""
     is_ui: bool = False
-    """It is the UI, which hands only v1beta1 and v2beta1 on."""
+    """Be the UI, which proxies only v1beta1 and v2beta1."""
     logs: dict[str, str] = field(default_factory=dict)
-    """By pod; of the others the log is gone."""
+    """Logs by pod; the logs of other pods are gone."""
 
     url: str = ""
     requests: list[str] = field(default_factory=list)
@@ -71,38 +71,40 @@ class FakeKubeflow:
     experiments: dict[str, api.V2beta1Experiment] = field(default_factory=dict)
     runs: dict[str, api.V2beta1Run] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
-    """Of the last request."""
+    """Headers of the last request."""
     _workflow: dict[str, Any] = field(default_factory=dict)
 
-    # What each path answers; a group of the path and the query are its arguments.
+    # The answers by path; the groups of the path and the query are the arguments.
 
     def list_pipelines(self, query: dict[str, str]) -> Any:
         self._authorize(query.get("namespace", ""))
-        found = _filtered(self.pipelines.values(), query)
-        return api.V2beta1ListPipelinesResponse(pipelines=found, total_size=len(found))
+        pipelines = _filtered(self.pipelines.values(), query)
+        return api.V2beta1ListPipelinesResponse(pipelines=pipelines, total_size=len(pipelines))
 
     def create_pipeline(self, query: dict[str, str], body: bytes) -> Any:
         pipeline = _read(body, "V2beta1Pipeline")
         self._authorize(pipeline.namespace or "")
-        if any(each.display_name == pipeline.display_name for each in self.pipelines.values()):
+        if any(
+            existing.display_name == pipeline.display_name for existing in self.pipelines.values()
+        ):
             raise Refused(409, "The name already exists")
         pipeline.pipeline_id = f"pipeline-{len(self.pipelines) + 1}"
         self.pipelines[pipeline.pipeline_id] = pipeline
         return pipeline
 
     def list_versions(self, query: dict[str, str], pipeline_id: str) -> Any:
-        own = [each for each in self.versions.values() if each.pipeline_id == pipeline_id]
-        found = _filtered(own, query)
+        own = [version for version in self.versions.values() if version.pipeline_id == pipeline_id]
+        versions = _filtered(own, query)
         return api.V2beta1ListPipelineVersionsResponse(
-            pipeline_versions=found, total_size=len(found)
+            pipeline_versions=versions, total_size=len(versions)
         )
 
     def upload_version(self, query: dict[str, str], body: bytes) -> Any:
         pipeline_id, name = query["pipelineid"], query["name"]
         if pipeline_id not in self.pipelines:
             raise Refused(400, "Failed to create a pipeline version")
-        for each in self.versions.values():
-            if (each.pipeline_id, each.display_name) == (pipeline_id, name):
+        for version in self.versions.values():
+            if (version.pipeline_id, version.display_name) == (pipeline_id, name):
                 raise Refused(409, "Failed to create a pipeline version")
         version = api.V2beta1PipelineVersion(
             pipeline_id=pipeline_id,
@@ -120,8 +122,10 @@ class FakeKubeflow:
         if namespace and not self.multi_user:
             raise Refused(400, "In single-user mode, ListExperiment cannot filter by namespace.")
         self._authorize(namespace)
-        found = _filtered(self.experiments.values(), query)
-        return api.V2beta1ListExperimentsResponse(experiments=found, total_size=len(found))
+        experiments = _filtered(self.experiments.values(), query)
+        return api.V2beta1ListExperimentsResponse(
+            experiments=experiments, total_size=len(experiments)
+        )
 
     def create_experiment(self, query: dict[str, str], body: bytes) -> Any:
         experiment = _read(body, "V2beta1Experiment")
@@ -196,7 +200,7 @@ class FakeKubeflow:
         return {"commit_sha": "abc", "tag_name": self.version, "multi_user": self.multi_user}
 
     def _note(self, run: Any, state: str) -> None:
-        """A terminated run ends as FAILED after CANCELING: nothing sets CANCELED."""
+        """Note the state; a terminated run ends as FAILED after CANCELING, never as CANCELED."""
         if run.state != state:
             now = f"2026-11-02T10:00:{len(run.state_history or ()):02}Z"
             status = api.V2beta1RuntimeStatus(state=state, update_time=now)
@@ -215,7 +219,7 @@ class FakeKubeflow:
             )
 
     def _uploaded_spec(self, body: bytes) -> Any:
-        """The file of a multipart form, parsed as the server does."""
+        """Parse the file of a multipart form as the server does."""
         policy = email.policy.HTTP
         head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
         form = email.message_from_bytes(head + body, policy=policy)
@@ -248,7 +252,7 @@ ROUTES: list[tuple[str, str, Callable[..., Any]]] = [
 
 @contextmanager
 def serving(fake: FakeKubeflow) -> Iterator[FakeKubeflow]:
-    """The fake on a port of loopback, while within; its address is `fake.url`."""
+    """Serve the fake on loopback within the context; its address is `fake.url`."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -317,12 +321,12 @@ def _read(body: bytes, kind: str) -> Any:
 
 
 def _filtered(items: Any, query: dict[str, str]) -> list[Any]:
-    found = list(items)
+    matching = list(items)
     for predicate in json.loads(query.get("filter") or "{}").get("predicates", ()):
         assert predicate["operation"] == "EQUALS", "nothing else is used"
         key, value = predicate["key"], predicate["stringValue"]
-        found = [item for item in found if getattr(item, key) == value]
-    return found
+        matching = [item for item in matching if getattr(item, key) == value]
+    return matching
 
 
 def _error(refusal: Refused) -> dict[str, Any]:
@@ -339,7 +343,7 @@ def _error(refusal: Refused) -> dict[str, Any]:
 
 
 def _details(run_id: str, nodes: Iterable[dict[str, Any]]) -> list[api.V2beta1PipelineTaskDetail]:
-    """What the server makes of Argo's nodes: no pod, no error, no state of what never ran."""
+    """Return the server's view of Argo's nodes: no pod, no error, no state of what never ran."""
     states = {"Error": "FAILED", "Omitted": None}
     return [
         api.V2beta1PipelineTaskDetail(

@@ -23,7 +23,7 @@ CAUSE = """the executor's input
 started step train
 error: recipe: no such task; choose one (exit code 2)
 """
-TINY = str(Path(__file__).parents[1] / "pipelines" / "tiny.yaml")
+TINY = str(Path(__file__).parents[2] / "tiny.yaml")
 
 
 def rlvr(*arguments: str) -> Result:
@@ -57,7 +57,7 @@ def test_a_run_prints_its_link_and_how_to_look_at_it(serve: Serve) -> None:
     assert fake.runs[run_id].display_name == "first"
 
 
-def test_what_is_not_said_is_left_to_the_forms_defaults(serve: Serve) -> None:
+def test_options_not_given_keep_the_forms_defaults(serve: Serve) -> None:
     fake = serve()
 
     run(fake, "--seed", "7")
@@ -160,7 +160,7 @@ def test_waiting_for_what_fails_ends_with_its_cause_and_exit_code(serve: Serve) 
     check = facts["tasks"][0]
     assert (check["name"], check["state"], check["exit_code"]) == ("check", "FAILED", 2)
     assert check["error"] == "recipe: no such task; choose one"
-    assert [each["pod"] for each in check["attempts"]] == [pod_of("check")]
+    assert [attempt["pod"] for attempt in check["attempts"]] == [pod_of("check")]
 
 
 def test_waiting_for_what_is_terminated_ends_as_preempted(serve: Serve) -> None:
@@ -173,7 +173,7 @@ def test_waiting_for_what_is_terminated_ends_as_preempted(serve: Serve) -> None:
     assert "was terminated at" in result.stderr
 
 
-def test_status_tells_what_the_wait_tells(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_reports_the_same_as_wait(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = serve()
     run(fake)
     (run_id,) = fake.runs
@@ -211,7 +211,7 @@ def test_logs_are_those_of_every_step_through_kubeflow_alone(serve: Serve) -> No
     assert lines[0] == "check               fine"
     assert "cannot be read" in lines[1]
     assert "the log of attempt 1" in lines[1]
-    assert "not found" in lines[1], "what the API server says, not the path that it does not know"
+    assert "not found" in lines[1], "the API server's message, not the unknown path"
     assert lines[2:] == [
         "train               started step train",
         "train               error: recipe: no such task; choose one (exit code 2)",

@@ -15,7 +15,7 @@ from rlvr_trainer.errors import ConfigError, PlatformError
 from .conftest import Serve, use_kubeconfig
 
 
-def test_it_connects_and_knows_whom_it_talks_to(serve: Serve) -> None:
+def test_it_connects_and_knows_the_server(serve: Serve) -> None:
     fake = serve()
 
     kubeflow = connect(Access(endpoint=fake.url))
@@ -66,7 +66,7 @@ def test_without_endpoint_it_is_reached_through_the_clusters_api_server(
     assert kubeflow.link("runs/details/1") == "/pipeline/#/runs/details/1"
 
 
-def test_nobody_there_is_known_at_once() -> None:
+def test_a_missing_server_is_detected_at_once() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -93,18 +93,18 @@ def test_a_server_of_the_first_generation_has_no_such_path(serve: Serve) -> None
 
 
 @pytest.mark.parametrize("version", ["unknown", "", "master", "2.5.0", "v2.17.3-rc.1"])
-def test_a_build_of_ones_own_is_let_in(version: str, serve: Serve) -> None:
+def test_an_unreleased_build_is_accepted(version: str, serve: Serve) -> None:
     assert connect(Access(endpoint=serve(version=version).url))
 
 
-def test_a_login_page_is_no_answer(serve: Serve) -> None:
+def test_a_login_page_is_an_error(serve: Serve) -> None:
     fake = serve(login_page=True)
 
     with pytest.raises(ConfigError, match=r"answers with a web page.*--cookies-file"):
         connect(Access(endpoint=fake.url))
 
 
-def test_who_is_not_known_is_told_how_to_say_who_they_are(serve: Serve) -> None:
+def test_an_unauthenticated_user_is_told_how_to_authenticate(serve: Serve) -> None:
     fake = serve(token="secret")
 
     with pytest.raises(ConfigError, match=r"does not know who is calling.*--token-file"):
@@ -163,12 +163,12 @@ def test_with_one_user_the_namespace_is_not_kubeflows(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-def test_what_passes_may_be_tried_again(status: int) -> None:
+def test_transient_errors_are_retryable(status: int) -> None:
     assert isinstance(of_status("http://kf", status, b""), PlatformError)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422])
-def test_what_stays_is_not(status: int) -> None:
+def test_permanent_errors_are_not_retryable(status: int) -> None:
     error = of_status("http://kf", status, b"")
 
     assert isinstance(error, ConfigError)

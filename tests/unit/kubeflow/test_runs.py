@@ -133,10 +133,10 @@ def test_only_steps_are_shown_of_what_argo_runs_in_the_pipelines_order(
     run = start(kubeflow)
     fake.course = [("RUNNING", {"train": "RUNNING", "prepare-data": "SUCCEEDED"})]
 
-    found = get_run(kubeflow, run.id)
+    seen = get_run(kubeflow, run.id)
 
-    assert [task.name for task in found.tasks] == list(STEPS)
-    running = {name: state for name, state in states(found).items() if state != "PENDING"}
+    assert [task.name for task in seen.tasks] == list(STEPS)
+    running = {name: state for name, state in states(seen).items() if state != "PENDING"}
     assert running == {"prepare-data": "SUCCEEDED", "train": "RUNNING"}
 
 
@@ -144,9 +144,9 @@ def test_a_step_that_never_ran_is_not_run(fake: FakeKubeflow, kubeflow: Kubeflow
     run = start(kubeflow)
     fake.course = [("FAILED", {"check": "FAILED", "train": "OMITTED"})]
 
-    found = get_run(kubeflow, run.id)
+    seen = get_run(kubeflow, run.id)
 
-    lines = [line for task in found.tasks for line in task.lines()]
+    lines = [line for task in seen.tasks for line in task.lines()]
     assert "train                   not run" in lines
     assert "publish                 not run" in lines
 
@@ -165,7 +165,7 @@ def test_following_shows_each_change_until_the_end(fake: FakeKubeflow, kubeflow:
     ended = follow_run(kubeflow, run.id, lambda task: shown.append((task.name, task.state)))
 
     assert ended.state == "SUCCEEDED"
-    assert [each for each in shown if each[1] != "NOT_RUN"] == [
+    assert [change for change in shown if change[1] != "NOT_RUN"] == [
         ("prepare-data", "RUNNING"),
         ("prepare-data", "SUCCEEDED"),
         ("train", "RUNNING"),
@@ -174,7 +174,7 @@ def test_following_shows_each_change_until_the_end(fake: FakeKubeflow, kubeflow:
     check_outcome(ended)
 
 
-def test_a_server_that_is_away_for_a_while_is_waited_for(
+def test_a_temporary_outage_of_the_server_is_waited_for(
     fake: FakeKubeflow, kubeflow: Kubeflow
 ) -> None:
     run = start(kubeflow)
@@ -183,7 +183,7 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(
     assert follow_run(kubeflow, run.id, lambda task: None).state == "SUCCEEDED"
 
 
-def test_a_server_that_stays_away_does_not_end_the_run(
+def test_a_lasting_outage_of_the_server_does_not_end_the_run(
     fake: FakeKubeflow, kubeflow: Kubeflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = start(kubeflow)
@@ -194,7 +194,7 @@ def test_a_server_that_stays_away_does_not_end_the_run(
         follow_run(kubeflow, run.id, lambda task: None)
 
 
-def test_a_login_that_ends_meanwhile_is_no_state(fake: FakeKubeflow, kubeflow: Kubeflow) -> None:
+def test_an_expired_login_is_not_a_state(fake: FakeKubeflow, kubeflow: Kubeflow) -> None:
     run = start(kubeflow)
     fake.login_page = True
 
@@ -251,7 +251,7 @@ def test_following_shows_a_retry_with_its_cause(fake: FakeKubeflow, kubeflow: Ku
     assert "  attempt 1 failed: its pod was lost: pod deleted (exit code 138)" in shown
 
 
-def test_a_run_whose_logs_are_gone_fails_with_what_argo_says(
+def test_a_run_without_logs_fails_with_argos_message(
     fake: FakeKubeflow, kubeflow: Kubeflow
 ) -> None:
     run = start(kubeflow)

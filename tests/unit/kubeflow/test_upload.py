@@ -68,7 +68,7 @@ def test_other_content_under_the_same_name_gets_its_hash_as_a_suffix_once(serve:
     ]
 
 
-def test_the_platforms_part_goes_with_it(serve: Serve) -> None:
+def test_the_platform_spec_is_uploaded_with_the_pipeline(serve: Serve) -> None:
     fake = serve()
     kubeflow = connect(Access(endpoint=fake.url))
     package = replace(PACKAGE, text="root: {}\n---\nplatforms: {kubernetes: {}}\n")

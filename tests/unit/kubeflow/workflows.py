@@ -1,6 +1,6 @@
-"""Argo Workflows as KFP 2.17 compiles our pipeline to them, with the nodes that Argo makes of them.
+"""Argo Workflows as KFP 2.17 compiles from our pipeline, with the nodes that Argo makes of them.
 
-Written after backend/src/v2/compiler/argocompiler, and what complete installations showed: with
+Modelled on backend/src/v2/compiler/argocompiler and on complete installations: with
 KFP's stock configuration of Argo every node is retried, and has a child `NAME(0)`.
 """
 
@@ -23,7 +23,7 @@ PHASES = {
     "SUCCEEDED": ("Succeeded", ""),
 }
 Ends = Mapping[str, str | Sequence[str]]
-"""Tasks, and how each ended, or its attempts did: a key of PHASES, or REUSED."""
+"""Results of tasks or of their attempts: a key of PHASES, or REUSED."""
 
 
 def workflow(
@@ -35,7 +35,7 @@ def workflow(
     namespace: str = "kubeflow",
     name: str = NAME,
 ) -> dict[str, Any]:
-    """The Workflow of a run whose tasks are so far."""
+    """Return the Workflow of a run with these tasks so far."""
     nodes = {node["id"]: node for node in _nodes(name, tasks, is_stock=is_stock)}
     spec = {"activeDeadlineSeconds": 0} if is_terminated else {}
     return {
@@ -48,7 +48,7 @@ def workflow(
 
 
 def pod_of(task: str, attempt: int = 0, *, is_stock: bool = True, name: str = NAME) -> str:
-    """The name of the pod of a task's attempt."""
+    """Return the pod name of a task's attempt."""
     path, template = _executor(name, task, is_stock=is_stock)
     if is_stock or task in RETRIED_BY_US:
         path += f"({attempt})"
@@ -105,7 +105,7 @@ def _nodes(name: str, tasks: Ends, *, is_stock: bool) -> Iterator[dict[str, Any]
 def _twice(
     workflow: str, path: str, kind: str, template: str, phase: str, *, is_stock: bool, **times: Any
 ) -> Iterator[dict[str, Any]]:
-    """A node, and its only retried child where every node is retried."""
+    """Yield a node, and its retried child if every node is retried."""
     yield _node(workflow, path, "Retry" if is_stock else kind, template, phase, **times)
     if is_stock:
         yield _node(workflow, f"{path}(0)", kind, template, phase, **times)
@@ -143,7 +143,7 @@ def _stamp(time: datetime) -> str:
 
 
 def _hash(path: str) -> int:
-    """FNV-1a of 32 bits, as Argo makes the ids of nodes."""
+    """Return the 32-bit FNV-1a hash, from which Argo makes node ids."""
     value = 0x811C9DC5
     for byte in path.encode():
         value = (value ^ byte) * 0x01000193 % 2**32

@@ -9,7 +9,7 @@ from rlvr_trainer.storage.open import open_storage
 
 @pytest.fixture
 def artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a pipeline wants the adapter."""
+    """Set the artifact that the pipeline expects the adapter in."""
     monkeypatch.setenv(ADAPTER_URI_VARIABLE, str(tmp_path / "artifact"))
     return tmp_path / "artifact"
 

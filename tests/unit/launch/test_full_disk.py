@@ -1,4 +1,4 @@
-"""A disk that is full: the cause of an end stays its cause, and its exit code stays."""
+"""A full disk changes neither the cause of a termination nor its exit code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_an_event_that_cannot_be_written_does_not_hide_the_cause(
         train()
 
 
-def test_a_phase_that_cannot_be_told_of_is_worth_another_try(
+def test_a_phase_event_that_cannot_be_written_is_retryable(
     full_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RLVR_EVENTS", str(full_disk))
@@ -32,7 +32,7 @@ def test_a_phase_that_cannot_be_told_of_is_worth_another_try(
         pytest.fail("must not begin")
 
 
-def test_torchrun_whose_ranks_end_in_silence_is_tried_again(
+def test_torchrun_whose_ranks_end_without_a_cause_is_retried(
     full_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(RANK_ENDS_VARIABLE, str(tmp_path))
@@ -42,7 +42,7 @@ def test_torchrun_whose_ranks_end_in_silence_is_tried_again(
     assert elastic._write({"failures": {"0": 1}}) == 138
 
 
-def test_a_rank_that_cannot_write_its_end_still_ends_with_its_own_code(
+def test_a_rank_that_cannot_write_its_termination_keeps_its_exit_code(
     full_disk: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(RANK_ENDS_VARIABLE, str(full_disk))

@@ -1,4 +1,4 @@
-"""Launches as real processes, with commands in torchrun's place."""
+"""Run launches as real processes, with other commands in place of torchrun."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ sys.exit(143 if len(stopped) == 1 else 99)
 
 
 def start(run_dir: Path, *command: str, patched: str = "", **environ: str) -> subprocess.Popen[str]:
-    """`patched`: Python that the launching process runs first."""
+    """Start a launch; `patched` is Python code that its process runs first."""
     main = "import sys; from rlvr_trainer.__main__ import main; sys.exit(main(sys.argv[1:]))"
     return subprocess.Popen(
         [
@@ -55,22 +55,22 @@ def launch(
 
 
 def message(run_dir: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run_dir / "termination").read_text())
-    return found
+    termination: dict[str, Any] = json.loads((run_dir / "termination").read_text())
+    return termination
 
 
-def test_a_command_that_ends_well_ends_the_pod_well(tmp_path: Path) -> None:
+def test_a_successful_command_makes_a_successful_pod(tmp_path: Path) -> None:
     assert launch(tmp_path, "") == (0, "")
     assert message(tmp_path) == {"cause": "finished", "exit_code": 0, "step": 0, "node_rank": 0}
 
 
-def test_a_failure_is_said_on_stderr_and_to_kubernetes(tmp_path: Path) -> None:
+def test_a_failure_is_reported_on_stderr_and_to_kubernetes(tmp_path: Path) -> None:
     code, errors = launch(tmp_path, "raise SystemExit(3)")
     assert code == 3
     assert errors == f"error: {message(tmp_path)['cause']}\n"
 
 
-def test_the_committed_step_is_told(tmp_path: Path) -> None:
+def test_the_committed_step_is_reported(tmp_path: Path) -> None:
     script = (
         "import os, pathlib; p = pathlib.Path(os.environ['RLVR_RUN_DIR'], 'checkpoints/step-7');"
         "p.mkdir(parents=True); (p / 'COMMITTED.json').write_text('{}'); os.kill(os.getpid(), 9)"
@@ -90,7 +90,7 @@ def test_a_cause_that_a_rank_wrote_is_the_pods_own(tmp_path: Path) -> None:
     assert launch(tmp_path, script) == (5, "error: it never agrees\n")
 
 
-def test_the_budget_ends_what_the_operator_would_repeat(tmp_path: Path) -> None:
+def test_the_budget_of_attempts_ends_the_operators_restarts(tmp_path: Path) -> None:
     script = "import os; os.kill(os.getpid(), 9)"
     assert launch(tmp_path, script, "--max-attempts", "2")[0] == 138
     code, errors = launch(tmp_path, script, "--max-attempts", "2")
@@ -105,7 +105,7 @@ SharedFolder.{} = lambda self: os.kill(os.getpid(), 9)
 """
 
 
-def test_the_cause_is_said_before_anything_is_sent(tmp_path: Path) -> None:
+def test_the_cause_is_reported_before_anything_is_sent(tmp_path: Path) -> None:
     code, errors = launch(tmp_path, "raise SystemExit(3)", patched=KILLED_WHILE.format("stop"))
     assert (code, message(tmp_path)["exit_code"]) == (-9, 3)
     assert errors == f"error: {message(tmp_path)['cause']}\n"
@@ -118,7 +118,7 @@ def test_the_logs_are_sent_when_all_else_is_done(tmp_path: Path) -> None:
     assert attempt["exit_code"] == 0
 
 
-def test_a_success_is_not_said_before_its_metrics_are_sent(tmp_path: Path) -> None:
+def test_a_success_is_not_reported_before_its_metrics_are_sent(tmp_path: Path) -> None:
     assert launch(tmp_path, "", patched=KILLED_WHILE.format("stop"))[0] == -9
     assert not (tmp_path / "termination").exists()
 
@@ -140,27 +140,31 @@ def away(name: str, answers: list[bool]) -> str:
     return AWAY.format(answers, name, name)
 
 
-def test_a_run_directory_that_is_away_for_a_while_is_worth_another_try(tmp_path: Path) -> None:
+def test_a_temporarily_unavailable_run_directory_is_retryable(tmp_path: Path) -> None:
     code, errors = launch(tmp_path, "", patched=away("ESTALE", [False]))
     assert code == message(tmp_path)["exit_code"] == 138
     assert "Stale file handle" in errors
     assert "Traceback" not in errors
 
 
-def test_what_else_the_disk_refuses_is_permanent(tmp_path: Path) -> None:
+def test_other_disk_errors_are_permanent(tmp_path: Path) -> None:
     code, errors = launch(tmp_path, "", patched=away("EISDIR", [False]))
     assert code == message(tmp_path)["exit_code"] == 1
     assert "Traceback" in errors
 
 
-def test_a_run_directory_that_is_away_at_the_end_does_not_undo_the_end(tmp_path: Path) -> None:
+def test_a_run_directory_that_is_unavailable_at_the_end_keeps_the_termination(
+    tmp_path: Path,
+) -> None:
     code, errors = launch(tmp_path, "", patched=away("ESTALE", [True, False]))
     assert (code, message(tmp_path)["cause"]) == (0, "finished")
     assert "the attempt is not recorded" in errors
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_passed_on_once_and_waited_for(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_is_forwarded_once_and_the_command_awaited(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     process = start(tmp_path, "--", sys.executable, "-c", COMMITS)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -201,7 +205,7 @@ TWO_NODES = {
 }
 
 
-def test_a_master_without_a_name_is_waited_for_and_then_named(tmp_path: Path) -> None:
+def test_a_master_without_a_dns_name_is_waited_for_and_then_reported(tmp_path: Path) -> None:
     code, errors = launch(tmp_path, "", "--master-timeout-s", "0.5", **TWO_NODES)
     assert code == 138
     assert "'master-0.invalid' did not resolve within 0.5 s" in errors
@@ -224,7 +228,7 @@ def test_a_folder_without_a_recipe_cannot_be_trained(tmp_path: Path) -> None:
     assert "recipe.json does not exist" in errors
 
 
-def test_a_command_that_does_not_exist_is_a_mistake(tmp_path: Path) -> None:
+def test_a_missing_command_is_a_configuration_error(tmp_path: Path) -> None:
     process = start(tmp_path, "--", str(tmp_path / "absent"))
     assert "absent cannot be run" in process.communicate(timeout=30)[1]
     assert process.returncode == 2
@@ -242,10 +246,10 @@ def test_launch_does_not_import_torch() -> None:
 def test_a_long_cause_is_cut_to_what_kubernetes_keeps(cause: str) -> None:
     encoded = termination_message(End(138, cause), step=3, node_rank=1)
     assert len(encoded) <= TERMINATION_LOG_BYTES
-    found = json.loads(encoded)
-    assert found["exit_code"] == 138
-    assert cause.startswith(found["cause"].removesuffix("…"))
-    assert len(found["cause"]) > 300
+    termination = json.loads(encoded)
+    assert termination["exit_code"] == 138
+    assert cause.startswith(termination["cause"].removesuffix("…"))
+    assert len(termination["cause"]) > 300
 
 
 def test_both_versions_of_cgroups_tell_of_memory(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ COMPONENTS = sorted(path.name for path in (MANIFESTS / "components").iterdir())
 
 @functools.cache
 def build(folder: Path) -> list[dict[str, Any]]:
-    """The objects that `kubectl kustomize` makes of a folder."""
+    """Return the objects that `kubectl kustomize` renders from a folder."""
     if shutil.which("kubectl") is None:
         pytest.skip("kubectl is not on the PATH: kustomizations are not built")
     done = subprocess.run(
@@ -36,7 +36,7 @@ def base() -> list[dict[str, Any]]:
 
 
 def with_component(scratch: Path, component: Path, resources: str) -> list[dict[str, Any]]:
-    """A component laid over a folder of resources, in a copy: kustomize wants relative paths."""
+    """Render a component over a folder of resources, in a copy: kustomize wants relative paths."""
     shutil.copytree(MANIFESTS, scratch / "manifests")
     relative = component.relative_to(MANIFESTS)
     (scratch / "kustomization.yaml").write_text(

@@ -1,4 +1,4 @@
-"""Pod Security's *restricted* profile, for pod specs that no API server has seen.
+"""Check pod specs by Pod Security's *restricted* profile without an API server.
 
 After https://kubernetes.io/docs/concepts/security/pod-security-standards/ (Linux pods, v1.34).
 """
@@ -38,13 +38,13 @@ SELINUX_TYPES = {"", "container_t", "container_init_t", "container_kvm_t", "cont
 
 
 def violations(pod_spec: dict[str, Any]) -> list[str]:
-    """What Pod Security *restricted* has against the pod, each with the field's path."""
-    found = [*_pod(pod_spec)]
+    """Return the pod's violations of *restricted*, each with the field's path."""
+    violated = [*_pod(pod_spec)]
     for field in ("initContainers", "containers", "ephemeralContainers"):
         for container in pod_spec.get(field) or []:
             where = f"{field}[{container.get('name')}]"
-            found += [f"{where}.{what}" for what in _container(container, _context(pod_spec))]
-    return found
+            violated += [f"{where}.{what}" for what in _container(container, _context(pod_spec))]
+    return violated
 
 
 def _context(holder: dict[str, Any]) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def _container(container: dict[str, Any], pod: dict[str, Any]) -> Iterator[str]:
 
 
 def _confinement(context: dict[str, Any]) -> Iterator[str]:
-    """What pods and containers have in common."""
+    """Yield violations by the fields that pods and containers share."""
     seccomp = context.get("seccompProfile")
     if seccomp and seccomp.get("type") not in SECCOMP_TYPES:
         yield f"securityContext.seccompProfile: {seccomp.get('type')}"

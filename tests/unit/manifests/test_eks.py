@@ -61,12 +61,15 @@ def test_every_action_exists(path: Path) -> None:
 
 
 def allows(identity: str, action: str, key: str) -> bool:
-    """Whether it may do this to a key; for a list, to all below it."""
+    """Return True if the policy allows the action on a key, or for a list on all keys below it."""
     for statement in statements(EKS / "iam" / f"{identity}.json").values():
         if action in as_list(statement["Action"]):
             prefixes = statement.get("Condition", {"StringLike": {"s3:prefix": []}})
             patterns = [
-                *(each.partition("MY_BUCKET/")[2] for each in as_list(statement["Resource"])),
+                *(
+                    resource.partition("MY_BUCKET/")[2]
+                    for resource in as_list(statement["Resource"])
+                ),
                 *as_list(prefixes["StringLike"]["s3:prefix"]),
             ]
             # IAM's * takes in slashes, as fnmatch's does
@@ -84,7 +87,7 @@ def test_an_identity_reads_inputs_and_keeps_runs(identity: str) -> None:
 
 
 class Probed(LocalStorage):
-    """Storage that remembers what it was asked to delete."""
+    """Storage that records its deletions."""
 
     deleted: ClassVar[list[str]] = []
 
@@ -109,7 +112,7 @@ def test_the_trainer_prunes_checkpoints_and_deletes_nothing_else() -> None:
     assert allows("trainer", "s3:DeleteObject", "runs/a/checkpoints/step-10.attempt-1/weights")
     for key in ("runs/a/metrics.jsonl", "runs/a/adapter/weights", "data/rows.jsonl"):
         assert not allows("trainer", "s3:DeleteObject", key)
-    for path in IDENTITIES:  # so that for 30 days all of it can be had back
+    for path in IDENTITIES:  # restorable for 30 days
         assert "s3:DeleteObjectVersion" not in actions(path)
 
 
@@ -136,7 +139,7 @@ def test_nodes_are_private_encrypted_and_repaired(path: Path) -> None:
 
 
 @pytest.mark.parametrize("overlay", ["eks", "eks-p5"])
-def test_jobs_go_to_a_pool_that_there_is(overlay: str) -> None:
+def test_jobs_go_to_an_existing_pool(overlay: str) -> None:
     (settings,) = yaml.safe_load_all(
         (MANIFESTS / "overlays" / overlay / "platform.yaml").read_text()
     )
@@ -171,7 +174,7 @@ def test_jobs_have_all_gpus_of_their_nodes_and_the_published_recipe_fits(overlay
     batch_of(load_recipe("gsm8k", []), settings.world_size)
 
 
-def test_commands_of_the_walk_through_have_arguments_that_there_are() -> None:
+def test_commands_of_the_walk_through_have_existing_arguments() -> None:
     lines = re.findall(r"^rlvr (?:run|plan|compile) .*$", (EKS / "README.md").read_text(), re.M)
     assert len(lines) > 2
     for line in lines:

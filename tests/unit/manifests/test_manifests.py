@@ -29,11 +29,11 @@ spec:
           volumeMounts: [{name: cert, mountPath: /tmp/k8s-webhook-server/serving-certs}]
       volumes: [{name: cert, secret: {secretName: training-operator-webhook-cert}}]
 """
-"""A fake: what our patch touches of the operator's own Deployment (kubeflow/trainer, v1.9.4)."""
+"""A fake: the patched part of the operator's own Deployment (kubeflow/trainer, v1.9.4)."""
 
 
 class UniqueKeys(yaml.SafeLoader):
-    """YAML where a key that comes twice is an error."""
+    """A YAML loader that refuses duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -48,7 +48,7 @@ def platform(objects: Objects) -> dict[str, Any]:
 
 
 def pod_specs(value: Any) -> Iterator[dict[str, Any]]:
-    """Every pod spec in an object, of whatever kind."""
+    """Yield every pod spec in an object of any kind."""
     if isinstance(value, dict):
         if isinstance(value.get("containers"), list):
             yield value

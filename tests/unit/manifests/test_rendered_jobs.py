@@ -1,6 +1,6 @@
-"""What a job becomes: the whole object as a golden file, and each promise on its own.
+"""Render jobs: the whole object as a golden file, and each property on its own.
 
-After a change that is meant: RLVR_REWRITE_GOLDEN=1 pytest tests/unit/manifests
+After an intended change: RLVR_REWRITE_GOLDEN=1 pytest tests/unit/manifests
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ def test_a_job_is_rendered_as_its_golden_file_has_it(name: str) -> None:
 
 
 def replicas(job: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = job["spec"]["pytorchReplicaSpecs"]
-    return found
+    specs: dict[str, Any] = job["spec"]["pytorchReplicaSpecs"]
+    return specs
 
 
 def pods(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -111,8 +111,8 @@ def pods(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def container(job: dict[str, Any]) -> dict[str, Any]:
-    [found] = next(pods(job))["containers"]
-    return found  # type: ignore[no-any-return]
+    [only] = next(pods(job))["containers"]
+    return only  # type: ignore[no-any-return]
 
 
 def test_one_node_has_no_worker() -> None:
@@ -122,7 +122,7 @@ def test_one_node_has_no_worker() -> None:
 def test_several_nodes_are_one_master_and_workers() -> None:
     job = render_pytorchjob(replace(TRAIN, resources=Resources(num_nodes=4)), SMALL)
 
-    assert {name: each["replicas"] for name, each in replicas(job).items()} == {
+    assert {name: spec["replicas"] for name, spec in replicas(job).items()} == {
         "Master": 1,
         "Worker": 3,
     }
@@ -140,7 +140,7 @@ def test_a_failed_job_frees_its_gpus_and_its_exit_code_decides_on_another_attemp
     job = render_pytorchjob(ON_TWO_NODES, LARGE)
 
     assert job["spec"]["runPolicy"]["cleanPodPolicy"] == "Running"
-    assert {each["restartPolicy"] for each in replicas(job).values()} == {"ExitCode"}
+    assert {spec["restartPolicy"] for spec in replicas(job).values()} == {"ExitCode"}
 
 
 def test_the_operators_deadline_covers_the_queue_and_the_run() -> None:
@@ -206,7 +206,7 @@ def test_a_credential_in_the_environment_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["TOKENIZERS_PARALLELISM", "AWS_WEB_IDENTITY_TOKEN_FILE"])
-def test_what_only_sounds_like_a_credential_passes(name: str) -> None:
+def test_a_name_similar_to_a_credential_is_accepted(name: str) -> None:
     render_pytorchjob(TRAIN, SMALL.model_copy(update={"env": {name: "x"}}))
 
 
@@ -223,7 +223,7 @@ def test_a_job_says_which_run_step_and_attempt_it_is() -> None:
 
     for labels in (
         job["metadata"]["labels"],
-        *(each["template"]["metadata"]["labels"] for each in replicas(job).values()),
+        *(spec["template"]["metadata"]["labels"] for spec in replicas(job).values()),
     ):
         assert expected.items() <= labels.items()
 
@@ -271,7 +271,7 @@ def test_the_longest_name_leaves_room_for_a_replicas_service() -> None:
 
 
 @pytest.mark.parametrize("run_name", ["r" * 48, "Capital"])
-def test_a_name_that_kubernetes_would_refuse_is_told_at_once(run_name: str) -> None:
+def test_a_name_that_kubernetes_would_refuse_is_an_error_at_once(run_name: str) -> None:
     with pytest.raises(ConfigError, match=r"does not do for Kubernetes.*choose another `name`"):
         render_pytorchjob(replace(TRAIN, run_name=run_name), SMALL)
 
@@ -309,14 +309,14 @@ def test_a_trainjob_lays_the_platform_over_its_runtime(field: OverridesField) ->
 
 
 def laid_over(base: Any, patch: Any) -> Any:
-    """As Trainer does it: a strategic merge, which joins lists of named things by their names."""
+    """Merge as Trainer does: a strategic merge, which joins lists of named items by name."""
     if isinstance(base, dict) and isinstance(patch, dict):
         return base | {key: laid_over(base.get(key), value) for key, value in patch.items()}
-    if isinstance(base, list) and all(isinstance(each, dict) for each in base):
+    if isinstance(base, list) and all(isinstance(item, dict) for item in base):
         key = "mountPath" if "mountPath" in base[0] else "name"
-        merged = {each[key]: each for each in base}
-        for each in patch:
-            merged[each[key]] = laid_over(merged.get(each[key]), each)
+        merged = {item[key]: item for item in base}
+        for item in patch:
+            merged[item[key]] = laid_over(merged.get(item[key]), item)
         return [*merged.values()]
     return patch
 
@@ -364,7 +364,7 @@ def test_a_trainjobs_pods_get_as_long_to_commit_as_a_pytorchjobs(field: Override
 
 
 def test_a_trainjob_says_another_grace_period_only_where_it_differs() -> None:
-    """The field came with Trainer 2.3: 2.2 would refuse every job that has it."""
+    """Trainer 2.2 would refuse every job with the field, which is new in 2.3."""
     field: OverridesField = "runtimePatches"
 
     assert "terminationGracePeriodSeconds" not in patched_pod(trainjob(field), field)
@@ -372,7 +372,7 @@ def test_a_trainjob_says_another_grace_period_only_where_it_differs() -> None:
     assert patched_pod(job, field)["terminationGracePeriodSeconds"] == 600
 
 
-def test_a_trainjob_has_a_deadline_for_a_launcher_that_is_gone() -> None:
+def test_a_trainjob_has_a_deadline_for_the_loss_of_its_launcher() -> None:
     job = trainjob("runtimePatches", queue_timeout_s=100, run_timeout_s=1000)
 
     assert job["spec"]["activeDeadlineSeconds"] == 1100
@@ -390,16 +390,18 @@ def test_a_trainjobs_pods_say_whose_they_are(field: OverridesField) -> None:
 
 
 def test_no_variable_of_a_trainjob_is_given_twice() -> None:
-    """The API server refuses a list of variables that names one twice."""
+    """The API server refuses duplicate variables."""
     job = trainjob("runtimePatches", env={"AWS_REGION": "eu-central-1"})
 
-    found = [each for each in job["spec"]["trainer"]["env"] if each["name"] == "AWS_REGION"]
-    assert found == [{"name": "AWS_REGION", "value": "eu-central-1"}]
+    regions = [
+        variable for variable in job["spec"]["trainer"]["env"] if variable["name"] == "AWS_REGION"
+    ]
+    assert regions == [{"name": "AWS_REGION", "value": "eu-central-1"}]
 
 
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_trainjobs_secrets_come_by_name_and_key(field: OverridesField) -> None:
-    env = {each["name"]: each for each in trainjob(field)["spec"]["trainer"]["env"]}
+    env = {variable["name"]: variable for variable in trainjob(field)["spec"]["trainer"]["env"]}
 
     assert env["AWS_SECRET_ACCESS_KEY"]["valueFrom"]["secretKeyRef"] == {
         "name": "rlvr-s3",
@@ -421,7 +423,7 @@ def test_a_trainjobs_secrets_come_by_name_and_key(field: OverridesField) -> None
         ("podTemplateOverrides", {"stop_grace_s": 600}),
     ],
 )
-def test_what_a_trainjob_cannot_say_is_refused_with_where_it_belongs(
+def test_settings_that_a_trainjob_cannot_have_are_refused_with_their_place(
     field: OverridesField, setting: dict[str, Any]
 ) -> None:
     with pytest.raises(ConfigError, match=next(iter(setting))):

@@ -1,4 +1,4 @@
-"""Schemas and checkov, where they are installed: pip install checkov kubernetes-validate."""
+"""Validate by schemas and checkov, where installed: pip install checkov kubernetes-validate."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ WAITING: dict[str, Any] = {
     "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
     "containers": [init_container("job-master-0", 900)],
 }
-"""A pod of nothing but the operator's init container."""
+"""Return a pod with only the operator's init container."""
 
 
 def pods_within(objects: Objects) -> Objects:
-    """Pod specs of custom resources, as Pods: tools know no kinds but Kubernetes' own."""
-    found = []
+    """Return pod specs of custom resources as Pods: the tools know only Kubernetes' own kinds."""
+    pods = []
     for item in objects:
         if item["apiVersion"].startswith(CUSTOM_GROUPS):
             for index, spec in enumerate(pod_specs(item)):
                 name = f"{item['metadata']['name']}-{index}"
-                found.append(pod(name, item["metadata"]["namespace"], spec))
-    return found
+                pods.append(pod(name, item["metadata"]["namespace"], spec))
+    return pods
 
 
 def pod(name: str, namespace: str, spec: dict[str, Any]) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def pod(name: str, namespace: str, spec: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def objects(tmp_path_factory: pytest.TempPathFactory) -> Objects:
-    """All that we ship, each object once, with the pods that it makes."""
+    """Return all shipped objects, each once, with the pods that they make."""
     every = [item for overlay in OVERLAYS for item in build(MANIFESTS / "overlays" / overlay)]
     for component in COMPONENTS:
         scratch = tmp_path_factory.mktemp(component)

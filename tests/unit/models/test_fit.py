@@ -28,7 +28,7 @@ def recipe_for(folder: Path, *overrides: str) -> Recipe:
 
 @pytest.fixture
 def model_dir(tiny_model_dir: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny model that a test may change."""
+    """Copy the tiny model, so that a test may change it."""
     return Path(shutil.copytree(tiny_model_dir, tmp_path / "model"))
 
 
@@ -38,7 +38,7 @@ def change_config(folder: Path, **changes: object) -> None:
 
 
 def assert_refused(recipe: Recipe, complaint: str) -> None:
-    """By its files alone, and again where the model is loaded."""
+    """Assert that the check by files refuses, and loading the model too."""
     with pytest.raises(ConfigError, match=complaint):
         check_local_model(recipe)
     with pytest.raises(ConfigError, match=complaint):
@@ -140,7 +140,7 @@ def test_the_embedded_models_facts_are_known_without_a_conversion(smollm2_dir: P
         assert getattr(known, name) == getattr(converted, name)
 
 
-def test_the_data_step_refuses_before_it_reads_a_row(tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_the_data_step_refuses_before_reading_a_row(tiny_model_dir: Path, tmp_path: Path) -> None:
     recipe = recipe_for(tiny_model_dir, "lora.target_modules=[nope]")
     with pytest.raises(ConfigError, match="no such linear layers"):
         prepare(recipe, tmp_path / "data")

@@ -1,4 +1,4 @@
-"""What a run trained, an adapter or all weights, is loaded, evaluated and published."""
+"""Load, evaluate and publish the results of a training: an adapter or all weights."""
 
 from __future__ import annotations
 

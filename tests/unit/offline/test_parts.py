@@ -1,4 +1,4 @@
-"""The runner of the measurements on a GPU machine, with parts that need none."""
+"""Test the runner of the GPU measurements, with parts that need no GPU."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ def python(name: str, program: str, limit_s: int = 30) -> Part:
 
 def run(out: Path, *chosen: Part, minutes: float = 1, environment: Any = None) -> dict[str, Any]:
     run_all(chosen, out, environment or dict(os.environ), deadline=time.monotonic() + minutes * 60)
-    found = json.loads((out / "results.json").read_text())
-    return {part["part"]: part for part in found["parts"]}
+    results = json.loads((out / "results.json").read_text())
+    return {part["part"]: part for part in results["parts"]}
 
 
 def test_a_failure_and_a_time_out_end_no_other_part(tmp_path: Path) -> None:
-    found = run(
+    results = run(
         tmp_path,
         python("a", "raise SystemExit('no such card')"),
         python("b", "import os; os.abort()"),
         python("c", "import time; time.sleep(60)", limit_s=1),
         python("d", "print('done')"),
     )
-    states = [part["state"] for part in found.values()]
+    states = [part["state"] for part in results.values()]
     assert states == ["failed", "failed", "timed out", "passed"]
-    assert found["a"]["summary"] == "no such card"
+    assert results["a"]["summary"] == "no such card"
     suites = ElementTree.parse(tmp_path / "junit.xml")
     assert len(list(suites.iter("testcase"))) == 4
     assert len(list(suites.iter("failure"))) == 3
@@ -73,8 +73,8 @@ def test_a_long_output_is_cut_at_its_start(tmp_path: Path, monkeypatch: pytest.M
 
 def test_results_and_the_cards_name_are_taken_from_the_parts_files(tmp_path: Path) -> None:
     program = "import sys; open(sys.argv[1], 'w').write('{\"card\": \"NVIDIA H100\"}')"
-    found = run(tmp_path, Part("a", "title", ("-c", program, "{json}"), 30))
-    assert found["a"]["json"] == {"card": "NVIDIA H100"}
+    results = run(tmp_path, Part("a", "title", ("-c", program, "{json}"), 30))
+    assert results["a"]["json"] == {"card": "NVIDIA H100"}
     assert (tmp_path / "summary.txt").read_text().startswith("NVIDIA H100, ")
 
 

@@ -1,4 +1,4 @@
-"""Wheels for a machine without an index: which are installed, and what is left out of a big one."""
+"""Install and slim wheels for a machine without an index."""
 
 from __future__ import annotations
 
@@ -52,6 +52,6 @@ def test_a_slim_wheel_has_the_libraries_of_one_accelerator_and_can_be_installed(
     path = wheel(tmp_path, "bitsandbytes_like", "1", files=files)
     slim(path, "13")
     install(tmp_path / "target", [tmp_path])
-    found = {file.stem.split("_")[-1] for file in tmp_path.glob("target/bitsandbytes/*.so")}
-    assert found == {"cpu", "cuda130", "cuda132"}
+    libraries = {file.stem.split("_")[-1] for file in tmp_path.glob("target/bitsandbytes/*.so")}
+    assert libraries == {"cpu", "cuda130", "cuda132"}
     assert "cuda118" not in next(tmp_path.glob("target/*.dist-info/RECORD")).read_text()

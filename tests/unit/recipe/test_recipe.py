@@ -105,7 +105,7 @@ def test_gsm8k_is_the_published_recipe() -> None:
         ("prompt.answer_marker=' ####'", "begins with a blank"),
     ],
 )
-def test_what_would_fail_later_fails_at_once(override: str, complaint: str) -> None:
+def test_an_invalid_recipe_fails_at_once(override: str, complaint: str) -> None:
     with pytest.raises(ConfigError) as error:
         load("gsm8k", override)
     assert complaint in str(error.value)
@@ -135,12 +135,12 @@ def test_a_penalty_is_for_vllm_which_knows_it() -> None:
 
 @pytest.mark.parametrize("override", ["top_p=0.9", "top_k=20", "min_p=0.1"])
 def test_vllm_does_not_draw_from_a_truncated_distribution(override: str) -> None:
-    """TRL 1.16 multiplies each importance ratio by the share that is left."""
+    """TRL 1.16 multiplies each importance ratio by the remaining probability mass."""
     arguments = ["grpo.use_vllm=true", f"sampling.{override}"]
     name, value = override.split("=")
     with pytest.raises(ConfigError, match=f"sampling.{name} = {value}: .* importance ratios"):
         load("gsm8k-bf16", *arguments)
-    load("gsm8k-bf16", f"sampling.{override}")  # we draw
+    load("gsm8k-bf16", f"sampling.{override}")  # our own sampling
     load("gsm8k-bf16", *arguments, "grpo.vllm_importance_sampling_correction=false")
 
 
@@ -193,7 +193,7 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
         load(str(path))
 
 
-def test_a_stop_that_begins_the_answers_line_is_for_rewards_of_ones_own() -> None:
+def test_a_stop_that_begins_the_answers_line_needs_a_users_reward() -> None:
     own = ("prompt.stop='####'", "rewards={mine: {function: 'm:f'}}")
     assert load("arithmetic", *own, "evaluation.correct_by=mine").prompt.stop == "####"
     with pytest.raises(ConfigError, match="a completion ends before its answer"):
@@ -295,7 +295,7 @@ def test_paths_that_are_set_are_relative_to_the_working_directory(
     assert one.data.train == f"{tmp_path}/x.jsonl"
 
 
-def test_what_is_no_path_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_that_are_not_paths_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     for given, expected in (
         ("data.train=s3://b/x.jsonl", "s3://b/x.jsonl"),
@@ -321,7 +321,7 @@ def test_extending_itself_is_refused(tmp_path: Path) -> None:
     ("text", "complaint"),
     [("- a\n- b\n", "a recipe is a mapping"), ("a: [1\n", "is not YAML"), ("", "is a mapping")],
 )
-def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str, complaint: str) -> None:
+def test_a_file_that_is_not_a_recipe_is_named(tmp_path: Path, text: str, complaint: str) -> None:
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(ConfigError, match=complaint):
         load(str(tmp_path / "bad.yaml"))
@@ -342,7 +342,7 @@ def test_the_known_grpo_fields_are_those_of_the_installed_trl() -> None:
 
 
 def test_the_values_that_trl_knows_are_those_of_its_own_help() -> None:
-    """GRPOConfig takes any text there, and the first step fails."""
+    """GRPOConfig accepts any text, and only the first step would fail."""
     from trl import GRPOConfig
 
     for field in dataclasses.fields(GRPOConfig):

@@ -21,9 +21,7 @@ MINIMAL = {"name": "mine", "model": {"name": "./model"}}
 @pytest.mark.parametrize(
     ("option", "name"), [("--schema", "recipe.schema.json"), ("--fields", "README.md")]
 )
-def test_what_lies_beside_the_shipped_recipes_is_what_the_command_prints(
-    option: str, name: str
-) -> None:
+def test_files_beside_the_shipped_recipes_equal_the_commands_output(option: str, name: str) -> None:
     printed = CliRunner().invoke(main, ["recipes", option])
     assert printed.exit_code == 0
     assert (FOLDER / name).read_text("utf-8") == printed.stdout, (
@@ -72,4 +70,4 @@ def test_every_field_of_a_recipe_is_described() -> None:
 
     sections = {"Recipe": schema, **schema["$defs"]}
     assert all(section["description"] for section in sections.values())
-    assert [each for name, one in sections.items() for each in undescribed(name, one)] == []
+    assert [field for name, one in sections.items() for field in undescribed(name, one)] == []

@@ -1,4 +1,4 @@
-"""Runs to report on: as after a demo, with next to nothing, and full of nasty text."""
+"""Runs to report on: a demo, a minimal one, and one with hostile text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from rlvr_trainer.evaluation.outcome import compare
 
 Report = dict[str, Any]
-"""The arguments of render_report."""
+"""Arguments of `render_report`."""
 
 START = 1_790_000_000.0
 
@@ -41,7 +41,7 @@ def sample(model: str, shots: int, index: int, correct: bool, rng: random.Random
 
 
 def demo(*, shots: tuple[int, ...] = (0, 2, 8), num_rows: int = 200, num_steps: int = 40) -> Report:
-    """A run as it should go: 8.5 % → about 60 % at the most shots."""
+    """Return a successful run: 8.5 % → about 60 % at the most shots."""
     rng = random.Random(0)
     before, after = [], []
     for place, k in enumerate(shots):
@@ -82,13 +82,13 @@ def demo(*, shots: tuple[int, ...] = (0, 2, 8), num_rows: int = 200, num_steps: 
 
 
 def events(num_steps: int) -> list[dict[str, Any]]:
-    """What a run of `num_steps` steps logs, reward rising along an S."""
-    rng, clock, found = random.Random(1), START, []
+    """Return the events of a run of `num_steps` steps, with a sigmoid reward."""
+    rng, clock, logged = random.Random(1), START, []
 
     def add(event: str, seconds: float, **fields: Any) -> None:
         nonlocal clock
         clock += seconds
-        found.append({"time": clock, "event": event, **fields})
+        logged.append({"time": clock, "event": event, **fields})
 
     for phase, seconds in (("prepare", 3.2), ("evaluate-base", 148.0)):
         add("phase", 1, phase=phase, state="started")
@@ -118,11 +118,11 @@ def events(num_steps: int) -> list[dict[str, Any]]:
     add("phase", 1, phase="evaluate-trained", state="started")
     add("phase", 96.0, phase="evaluate-trained", state="finished")
     add("phase", 0.1, phase="report", state="started")
-    return found
+    return logged
 
 
 def minimal() -> Report:
-    """One shot setting, four rows, no training, empty recipe and manifest."""
+    """Return a run of one shot setting, four rows, no training, empty recipe and manifest."""
     rng = random.Random(2)
     right = ((False, False), (True, True), (False, True), (True, False))
     before = [sample("before", 0, i, one, rng) for i, (one, _) in enumerate(right)]
@@ -137,7 +137,7 @@ def minimal() -> Report:
 
 
 def nasty() -> Report:
-    """Whatever a model, a data set or a user may write, in every place where text can stand."""
+    """Return a run with hostile text of a model, a data set or a user in every text field."""
     report = demo(shots=(8,), num_rows=30, num_steps=6)
     texts = [
         "<script>alert('x')</script><img src=https://example.org/a.png onerror=alert(1)>",
@@ -150,11 +150,11 @@ def nasty() -> Report:
         "\n" * 80 + "the end",
         "&lt;b&gt; & \"quotes\" 'single'",
     ]
-    for number, each in enumerate(report["samples"]):
-        each["completion"] = texts[number % len(texts)]
-        each["question"] = texts[(number + 1) % len(texts)]
-        each["extracted"] = texts[(number + 2) % len(texts)][:200] or None
-        each["answer"] = texts[(number + 3) % len(texts)][:300]
+    for number, sample_row in enumerate(report["samples"]):
+        sample_row["completion"] = texts[number % len(texts)]
+        sample_row["question"] = texts[(number + 1) % len(texts)]
+        sample_row["extracted"] = texts[(number + 2) % len(texts)][:200] or None
+        sample_row["answer"] = texts[(number + 3) % len(texts)][:300]
     report["recipe"]["description"] = texts[0]
     report["recipe"]["prompt"]["stop"] = texts[1]
     report["manifest"]["quarantined"] = {texts[0]: 2, "y" * 300: 1}

@@ -37,7 +37,7 @@ class Element:
 
 
 class Tree(HTMLParser):
-    """The document as a tree; an end tag without its start fails."""
+    """Parser of a document into a tree; an end tag without its start fails."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ def text_of(html: str) -> str:
     return Tree(html).root.text.replace("\xa0", " ")
 
 
-# ── Whatever the run ─────────────────────────────────────────────────────────────────────────
+# ── Any run ─────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_report_is_one_well_formed_document_in_english(html: str) -> None:
@@ -146,7 +146,7 @@ def test_a_report_is_the_same_each_time(demo_report: dict[str, Any]) -> None:
     assert render_report(**demo_report) == render_report(**demo_report)
 
 
-# ── What is in it ────────────────────────────────────────────────────────────────────────────
+# ── Content ───────────────────────────────────────────────────────────────────────────────
 
 
 def test_every_part_of_a_whole_run_is_there(demo_report: dict[str, Any]) -> None:
@@ -175,7 +175,7 @@ def test_a_number_that_is_not_finite_leaves_a_gap() -> None:
     assert series.points == [(0, 1.0), (4, 2.0)]
 
 
-def test_a_reward_of_the_users_own_is_shown_after_ours(nasty_report: dict[str, Any]) -> None:
+def test_a_users_reward_is_shown_after_ours(nasty_report: dict[str, Any]) -> None:
     titles = [series.title for series in training_series(nasty_report["events"])]
     assert titles[1:4] == ["Format reward", "Correctness reward", "<b>my own</b> reward"]
     assert "&lt;b&gt;my own&lt;/b&gt; reward" in render_report(**nasty_report)
@@ -199,9 +199,9 @@ def test_only_evaluations_while_training_are_validation() -> None:
 
 
 def test_pass_at_k_is_in_the_table(minimal_report: dict[str, Any]) -> None:
-    drawn = [{**each, "greedy": False} for each in minimal_report["samples"]]
+    drawn = [{**sample, "greedy": False} for sample in minimal_report["samples"]]
     models = [
-        [each for each in [*minimal_report["samples"], *drawn] if each["model"] == model]
+        [sample for sample in [*minimal_report["samples"], *drawn] if sample["model"] == model]
         for model in ("before", "after")
     ]
     html = render_report(**{**minimal_report, "evaluation": compare(*models, k=(1,))})
@@ -244,7 +244,7 @@ def test_a_duration_reads_well(seconds: float, text: str) -> None:
 
 
 def test_a_dozen_samples_stand_open_some_of_each_outcome(demo_report: dict[str, Any]) -> None:
-    samples = [each for each in demo_report["samples"] if each["shots"] == 8]
+    samples = [sample for sample in demo_report["samples"] if sample["shots"] == 8]
     outcomes = by_outcome(samples)
     shown = choose(outcomes)
     assert sum(shown.values()) == 12
@@ -254,7 +254,7 @@ def test_a_dozen_samples_stand_open_some_of_each_outcome(demo_report: dict[str, 
     }  # fmt: skip
 
 
-def test_what_the_verifier_saw_is_said_in_words(minimal_report: dict[str, Any]) -> None:
+def test_the_verifiers_reading_is_described_in_words(minimal_report: dict[str, Any]) -> None:
     text = text_of(render_report(**minimal_report))
     for expected in (
         *("✓ correct", "✗ wrong", "Verifier saw 9", "Verifier saw no answer", "✗ wrong format"),
@@ -267,13 +267,13 @@ def test_samples_are_those_of_the_shots_that_the_verdict_is_about(
     demo_report: dict[str, Any],
 ) -> None:
     other = [
-        {**each, "completion": "elsewhere"} if each["shots"] != 8 else each
-        for each in demo_report["samples"]
+        {**sample, "completion": "elsewhere"} if sample["shots"] != 8 else sample
+        for sample in demo_report["samples"]
     ]
     assert "elsewhere" not in render_report(**{**demo_report, "samples": other})
 
 
-def test_what_a_model_writes_stays_text(nasty_report: dict[str, Any]) -> None:
+def test_a_completion_is_escaped(nasty_report: dict[str, Any]) -> None:
     html = render_report(**nasty_report)
     assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in html
     assert "&lt;/pre&gt;&lt;/style&gt;" in html
@@ -282,7 +282,7 @@ def test_what_a_model_writes_stays_text(nasty_report: dict[str, Any]) -> None:
     html.encode("utf-8")
 
 
-def test_a_completion_without_end_is_cut_and_says_so(nasty_report: dict[str, Any]) -> None:
+def test_a_truncated_completion_is_cut_and_says_so(nasty_report: dict[str, Any]) -> None:
     html = render_report(**nasty_report)
     assert "x" * 4001 not in html
     assert "… 5,000 characters more in samples.jsonl" in html
@@ -292,7 +292,7 @@ def test_a_page_of_a_whole_benchmark_stays_small(demo_report: dict[str, Any]) ->
     assert len(render_report(**demo_report)) < 500_000
 
 
-# ── Looks ────────────────────────────────────────────────────────────────────────────────────
+# ── Style ────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_text_has_contrast_in_light_and_dark() -> None:
@@ -308,7 +308,7 @@ def test_text_has_contrast_in_light_and_dark() -> None:
 
 
 def contrast(one: str, two: str) -> float:
-    """The ratio of WCAG 2.2."""
+    """Return the contrast ratio of WCAG 2.2."""
 
     def luminance(colour: str) -> float:
         parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]

@@ -1,4 +1,4 @@
-"""What a completion earns, and what it does not get away with."""
+"""Grade completions, including attacks on the verifier."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def test_the_public_signatures_need_only_a_completion_and_an_answer() -> None:
     for function, names in ((format_reward, ["completion"]),
                             (correctness_reward, ["completion", "answer"])):  # fmt: skip
         parameters = inspect.signature(function).parameters.values()
-        assert [each.name for each in parameters if each.default is required] == names
+        assert [
+            parameter.name for parameter in parameters if parameter.default is required
+        ] == names
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ def test_the_public_signatures_need_only_a_completion_and_an_answer() -> None:
         (line("\u20135"), "-5", (0.5, 1.0)),
         (line("\uff0d5"), "5", (0.5, 0.0)),
         (line("3\u20135"), "5", (0.0, 0.0)),
-        # other digits, notations and expressions are no numbers
+        # other digits, notations and expressions are not numbers
         (line("٤٢"), "42", (0.0, 0.0)),
         (line("４２"), "42", (0.0, 0.0)),
         (line("4²"), "42", (0.0, 0.0)),
@@ -113,7 +115,7 @@ def test_the_public_signatures_need_only_a_completion_and_an_answer() -> None:
         (line("inf"), "42", (0.0, 0.0)),
         (line("forty-two"), "42", (0.0, 0.0)),
         (line(""), "42", (0.0, 0.0)),
-        # several answers are none
+        # several answers count as none
         (line("42") + f"\n{MARKER} 43", "42", (0.0, 0.0)),
         (line("41") + f"\n{MARKER} 42", "42", (0.0, 0.0)),
         (line("42") + f"\n{MARKER} 42", "42", (0.0, 0.0)),
@@ -122,7 +124,7 @@ def test_the_public_signatures_need_only_a_completion_and_an_answer() -> None:
         (line("41 or 42"), "42", (0.0, 0.0)),
         (line("41, 42"), "42", (0.0, 0.0)),
         (line(f"41 {MARKER} 42"), "42", (0.0, 0.0)),
-        # the marker is verified to the letter, on a line of its own
+        # the marker must match exactly, on its own line
         (f"So {MARKER} 42", "42", (0.0, 0.0)),
         ("#### 42", "42", (0.0, 0.0)),
         ("#### the final answer is 42", "42", (0.0, 0.0)),
@@ -131,7 +133,7 @@ def test_the_public_signatures_need_only_a_completion_and_an_answer() -> None:
         (f"{MARKER}\n42", "42", (0.0, 0.0)),
         (f"#{MARKER} 42", "42", (0.0, 0.0)),
         (f"So\u2028{MARKER} 42", "42", (0.0, 0.0)),
-        # the tolerance is absolute, and 0 is near nothing else
+        # the tolerance is absolute, and only 0 matches 0
         (line("0.3335"), "0.333", (0.5, 1.0)),
         (line("0.334"), "0.333", (0.5, 1.0)),
         (line("0.3341"), "0.333", (0.5, 0.0)),
@@ -143,7 +145,7 @@ def test_the_public_signatures_need_only_a_completion_and_an_answer() -> None:
         (line("0"), "0.0005", (0.5, 0.0)),
         (line("0.0005"), "0.0005", (0.5, 1.0)),
         (line("0.0001"), "0", (0.5, 0.0)),
-        # what follows the answer does not hurt; a run-on next question is never read
+        # text after the answer is ignored; a run-on next question is never read
         (line("42") + "\n" + "x" * 400, "42", (0.5, 1.0)),
         (line("42") + f"\n\nQuestion: And now?\nSolution: {MARKER} 7", "42", (0.5, 1.0)),
         (line("42") + f"\n\nQuestion: And now?\n{MARKER} 7", "42", (0.5, 1.0)),
@@ -161,11 +163,11 @@ def test_a_completion_earns(completion: str, gold: str, expected: tuple[float, f
 
 
 @pytest.mark.parametrize("gold", ["", "forty-two", "1/2", "nan", "9" * 21, "4 or 5", "12,34"])
-def test_a_gold_answer_that_is_no_number_is_the_verifiers_failure(gold: str) -> None:
+def test_a_gold_answer_that_is_not_a_number_is_a_failure_of_the_verifier(gold: str) -> None:
     assert correctness_reward(line("42"), gold) is None
 
 
-def test_neighbours_of_twenty_digits_are_told_apart() -> None:
+def test_neighbours_of_twenty_digits_are_distinguished() -> None:
     assert correctness_reward(line("99999999999999999998"), "99999999999999999999") == 0.0
 
 

@@ -85,6 +85,6 @@ def test_a_gold_answer_loses_commas_and_currency(text: str, normalised: str) -> 
         "5 per million",
     ],
 )
-def test_what_is_no_number_is_refused(text: str) -> None:
+def test_text_that_is_not_a_number_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a number"):
         normalise_answer(text)

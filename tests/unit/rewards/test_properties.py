@@ -84,7 +84,7 @@ def test_where_the_strict_reading_sees_a_number_the_flexible_one_sees_the_same(
 
 @settings(max_examples=100, deadline=None)
 @given(adversarial, st.integers(0, 999))
-def test_a_second_answer_line_is_worth_nothing(between: str, second: int) -> None:
+def test_a_second_answer_line_earns_nothing(between: str, second: int) -> None:
     completion = f"{MARKER} 42\n{cut_at_stop(between)}\n{MARKER} {second}"
     assert format_reward(completion) == 0.0
     assert correctness_reward(completion, "42") == 0.0
@@ -133,7 +133,7 @@ def test_fifty_thousand_completions_a_second_on_one_core() -> None:
             format_reward(completion)
             correctness_reward(completion, "42")
         fastest = min(fastest, time.process_time() - start)
-    # Both rewards; 100,000 and more when measured alone, half the promise on a busy machine.
+    # Both rewards: above 100,000 on an idle machine; half of the target on a busy one.
     assert 2000 / fastest > 25_000
 
 

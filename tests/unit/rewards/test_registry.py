@@ -60,7 +60,7 @@ def test_a_users_function_sees_the_completion_and_the_rows_columns(tmp_path: Pat
 
 @pytest.fixture
 def neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Two folders, each with a reward that imports its own neighbour of the same name."""
+    """Write two folders, each with a reward that imports its own neighbour of the same name."""
     monkeypatch.setattr(sys, "path", sys.path.copy())
     for number, folder in enumerate(("one", "two")):
         (tmp_path / folder).mkdir()
@@ -78,7 +78,7 @@ def neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
 def test_a_users_file_may_import_its_neighbour(neighbours: Path) -> None:
     for number, folder in enumerate(("one", "two")):
         sys.modules.pop("neighbour_of_mine", None)
-        sys.path[:] = [each for each in sys.path if not each.startswith(str(neighbours))]
+        sys.path[:] = [entry for entry in sys.path if not entry.startswith(str(neighbours))]
         mine = recipe(rewards={"mine": {"function": f"{neighbours}/{folder}/mine.py:mine"}})
         assert score(build_rewards(mine), "", ROW) == {"mine": float(number)}
 

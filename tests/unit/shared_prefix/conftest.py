@@ -59,9 +59,9 @@ def random_model(architecture: str, **overrides: Any) -> PreTrainedModel:
     }
     model = model_class(config_class(**{**shape, **overrides}))
     for name, parameter in model.named_parameters():
-        if name.endswith("bias"):  # zero by itself
+        if name.endswith("bias"):  # zero by default
             torch.nn.init.normal_(parameter, std=0.2)
-        elif "norm" in name:  # one by itself
+        elif "norm" in name:  # one by default
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
     add_fused_lm_head(model, temperature=TEMPERATURE, outputs=("log_probs", "entropy"))
     return model
@@ -70,7 +70,7 @@ def random_model(architecture: str, **overrides: Any) -> PreTrainedModel:
 def random_batch(
     header: int, questions: list[int], rows: list[tuple[int, int]], seed: int = 0
 ) -> Batch:
-    """`rows`: (question, completion length); completions get two columns more than the longest."""
+    """Return a batch; `rows`: (question, completion length), padded by two columns."""
     g = torch.Generator().manual_seed(seed)
 
     def tokens(n: int) -> list[int]:
@@ -89,7 +89,7 @@ def random_batch(
 
 
 def trl_scores(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and entropies by TRL's own method, called without a trainer around it."""
+    """Return log-probabilities and entropies by TRL's own method, called without a trainer."""
     trainer = SimpleNamespace(accelerator=SimpleNamespace(autocast=nullcontext))
     log_probs, entropies, _ = GRPOTrainer._get_per_token_logps_and_entropies.__wrapped__(
         trainer,
@@ -110,7 +110,7 @@ def gradient(model: torch.nn.Module) -> Tensor:
 
 @pytest.fixture
 def ragged() -> Batch:
-    """Three questions, rows in no order, one row without completion, one of a single token."""
+    """Return three questions in unsorted rows, one without completion, one of a single token."""
     return random_batch(
         37, [5, 9, 3], [(0, 7), (1, 12), (0, 12), (2, 1), (1, 4), (0, 0), (2, 12), (1, 12)]
     )
@@ -118,7 +118,7 @@ def ragged() -> Batch:
 
 @pytest.fixture
 def quantised(tmp_path: Path) -> PreTrainedModel:
-    """A random model in nf4, loaded as a run loads it."""
+    """Load a random model in nf4 as a run does."""
     random_model("llama", hidden_size=96, intermediate_size=192).save_pretrained(tmp_path)
     section = ModelSection(name=str(tmp_path), dtype="fp32")
     model = load_model(section, QuantizationSection(compute_dtype="fp32", storage_dtype="fp32"))
@@ -128,14 +128,14 @@ def quantised(tmp_path: Path) -> PreTrainedModel:
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All but the device is as on a GPU; FlexAttention runs in its unfused form."""
+    """Take the GPU's code paths on the CPU; FlexAttention runs in its unfused form."""
     run_as_on_a_gpu(monkeypatch)
 
 
 def run_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the CPU for a GPU.
+    """Treat the CPU as a GPU.
 
-    torch refuses FlexAttention's unfused backward on a CPU, because it has no kernel for it there.
+    torch has no kernel for FlexAttention's backward on a CPU and refuses the unfused one too.
     """
     for module in (kernels, decode_attention, generation, log_probs, token_scores):
         monkeypatch.setattr(module, "is_cpu", lambda device: False)
@@ -144,7 +144,7 @@ def run_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=[False, True], ids=["without AMX", "AMX"])
 def has_amx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether the code takes the CPU for one with AMX."""
+    """Make the code see a CPU with or without AMX; return True for with."""
     value: bool = request.param
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: value)
     return value

@@ -1,4 +1,4 @@
-"""Generation's attention on a GPU, without one: tensors that have a device and no data."""
+"""Test generation's attention on a GPU by tensors with a device and no data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def states(num_tokens: int) -> list[Tensor]:
     ]
 
 
-def test_what_a_decode_step_works_on_is_on_the_device() -> None:
+def test_the_tensors_of_a_decode_step_are_on_the_device() -> None:
     with FakeTensorMode():
         header = HeaderAttention()
         out = header.attend(0, *states(30), 0.125)

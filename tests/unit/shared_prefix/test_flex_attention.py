@@ -1,4 +1,4 @@
-"""The GPU's attention over a packed row, in the unfused form that runs on a CPU."""
+"""Test the GPU's attention over a packed row, in the unfused form that runs on a CPU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 
 def layout_of(header: int, questions: Sequence[int], answers: Sequence[tuple[int, int]]) -> Layout:
-    """`answers`: (question, completion length); all tokens of a question are its number."""
+    """Return a layout; `answers`: (question, completion length). A question repeats its number."""
     prompts = [[0] * header + [1 + question] * questions[question] for question, _ in answers]
     return pack(prompts, [[9] * length for _, length in answers]).layout
 

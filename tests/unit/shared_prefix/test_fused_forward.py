@@ -1,4 +1,4 @@
-"""The fused forward against the model's own."""
+"""Compare the fused forward with the model's own."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_quantised_weights_are_dequantised(quantised: Any) -> None:
     assert_same_logits(adapted(quantised))
 
 
-def test_what_cannot_be_merged_is_generated_module_by_module() -> None:
+def test_layers_that_cannot_be_merged_are_run_module_by_module() -> None:
     model = adapted(random_model("llama"), use_dora=True)
     with pytest.raises(CannotFuse, match="more than B · A"):
         FusedForward(model.get_base_model())

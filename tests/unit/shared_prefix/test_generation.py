@@ -36,7 +36,7 @@ def prompts(header: int) -> list[list[int]]:
 
 
 def lora(**options: Any) -> LoraConfig:
-    """An adapter that changes what the model says."""
+    """Return an adapter that changes the model's completions."""
     return LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, **options)
 
 
@@ -148,7 +148,7 @@ def test_steps_of_fixed_shapes_give_the_same_tokens_as_on_a_gpu(
 
 
 def test_steps_for_cuda_graphs_have_few_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows are halved, and columns added, in blocks; a graph is captured for each shape."""
+    """Rows are halved and columns added in blocks; each shape needs a captured graph."""
     monkeypatch.setattr(decode_attention, "_GROWTH", 8)
     shapes: list[tuple[int, int]] = []
     forward = GraphedForward.__call__
@@ -174,7 +174,7 @@ def test_a_decode_step_waits_for_the_device_only_to_read_its_tokens(as_on_a_gpu:
     model = random_model("llama")
 
     def transfers_and_waits(num_tokens: int) -> int:
-        """Operations by which a device gets Python's numbers, or is waited for."""
+        """Count operations that transfer Python numbers to the device or wait for it."""
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
             generate(
                 model,
@@ -242,7 +242,7 @@ def test_a_completion_ends_with_the_token_that_completes_a_stop_string(smollm2_d
 
 
 def test_no_completion_has_ended_by_a_stop_string_when_none_is_left(smollm2_dir: Path) -> None:
-    """All that were left may end with an EOS token at once."""
+    """The remaining completions may all end with an EOS token at once."""
     stops = StopStrings(AutoTokenizer.from_pretrained(smollm2_dir), ("Question:",))
     assert stops([]) == []
 

@@ -1,4 +1,4 @@
-"""The gradient of a part of the attention, with its rows given to as many threads as there are."""
+"""Test the gradient of a part of the attention, with its rows divided among threads."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ def test_the_gradient_is_that_of_plain_attention_however_rows_are_divided(
         out, lse = attend(q, k, v, SCALE)
         gradients = attend_backward(grad, q, k, v, out, lse, SCALE)
 
-    for found, tensor in zip(gradients, (q, k, v), strict=True):
-        torch.testing.assert_close(found, tensor.grad, rtol=1e-5, atol=1e-5)
+    for gradient, tensor in zip(gradients, (q, k, v), strict=True):
+        torch.testing.assert_close(gradient, tensor.grad, rtol=1e-5, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The packed forward against TRL's own method, in float32."""
+"""Compare the packed forward with TRL's own method, in float32."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_qlora_after_an_evaluation(
 
 
 def test_the_embedded_model_on_text(smollm2_dir: Path) -> None:
-    """Without the entropies' gradient: TRL's own is 4e-5 from float64's here, ours 7e-6."""
+    """Compare without the entropies' gradient: TRL's is 4e-5 from float64's here, ours 7e-6."""
     model = AutoModelForCausalLM.from_pretrained(smollm2_dir, dtype=torch.float32)
     add_fused_lm_head(model, temperature=TEMPERATURE, outputs=("log_probs", "entropy"))
     adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear"))
@@ -267,14 +267,14 @@ def test_a_models_own_attention_keeps_its_name_and_its_numbers(
     attention: str, ragged: Batch
 ) -> None:
     model, other = random_model("qwen2"), random_model("llama")
-    for each in (model, other):
-        each.set_attn_implementation(attention)
-    before = [trl_scores(each, ragged)[0] for each in (model, other)]
+    for lm in (model, other):
+        lm.set_attn_implementation(attention)
+    before = [trl_scores(lm, ragged)[0] for lm in (model, other)]
     packed_scores(model, ragged)
     assert model.config._attn_implementation == attention
-    for each, expected in zip((model, other), before, strict=True):
-        each.set_attn_implementation(attention)  # is still a name that transformers knows
-        assert torch.equal(trl_scores(each, ragged)[0], expected)
+    for lm, expected in zip((model, other), before, strict=True):
+        lm.set_attn_implementation(attention)  # the name is still registered in transformers
+        assert torch.equal(trl_scores(lm, ragged)[0], expected)
 
 
 def train(model: Any, checkpointing: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Merged linear layers against PEFT's own, on a CPU."""
+"""Compare merged linear layers with PEFT's own, on a CPU."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def assert_merging_changes_nothing(model: Any, tolerance: float = 1e-5) -> None:
 
 @pytest.fixture
 def num_multiplied(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """How many layers have been multiplied merged."""
+    """Return a function that gives the number of merged multiplications."""
     calls = []
     multiply = merged_linear._multiply
 

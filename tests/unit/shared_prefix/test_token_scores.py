@@ -13,7 +13,7 @@ from rlvr_trainer.shared_prefix.token_scores import head_scores, token_scores
 
 @pytest.fixture(autouse=True)
 def _several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last one smaller."""
+    """Use several chunks, the last one smaller."""
     monkeypatch.setitem(module._MULTIPLIED_ELEMENTS, "cpu", 2500)
     monkeypatch.setitem(module._SOFTMAXED_ELEMENTS, "cpu", 1500)
 

@@ -1,4 +1,4 @@
-"""One interface over local folders and S3.
+"""Test the interface over local folders and S3.
 
 S3 is played by moto's server, a fake: it speaks S3's protocol over HTTP on this machine, but checks
 no permissions; what a real server refuses is injected as its answer.
@@ -37,7 +37,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     return open_storage(uri)
 
 
-def test_what_is_written_is_read_back(storage: Storage) -> None:
+def test_written_content_is_read_back(storage: Storage) -> None:
     assert not storage.exists("a/b.txt")
     storage.write_bytes("a/b.txt", b"one")
     storage.write_bytes("a/b.txt", b"two")
@@ -45,7 +45,7 @@ def test_what_is_written_is_read_back(storage: Storage) -> None:
     assert storage.read_bytes("a/b.txt") == b"two"
 
 
-def test_a_key_that_is_not_there_is_a_file_not_found(storage: Storage) -> None:
+def test_a_missing_key_is_a_file_not_found(storage: Storage) -> None:
     with pytest.raises(FileNotFoundError):
         storage.read_bytes("absent")
     with pytest.raises(FileNotFoundError):
@@ -152,7 +152,7 @@ def test_a_folder_that_cannot_be_written_is_a_configuration_error(tmp_path: Path
 
 
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ENOTCONN])
-def test_a_shared_folder_that_is_away_for_a_while_is_worth_another_try(
+def test_a_temporarily_unavailable_shared_folder_is_retryable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     storage = open_storage(tmp_path)
@@ -214,15 +214,15 @@ def test_a_file_that_vanishes_while_it_is_listed_is_passed_over(
     walk = os.walk
 
     def prune_then(*args: Any, **kwargs: Any) -> Any:
-        found = list(walk(*args, **kwargs))
+        entries = list(walk(*args, **kwargs))
         (tmp_path / "pruned").unlink()
-        return found
+        return entries
 
     monkeypatch.setattr(os, "walk", prune_then)
     assert storage.sizes() == {"kept": 4}
 
 
-def test_a_folder_is_no_key(storage: Storage) -> None:
+def test_a_folder_is_not_a_key(storage: Storage) -> None:
     storage.write_bytes("folder/file", b"")
     assert not storage.exists("folder")
     for key in ("folder", "folder/file/deeper"):
@@ -267,7 +267,7 @@ def test_a_text_goes_by_the_same_rule(tmp_path: Path, monkeypatch: pytest.Monkey
         write_text(tmp_path / "recipe.json", "{}")
 
 
-# --- what S3 refuses
+# --- S3's refusals
 
 
 def test_a_bucket_that_does_not_exist_is_named(s3: str) -> None:
@@ -340,11 +340,11 @@ def test_a_key_that_may_not_be_used_is_named_as_s3_names_it(
         storage.read_bytes("a")
 
 
-def test_a_key_that_is_not_there_is_so_for_those_too_who_may_list_some_prefixes_only(
+def test_a_missing_key_is_recognised_with_permission_to_list_some_prefixes_only(
     s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     storage: Any = open_storage(s3)
-    storage.write_bytes("a.json", b"")  # a key that begins with the one asked for
+    storage.write_bytes("a.json", b"")  # a key with the requested key as prefix
     for operation in ("get_object", "head_object"):
         monkeypatch.setattr(storage._client, operation, denied(operation))
     assert not storage.exists("a")
@@ -354,7 +354,7 @@ def test_a_key_that_is_not_there_is_so_for_those_too_who_may_list_some_prefixes_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_who_may_not_list_either_is_told_of_the_read(
+def test_an_identity_without_list_gets_the_error_of_the_read(
     s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage: Any = open_storage(s3)
@@ -373,7 +373,7 @@ def denied(operation: str, said: str = "Access Denied") -> Callable[..., None]:
     return refuse
 
 
-def test_a_transfer_that_broke_off_too_often_is_worth_another_try(
+def test_a_transfer_that_failed_too_often_is_retryable(
     s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     storage: Any = open_storage(s3)
@@ -414,9 +414,7 @@ def test_a_creation_whose_answer_was_lost_is_still_a_creation(
     assert not storage.put_if_absent("lock", b"other")
 
 
-def test_a_creation_in_conflict_with_another_is_tried_again(
-    s3: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_conflicting_create_is_retried(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     storage: Any = open_storage(s3)
     put, conflicts = storage._client.put_object, iter(["ConditionalRequestConflict"] * 2)
 
@@ -481,7 +479,7 @@ def test_rows_can_come_from_s3(s3: str, tmp_path: Path) -> None:
         run(f"{s3}/absent.jsonl")
 
 
-def test_what_was_appended_is_read_without_what_was_there(storage: Storage) -> None:
+def test_only_appended_content_is_read(storage: Storage) -> None:
     storage.write_bytes("log", b"one\ntwo\n")
 
     assert storage.read_from("log", 4) == b"two\n"
@@ -508,7 +506,7 @@ def model_in_s3(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sto
 
 @pytest.fixture
 def brought(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The keys that were downloaded, in order."""
+    """Record the downloaded keys, in order."""
     keys: list[str] = []
     download = S3Storage.download_file
 
@@ -521,7 +519,7 @@ def brought(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return keys
 
 
-def test_a_model_in_s3_is_brought_once_for_all_ranks_of_a_node(
+def test_a_model_in_s3_is_downloaded_once_for_all_ranks_of_a_node(
     model_in_s3: Storage, brought: list[str]
 ) -> None:
     model = ModelSection(name=model_in_s3.uri)
@@ -550,7 +548,7 @@ def test_a_pod_whose_cache_is_read_only_keeps_its_copy_in_its_temporary_folder(
     assert (folder / "config.json").is_file()
 
 
-def test_a_model_in_s3_that_comes_in_part_is_not_there(
+def test_a_partly_downloaded_model_in_s3_does_not_count(
     model_in_s3: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     download = S3Storage.download_file

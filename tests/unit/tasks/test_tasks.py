@@ -1,4 +1,4 @@
-"""The tasks: their rows, and what a usable row is."""
+"""Test the tasks: their rows, and which rows are usable."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def test_more_problems_than_there_are_is_a_configuration_error(
         rows("arithmetic", "train")
 
 
-# --- a user's own
+# --- a user's task
 
 
 def test_a_task_can_be_a_class_in_a_users_file(tmp_path: Path) -> None:

@@ -1,0 +1,131 @@
+from pathlib import Path
+
+import pytest
+
+from rlvr_components.jobs.local_process import LocalBackend
+from rlvr_pipelines.pipeline.run_plan import measure, plan
+from rlvr_trainer.errors import ConfigError
+from rlvr_trainer.recipe.reader import load_recipe
+from rlvr_trainer.recipe.schema import Recipe
+
+
+def tiny(*overrides: str) -> Recipe:
+    return load_recipe(Path(__file__).parents[2] / "tiny.yaml", overrides)
+
+
+def test_the_rows_are_counted_and_the_lengths_estimated() -> None:
+    sizes = measure(
+        tiny(
+            "data.num_train_rows=100",
+            "data.num_test_rows=20",
+            "sampling.num_generations=4",
+            "training.per_device_batch_size=8",
+            "training.gradient_accumulation_steps=2",
+        )
+    )
+
+    assert sizes.num_rows["test"] == 20
+    assert (sizes.completions_per_step, sizes.questions_per_step) == (16, 4)
+    assert sizes.num_steps == 20
+    assert sizes.num_evaluated == 20
+    assert 10 < sizes.question_tokens < 60
+
+
+def test_without_max_steps_the_epochs_decide() -> None:
+    sizes = measure(
+        tiny(
+            "data.num_train_rows=108",
+            "training.max_steps=null",
+            "training.num_epochs=2",
+            "training.per_device_batch_size=16",
+            "training.gradient_accumulation_steps=1",
+        )
+    )
+
+    assert sizes.num_rows["train"] == 90
+    assert sizes.num_steps == 2 * (90 // 2)
+
+
+def test_a_plan_says_that_one_step_with_a_warm_up_learns_nothing() -> None:
+    one_epoch = (
+        "data.num_train_rows=20",
+        "training.max_steps=null",
+        "training.gradient_accumulation_steps=1",
+        "training.per_device_batch_size=64",
+        "sampling.num_generations=8",
+    )
+    with pytest.raises(ConfigError, match="its learning rate is 0"):
+        measure(tiny(*one_epoch))
+    assert measure(tiny(*one_epoch, "training.warmup_ratio=0")).num_steps == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("lora.target_modules=[nope]", "names nope, and .* no such linear layers"),
+        ("lora.target_modules=[q_proj, kproj]", r"names kproj, .* \(did you mean 'k_proj'\?\)"),
+        ("model.context_length=9000", "has 8192 positions; lower it to 8192"),
+    ],
+)
+def test_a_plan_refuses_what_the_model_does_not_have(override: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        plan(tiny("model.name=embedded:smollm2-135m-instruct", override), Path("runs/x"))
+
+
+def test_each_batch_is_trained_on_num_iterations_times() -> None:
+    once = ("data.num_train_rows=108", "training.max_steps=null")
+    assert (
+        measure(tiny(*once, "grpo.num_iterations=4")).num_steps
+        == 4 * measure(tiny(*once)).num_steps
+    )
+    cut = tiny(*once, "grpo.steps_per_generation=8")  # of 4 micro-steps that make a step
+    whole = tiny(*once, "training.gradient_accumulation_steps=8")
+    assert measure(cut).num_steps == 2 * measure(whole).num_steps
+
+
+def test_a_shared_header_counts_once() -> None:
+    shared = measure(tiny("shared_prefix='on'"))
+    plain = measure(tiny("shared_prefix='off'"))
+
+    per_completion = plain.header_tokens + plain.question_tokens
+    assert plain.tokens_per_step == plain.completions_per_step * (per_completion + 40)
+    assert shared.tokens_per_step < plain.tokens_per_step
+
+
+def test_rows_elsewhere_are_not_fetched_for_a_plan() -> None:
+    planned = plan(tiny("data.train=s3://bucket/rows.jsonl"), Path("runs/x"))
+
+    assert planned.sizes is None
+    assert planned.facts()["sizes"] is None
+
+
+@pytest.mark.parametrize(
+    ("body", "cause"),
+    [
+        ("def f(completion, row): return row['topic']", "raised KeyError: 'topic', on row train-"),
+        ("def f(completion, row): pass", "returned None, not a finite number, on row train-"),
+        ("def g(completion, row): return 1", "has no 'f'"),
+    ],
+)
+def test_a_plan_tries_the_rewards(tmp_path: Path, body: str, cause: str) -> None:
+    (tmp_path / "mine.py").write_text(body)
+    recipe = tiny(f"rewards.mine={{function: '{tmp_path}/mine.py:f'}}")
+    with pytest.raises(ConfigError) as caught:
+        plan(recipe, Path("runs/x"))
+    assert cause in str(caught.value)
+    assert "rewards.mine.function" in str(caught.value)
+
+
+def test_a_plan_loads_rewards_where_the_rows_are_elsewhere() -> None:
+    with pytest.raises(ConfigError, match=r"rewards\.mine\.function: .* is not installed"):
+        plan(
+            tiny("data.train=s3://bucket/rows.jsonl", "rewards.mine={function: 'no_such:f'}"),
+            Path("runs/x"),
+        )
+
+
+def test_the_planned_recipe_is_submitted() -> None:
+    planned = plan(tiny(), Path("runs/x"))
+
+    assert planned.rendered == LocalBackend().render(planned.job)
+    assert planned.job.command[-1] == str(Path("runs/x").resolve())
