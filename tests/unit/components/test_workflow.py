@@ -5,16 +5,16 @@ from tests.unit.kubeflow.workflows import pod_of, workflow
 
 from rlvr_components.workflow import (
     STEPS,
-    Attempt,
     Failure,
-    State,
+    StepAttempt,
+    StepState,
     failure_of,
     find_failure,
     first_failed,
     is_terminated,
     steps_of,
 )
-from rlvr_pipelines.pipeline.definition import rlvr_pipeline, task_groups
+from rlvr_pipelines.pipeline.definition import rlvr_pipeline
 from rlvr_trainer.errors import EXIT_PREEMPTED, JobFailed, PlatformError
 
 both = pytest.mark.parametrize("is_stock", [True, False])
@@ -22,7 +22,8 @@ both = pytest.mark.parametrize("is_stock", [True, False])
 
 def test_the_steps_are_the_pipelines_tasks_but_for_its_groups() -> None:
     spec = rlvr_pipeline.pipeline_spec
-    tasks = {name for group in task_groups(spec) for name in group}
+    groups = (spec.root, *spec.components.values())  # KFP nests tasks in groups
+    tasks = {name for group in groups for name in group.dag.tasks}
 
     assert set(STEPS) == {name for name in tasks if not name.startswith(("exit-", "condition"))}
 
@@ -34,7 +35,7 @@ def test_nothing_but_the_pipelines_steps_is_listed_in_its_order(is_stock: bool) 
     steps = steps_of(run)
 
     assert [step.name for step in steps] == list(STEPS)
-    states: dict[str, State] = {step.name: step.state for step in steps}
+    states: dict[str, StepState] = {step.name: step.state for step in steps}
     assert (states["check"], states["train"]) == ("SUCCEEDED", "RUNNING")
     assert states["publish"] == "PENDING"
 
@@ -67,10 +68,10 @@ def test_each_attempt_is_a_pod_by_argos_name(is_stock: bool) -> None:
 
     assert train.state == "RUNNING"
     assert train.attempts == (
-        Attempt(
+        StepAttempt(
             pod_of("train", 0, is_stock=is_stock), "Error", "pod deleted", "2026-11-02T10:00:00Z"
         ),
-        Attempt(pod_of("train", 1, is_stock=is_stock), "Running", "", "2026-11-02T10:00:30Z"),
+        StepAttempt(pod_of("train", 1, is_stock=is_stock), "Running", "", "2026-11-02T10:00:30Z"),
     )
     assert train.attempts[0].pod.startswith("rlvr-tiny-x7k2p-retry-system-container-impl-")
 
@@ -140,7 +141,7 @@ def test_the_cause_is_the_last_one_that_the_step_wrote_in_one_line() -> None:
 def test_without_a_cause_of_its_own_argo_says_what_happened(
     phase: str, message: str, log: str | None, cause: str, exit_code: int
 ) -> None:
-    failure = failure_of(Attempt("pod", phase, message), log)
+    failure = failure_of(StepAttempt("pod", phase, message), log)
 
     assert cause in failure.message
     assert failure.exit_code == exit_code

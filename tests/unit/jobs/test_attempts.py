@@ -17,7 +17,7 @@ from rlvr_components.jobs import JobSpec, JobStatus
 from rlvr_components.jobs.cluster import (
     following,
 )
-from rlvr_components.jobs.cluster.attempts import record_end
+from rlvr_components.jobs.cluster.attempts import record_failure
 from rlvr_components.jobs.launching import launch
 from rlvr_trainer.errors import ConfigError, JobFailed
 
@@ -97,7 +97,7 @@ def test_a_retryable_failure_makes_the_next_attempt(
     launch(backend(), SPEC)
 
     assert [job["metadata"]["name"][-2:] for job in api.jobs()] == ["-1", "-2"]
-    assert "worker-0: a rank was killed; another attempt is made" in capfd.readouterr().out
+    assert "worker-0: a rank was killed; it is retried" in capfd.readouterr().out
 
 
 def test_the_budget_of_attempts_ends(api: FakeApiServer) -> None:
@@ -216,7 +216,7 @@ def test_a_job_that_exists_takes_precedence_over_its_record(
 ) -> None:
     spec = retried(tmp_path)
     job = live_job(api, spec=spec)
-    record_end(job, JobStatus("failed", 138, "not all replicas ran within queue_timeout_s"))
+    record_failure(job, JobStatus("failed", 138, "not all replicas ran within queue_timeout_s"))
     run_pods(api, job)
     later(lambda: succeed(api, job))
 
