@@ -47,7 +47,7 @@ class Failure:
         """Return the advice how to continue the run."""
         if self.exit_code >= FIRST_SIGNAL_CODE:
             return f"{RETRY}, {NEW_RUN}"
-        return f"correct the cause and start a new run; if it lies outside the run, {RETRY}"
+        return f"correct the cause and start a new run; if it lies outside of the run, {RETRY}"
 
     def __str__(self) -> str:
         return f"{self.message} (exit code {self.exit_code})"

@@ -238,7 +238,7 @@ def test_a_job_is_deleted_even_when_its_record_cannot_be_written(
         launch(backend(run_timeout_s=1), retried(tmp_path))
 
     assert not api.jobs()
-    assert "again if it is deleted, since its record is not kept" in caplog.text
+    assert "again after its deletion, since its record was not written" in caplog.text
 
 
 def test_a_damaged_record_is_an_error(api: FakeApiServer, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ class PodFailures:
     @property
     def last(self) -> PodFailure | None:
         """Return the newest failure."""
-        return list(self._by_pod.values())[-1] if self._ends else None
+        return list(self._by_pod.values())[-1] if self._by_pod else None
 
     @property
     def annotations(self) -> dict[str, str]:
