@@ -1,7 +1,7 @@
-"""The steps of a pipeline run, from the Argo Workflow that KFP compiles it to. Pure.
+"""Read the steps of a pipeline run from the Argo Workflow that KFP compiles it to. Pure.
 
-A step is a DAG node with a pod in it: `WORKFLOW.root.exit-handler-1.train.executor`. Whatever is
-retried (in KFP's stock configuration every node) has children of its own name with `(0)`, `(1)`, ….
+A step is a DAG node with a pod in it: `WORKFLOW.root.exit-handler-1.train.executor`. A node that is
+retried (in KFP's stock configuration every node) has children of its name with `(0)`, `(1)`, ….
 Sources: backend/src/v2/compiler/argocompiler of kubeflow/pipelines 2.17; Argo's util/pod_name.go.
 """
 
@@ -14,37 +14,37 @@ from datetime import datetime
 from typing import Any, Literal
 
 from rlvr_trainer.errors import EXIT_PREEMPTED, JobFailed, PlatformError
+from rlvr_trainer.launch.exit_causes import FIRST_SIGNAL_CODE
 
-State = Literal["PENDING", "RUNNING", "SUCCEEDED", "REUSED", "FAILED", "TERMINATED", "NOT_RUN"]
+StepState = Literal["PENDING", "RUNNING", "SUCCEEDED", "REUSED", "FAILED", "TERMINATED", "NOT_RUN"]
 
 STEPS = (
     "check", "prepare-data", "evaluate-base", "train", "evaluate-trained", "compare-and-report",
     "publish", "finish",
 )  # fmt: skip
-"""The pipeline's tasks, in its order."""
+"""The pipeline's tasks, in order."""
 
 EXECUTOR = "executor"
 ENDED = ("Succeeded", "Failed", "Error", "Skipped", "Omitted")
 FAILED = ("Failed", "Error")
 DEADLINE = "exceeded its deadline"
-"""In the message of a node that a termination ended."""
+"""Part of the message of a node that was ended by a deadline or a termination of the run."""
 RETRY_NUMBER = re.compile(r"\(\d+\)$")
 EXIT_CODE = re.compile(r"exit code (\d+)")
-FIRST_SIGNAL_CODE = 128
 RETRY = "KFP's Retry of this run continues it"
 NEW_RUN = "a new run has a new id and trains from the beginning"
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a step failed: one line, and one of the exit codes of `rlvr_trainer.errors`."""
+    """The cause of a step's failure in one line, and an exit code of `rlvr_trainer.errors`."""
 
     message: str
     exit_code: int
 
     @property
     def remedy(self) -> str:
-        """What continues a run that failed so."""
+        """Return the advice how to continue the run."""
         if self.exit_code >= FIRST_SIGNAL_CODE:
             return f"{RETRY}, {NEW_RUN}"
         return f"correct the cause and start a new run; if it lies outside of the run, {RETRY}"
@@ -54,19 +54,19 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Attempt:
+class StepAttempt:
     """One pod of a step."""
 
     pod: str
     phase: str
-    """Argo's word: Pending, Running, Succeeded, Failed, Error."""
+    """Argo's phase: Pending, Running, Succeeded, Failed, Error."""
     message: str = ""
     started: str = ""
-    """As Kubernetes writes it."""
+    """Time as Kubernetes writes it."""
 
     @property
     def has_failed(self) -> bool:
-        """Return true if the pod failed or was lost."""
+        """True if the pod failed or was lost."""
         return self.phase in FAILED
 
 
@@ -75,16 +75,16 @@ class WorkflowStep:
     """A task of the pipeline."""
 
     name: str
-    state: State
-    attempts: tuple[Attempt, ...] = ()
-    """The oldest first."""
+    state: StepState
+    attempts: tuple[StepAttempt, ...] = ()
+    """Oldest first."""
     started: str = ""
-    """As Kubernetes writes it."""
+    """Time as Kubernetes writes it."""
     finished: str = ""
 
     @property
     def seconds(self) -> float | None:
-        """How long it ran; None for a step that runs, or never ran."""
+        """Return its running time; None for a step that runs, or never ran."""
         if self.state not in ("SUCCEEDED", "FAILED", "TERMINATED"):
             return None
         try:
@@ -95,19 +95,19 @@ class WorkflowStep:
 
 
 def steps_of(workflow: Mapping[str, Any]) -> tuple[WorkflowStep, ...]:
-    """Return the steps of the pipeline in its order, those that never ran among them."""
+    """Return the steps of the pipeline in order, including those that never ran."""
     nodes = list(((workflow.get("status") or {}).get("nodes") or {}).values())
     has_ended = (workflow.get("status") or {}).get("phase") in ENDED
     return tuple(_step(workflow, nodes, name, has_ended) for name in STEPS)
 
 
 def is_terminated(workflow: Mapping[str, Any]) -> bool:
-    """Return true if somebody terminated the run: KFP sets its deadline to 0."""
+    """Return True if the user terminated the run, for which KFP sets its deadline to 0."""
     return (workflow.get("spec") or {}).get("activeDeadlineSeconds") == 0
 
 
 def has_failed(workflow: Mapping[str, Any]) -> bool:
-    """Return true if any node failed, also one that is no step: a group's driver."""
+    """Return True if any node failed, including drivers of groups, which are not steps."""
     nodes = ((workflow.get("status") or {}).get("nodes") or {}).values()
     return any(node.get("phase") in FAILED for node in nodes)
 
@@ -119,7 +119,7 @@ def first_failed(steps: Sequence[WorkflowStep]) -> WorkflowStep | None:
 
 
 def find_failure(log: str) -> Failure | None:
-    """Return the cause that a step wrote last in its log (by `step.attempt`), as one line."""
+    """Return the last cause that a step (`step_process.attempt`) wrote to its log, on one line."""
     last = f"\n{log}".rpartition("\nerror: ")[2]
     match = re.match(r"(.*?) \(exit code (\d+)\)$", last, re.DOTALL | re.MULTILINE)
     if match is None or "\nerror: " not in f"\n{log}":
@@ -127,10 +127,10 @@ def find_failure(log: str) -> Failure | None:
     return Failure(_one_line(match[1]), int(match[2]))
 
 
-def failure_of(attempt: Attempt, log: str | None) -> Failure:
-    """Return why an attempt failed: what it wrote, else what Argo says of its pod.
+def failure_of(attempt: StepAttempt, log: str | None) -> Failure:
+    """Return the failure that the attempt wrote, else that which Argo reports of its pod.
 
-    `log` is None where it cannot be read.
+    `log` is None if it cannot be read.
     """
     written = find_failure(log or "")
     if written:
@@ -171,7 +171,7 @@ def _step(
     # a driver that fails leaves its step without a pod
     lost = [node for node in drivers if node.get("type") == "Pod" and node.get("phase") in FAILED]
     attempts = tuple(
-        Attempt(
+        StepAttempt(
             pod_name(workflow, node),
             node.get("phase", ""),
             node.get("message") or "",
@@ -179,7 +179,7 @@ def _step(
         )
         for node in pods or lost
     )
-    # of a node and its retried children, `train` and `train(0)`, the first is the whole
+    # a node `train` has its retried children `train(0)` beside it
     whole = min(own, key=lambda node: len(node.get("name", "")), default=None)
     is_lost = bool(lost) and not pods and all(node.get("phase") in ENDED for node in drivers)
     if is_lost:
@@ -196,11 +196,11 @@ def _step(
 
 def _state(
     node: Mapping[str, Any] | None,
-    attempts: Sequence[Attempt],
+    attempts: Sequence[StepAttempt],
     *,
     has_ended: bool,
     is_reused: bool,
-) -> State:
+) -> StepState:
     match (node or {}).get("phase", ""):
         case "Succeeded":
             return "REUSED" if is_reused else "SUCCEEDED"

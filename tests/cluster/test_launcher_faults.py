@@ -22,7 +22,7 @@ import pytest
 from rlvr_components.jobs import JobSpec, JobSummary, Resources
 from rlvr_components.jobs.cluster import find_jobs, open_backend
 from rlvr_components.jobs.cluster.job_status import epoch
-from rlvr_components.jobs.kinds import Place
+from rlvr_components.jobs.kinds import ClusterPlace
 from rlvr_components.jobs.launching import launch
 from rlvr_components.platform.settings import Platform
 from rlvr_trainer.errors import ConfigError, JobFailed, PlatformError, RLVRError
@@ -67,7 +67,7 @@ class Launcher:
     kubectl: Kubectl
     s3: S3
     platform: Platform
-    place: Place = "pytorchjob"
+    place: ClusterPlace = "pytorchjob"
 
     def spec(self, code: str, num_nodes: int = 1, **env: str) -> JobSpec:
         """Return a job whose nodes run this Python code."""

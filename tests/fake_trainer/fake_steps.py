@@ -84,6 +84,7 @@ def train(recipe: Recipe, run_dir: Path, data_dir: Path) -> bool:
         adapter.mkdir(exist_ok=True)
         (adapter / "weights").write_text("fake")
         (adapter / "tokenizer.json").write_text("{}")
+        (adapter / "adapter_config.json").write_text("{}")
     return True
 
 

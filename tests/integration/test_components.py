@@ -195,7 +195,7 @@ def test_the_components_from_the_form_to_the_outcome(container: Container, tmp_p
         "accuracy_after": 0.8,
         "mcnemar_p": pytest.approx(0, abs=1e-6),
     }
-    assert "To repeat it" in Path(compared.artifact("summary")["uri"]).read_text()
+    assert "Repeat it" in Path(compared.artifact("summary")["uri"]).read_text()
 
     published = container.run(
         "publish",
@@ -211,7 +211,7 @@ def test_the_components_from_the_form_to_the_outcome(container: Container, tmp_p
               "pipelineJobResourceName": "rlvr-1", "error": {}}  # fmt: skip
     finished = container.run("finish", {"storage_uri": "", "status": status})
     assert Path(finished.artifact("outcome")["uri"]).read_text() == (
-        "# Succeeded\n\nNothing was left running.\n"
+        "# Succeeded\n\nNo jobs were left running.\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""The kinds of job that a cluster can run: how they differ, and what they need. Pure."""
+"""The kinds of job that a cluster can run, and what they need from the cluster."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
-from rlvr_components.jobs import JobSpec, pytorchjob, trainjob
+from rlvr_components.jobs import pytorchjob, trainjob
+from rlvr_components.jobs.job import JobSpec
 from rlvr_components.jobs.pods import SPEC_HASH_ANNOTATION
 from rlvr_components.jobs.pytorchjob import render_pytorchjob
 from rlvr_components.jobs.trainjob import (
@@ -23,7 +24,7 @@ from rlvr_trainer.errors import ConfigError
 
 Object = Mapping[str, Any]
 """A Kubernetes object as parsed JSON."""
-Place = Literal["pytorchjob", "trainjob"]
+ClusterPlace = Literal["pytorchjob", "trainjob"]
 REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
 
@@ -44,7 +45,7 @@ class Api(Protocol):
 class Kind:
     """A custom resource that runs a job."""
 
-    place: Place
+    place: ClusterPlace
     name: str
     api_version: str
     plural: str
@@ -59,7 +60,7 @@ class Kind:
     replaces_pods: bool
     """The operator replaces failed pods; otherwise the job fails once its pods have terminated."""
     needs: str
-    """Name of the operator to install."""
+    """The operator to install."""
 
     @property
     def group(self) -> str:
@@ -73,21 +74,21 @@ class Kind:
         )
 
     def num_replicas(self, job: Object) -> int:
-        """Return how many pods the job asks for."""
+        """Return the number of pods that the job asks for."""
         spec = job.get("spec", {})
         if self.place == "trainjob":
             return int(spec.get("trainer", {}).get("numNodes") or 1)
         replicas = spec.get("pytorchReplicaSpecs", {}).values()
-        return sum(int(each.get("replicas", 1)) for each in replicas)
+        return sum(int(replica.get("replicas", 1)) for replica in replicas)
 
     def is_suspended(self, job: Object) -> bool:
-        """Return whether the job is suspended, by Kueue as a rule."""
+        """Return True if the job is suspended, as a rule by Kueue."""
         spec = job.get("spec", {})
         holder = spec if self.place == "trainjob" else spec.get("runPolicy", {})
         return bool(holder.get("suspend"))
 
     def replica_name(self, pod: Object) -> str:
-        """Return `master-0`, `worker-1`, `node-3`; the pod's name where it lacks the labels."""
+        """Return `master-0`, `worker-1` or `node-3`; the pod's name if it lacks the labels."""
         labels = pod["metadata"].get("labels", {})
         kind, index = (labels.get(label) for label in self.replica_labels)
         return f"{kind}-{index}" if kind and index is not None else str(pod["metadata"]["name"])
@@ -103,7 +104,7 @@ PYTORCHJOB = Kind(
     replica_labels=("training.kubeflow.org/replica-type", "training.kubeflow.org/replica-index"),
     succeeded="Succeeded",
     replaces_pods=True,
-    needs="the Kubeflow training operator",
+    needs="the Kubeflow training operator (manifests/operator)",
 )
 TRAINJOB = Kind(
     place="trainjob",
@@ -118,36 +119,34 @@ TRAINJOB = Kind(
     ),
     succeeded="Complete",
     replaces_pods=False,
-    needs="Kubeflow Trainer",
+    needs="Kubeflow Trainer 2",
 )
-KINDS: Mapping[Place, Kind] = {each.place: each for each in (PYTORCHJOB, TRAINJOB)}
+KINDS: Mapping[ClusterPlace, Kind] = {kind.place: kind for kind in (PYTORCHJOB, TRAINJOB)}
 
 
 def kind_of(place: str) -> Kind:
     """Return the kind of job of this name. Raises ConfigError."""
-    for kind in KINDS.values():
-        if kind.place == place:
-            return kind
+    if place in KINDS:
+        return KINDS[cast(ClusterPlace, place)]
     raise ConfigError(
         f"a job in a cluster must be one of {', '.join(KINDS)} (got {place!r}); choose one"
     )
 
 
 def condition(job: Object, type_: str) -> Object | None:
-    """Return the condition of that type when its status is True."""
-    for each in job.get("status", {}).get("conditions") or ():
-        if each.get("type") == type_ and each.get("status") == "True":
-            found: Object = each
-            return found
+    """Return the condition of that type if its status is True."""
+    for entry in job.get("status", {}).get("conditions") or ():
+        if entry.get("type") == type_ and entry.get("status") == "True":
+            return cast(Object, entry)
     return None
 
 
 def render_job(
-    place: Place, spec: JobSpec, platform: Platform, overrides: OverridesField
+    place: ClusterPlace, spec: JobSpec, platform: Platform, overrides: OverridesField
 ) -> dict[str, Any]:
-    """Render the object with a hash of itself; `overrides` is the TrainJob's field to use.
+    """Render the object with a hash of itself. Pure. `overrides` is the TrainJob's field to use.
 
-    Raises ConfigError for what the API server would refuse.
+    Raises ConfigError if the API server would refuse the object.
     """
     if place == "trainjob":
         rendered = render_trainjob(spec, platform, overrides)
@@ -160,7 +159,7 @@ def render_job(
 
 
 def known_overrides(api: Api, kind: Kind) -> OverridesField:
-    """Return the TrainJob's field that the API server knows; asks nothing for other kinds.
+    """Return the TrainJob's field that the API server knows; sends no request for other kinds.
 
     Raises ConfigError, PlatformError.
     """
@@ -169,14 +168,20 @@ def known_overrides(api: Api, kind: Kind) -> OverridesField:
     try:
         return overrides_field(api.get(f"/openapi/v3/apis/{kind.api_version}"))
     except ObjectNotFound:
-        raise ConfigError(
-            f"the cluster knows no {kind.plural}.{kind.group}; install {kind.needs} 2, or take "
-            "--on pytorchjob"
-        ) from None
+        raise not_installed(kind) from None
+
+
+def not_installed(*kinds: Kind) -> ConfigError:
+    """Return the error for a cluster that has none of these kinds."""
+    names = " or ".join(f"{kind.plural}.{kind.group}" for kind in kinds)
+    needs = " or ".join(kind.needs for kind in kinds)
+    others = [kind.place for kind in KINDS.values() if kind not in kinds]
+    advice = f", or choose {' or '.join(others)}" if others else ""
+    return ConfigError(f"the cluster does not have {names}; install {needs}{advice}")
 
 
 def missing_rights(api: Api, kind: Kind, namespace: str) -> list[str]:
-    """Return what the caller may not do, of all that launching and following a job needs.
+    """Return the rights that launching and following a job needs and the caller lacks.
 
     Raises ConfigError, PlatformError.
     """
@@ -199,7 +204,7 @@ class _Right:
         return f"{self.verb} {self.resource}" + (f"/{self.subresource}" if self.subresource else "")
 
     def review(self, namespace: str) -> dict[str, Any]:
-        """Return the object to create, whose status says whether the caller has the right."""
+        """Return the object to create; its status says if the caller has the right."""
         return {
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SelfSubjectAccessReview",

@@ -1,4 +1,4 @@
-"""Launch a job and follow it to its end."""
+"""Launch a job and follow it until it terminates."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from itertools import count
 from types import FrameType
 
-from rlvr_components.jobs import Backend, JobSpec, JobStatus
+from rlvr_components.jobs.job import Backend, JobSpec, JobStatus
 from rlvr_trainer.errors import EXIT_PREEMPTED, JobFailed
 
 
@@ -17,9 +17,9 @@ def launch(
 ) -> None:
     """Submit the job or adopt it, print its lines, return once it has succeeded.
 
-    `prepare` writes what the job reads, and returns the job with what is known only then. One that
-    fails for a passing cause is started again, within the backend's budget. A signal that stops it
-    is passed on at once, also to a job that an earlier launch left. Call from the main thread.
+    `prepare` writes the job's inputs and returns the job, completed with what is known only then. A
+    job that fails for a passing cause is retried within the backend's budget. A signal that stops
+    it is passed on at once, also to a job that an earlier launch left. Call from the main thread.
     Raises JobFailed with the job's cause and exit code, ConfigError, PlatformError.
     """
     launched = _Launch(backend)
@@ -29,7 +29,7 @@ def launch(
             status = launched.run(spec)
             if launched.is_stopped or not status.is_retried or number >= backend.max_attempts:
                 break
-            print(f"[{spec.name}] {status.cause}; another attempt is made", flush=True)
+            print(f"[{spec.name}] {status.cause}; it is retried", flush=True)
             spec = backend.next_attempt(spec)
     if status.phase != "succeeded":
         raise JobFailed(status.cause, exit_code=status.exit_code)
@@ -38,11 +38,11 @@ def launch(
 
 
 class _StoppedEarly(BaseException):
-    """A signal came before it was known which job to stop."""
+    """A signal arrived before the job to stop was known."""
 
 
 class _Launch:
-    """The job that runs for this process, and whether a signal stops it."""
+    """The job that this process launched, and the signals that stop it."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -65,7 +65,7 @@ class _Launch:
             self._is_early = False
 
     def run(self, spec: JobSpec) -> JobStatus:
-        """One attempt, to its end."""
+        """Run one attempt until it terminates; return its status."""
         self._job = ""
         self._job = self._backend.submit(self._backend.render(spec))
         if self.is_stopped:  # while it was submitted
@@ -76,7 +76,7 @@ class _Launch:
 
     @contextmanager
     def stopped_by_signals(self) -> Iterator[None]:
-        """While within, signals stop the job before anything else happens."""
+        """Within the context, signals stop the job."""
         previous = {
             number: signal.signal(number, self._stop) for number in self._backend.stop_signals
         }

@@ -1,7 +1,7 @@
-"""The training as a process on this machine.
+"""Run the training as a process on this machine.
 
-It stays in the process group of whoever launches it, so that a signal to the group reaches it and
-nothing outlives the group.
+The process stays in the process group of its launcher, so that a signal to the group reaches it
+and nothing outlives the group.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from rlvr_components.jobs import JobSpec, JobStatus
+from rlvr_components.jobs.job import JobSpec, JobStatus
 from rlvr_trainer.errors import EXIT_PREEMPTED, PlatformError
 
 NUM_KEPT_LINES = 200
@@ -25,7 +25,7 @@ EXIT_INFRASTRUCTURE = PlatformError.exit_code
 
 @dataclass(frozen=True)
 class LocalProcess:
-    """What is started: the arguments, and what is added to this process's environment."""
+    """The arguments of a process, and additions to this process's environment."""
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
@@ -36,24 +36,24 @@ class LocalBackend:
 
     max_attempts = 1
     stop_signals = (signal.SIGTERM,)
-    """A terminal sends ^C to the job too."""
+    """SIGINT is left out: a terminal sends ^C to the job, too."""
 
     def __init__(self) -> None:
         self._processes: dict[str, subprocess.Popen[str]] = {}
         self._last_lines: dict[str, deque[str]] = {}
 
     def next_attempt(self, spec: JobSpec) -> JobSpec:
-        """The same: nothing is known of earlier ones."""
+        """Return the same job: earlier attempts are not known."""
         return spec
 
     def render(self, spec: JobSpec) -> LocalProcess:
-        """The command with this interpreter for its `python`. Pure."""
+        """Render the command with this interpreter as its `python`. Pure."""
         program, *arguments = spec.command
         program = sys.executable if program == "python" else program
         return LocalProcess((program, *arguments), dict(spec.env))
 
     def submit(self, rendered: LocalProcess) -> str:
-        """Start the process; its id is the job's. Raises PlatformError."""
+        """Start the process and return its id. Raises PlatformError."""
         try:
             process = subprocess.Popen(
                 rendered.argv,
@@ -74,11 +74,11 @@ class LocalBackend:
         return job
 
     def status(self, job: str) -> JobStatus:
-        """Running, or how the process ended."""
-        return end_of(self._processes[job].poll(), self._last_lines[job])
+        """Return the process's status."""
+        return status_from(self._processes[job].poll(), self._last_lines[job])
 
     def logs(self, job: str, *, follow: bool = True) -> Iterator[str]:
-        """Standard output and error together, until the process has ended."""
+        """Yield standard output and error together, until the process has terminated."""
         process, last_lines = self._processes[job], self._last_lines[job]
         assert process.stdout is not None
         for line in process.stdout:
@@ -88,7 +88,7 @@ class LocalBackend:
         process.wait()
 
     def stop_earlier(self, spec: JobSpec) -> None:
-        """Do nothing: a job ends with the process group that launched it."""
+        """Do nothing: a job terminates with the process group that launched it."""
 
     def stop(self, job: str) -> None:
         """Send SIGTERM."""
@@ -97,8 +97,8 @@ class LocalBackend:
             process.terminate()
 
 
-def end_of(returncode: int | None, last_lines: Iterable[str]) -> JobStatus:
-    """The status behind a return code (negative: a signal), with the cause from the last lines."""
+def status_from(returncode: int | None, last_lines: Iterable[str]) -> JobStatus:
+    """Return the status for a return code (negative: a signal); the last lines give the cause."""
     if returncode is None:
         return JobStatus("running")
     if returncode == 0:
@@ -129,16 +129,16 @@ def _killed_by(number: int) -> JobStatus:
 
 
 def _last_error(lines: Iterable[str]) -> str:
-    """The last `error: …` line with the indented lines that belong to it, or what was raised."""
-    found: list[str] = []
+    """Return the last `error: …` line with its indented lines, or else the raised exception."""
+    message: list[str] = []
     raised, in_traceback = "", False
     for line in lines:
         if line.startswith(ERROR_PREFIX):
-            found = [line.removeprefix(ERROR_PREFIX)]
-        elif found and line.startswith("  "):
-            found.append(line)
+            message = [line.removeprefix(ERROR_PREFIX)]
+        elif message and line.startswith("  "):
+            message.append(line)
         elif line.startswith(TRACEBACK):
             in_traceback = True
         elif in_traceback and line and not line.startswith(" "):
             raised, in_traceback = f"unexpected {line}", False
-    return "\n".join(found) or raised
+    return "\n".join(message) or raised

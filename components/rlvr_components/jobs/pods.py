@@ -1,7 +1,7 @@
-"""The pod of a job, the same for every kind of job. Pure.
+"""Render the pod of a job, the same for every kind of job. Pure.
 
-Every pod passes Pod Security *restricted*. Its root file system is read-only: what it writes goes
-to /tmp, /dev/shm and its copy of the run directory, all gone with the pod.
+Every pod passes Pod Security *restricted*. Its root file system is read-only; it writes to /tmp,
+/dev/shm and its copy of the run directory, which are deleted with the pod.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from rlvr_components.jobs import JobSpec, Owner, Resources, Step, allowed_environment
+from rlvr_components.jobs.job import JobSpec, Owner, Resources, Step, allowed_environment
 from rlvr_components.platform.settings import Platform
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.launch.pod import DEFAULT_WORK_DIR
@@ -23,7 +23,7 @@ STEP_LABEL = "rlvr.dev/step"
 JOB_LABEL = "rlvr.dev/job"
 ATTEMPT_LABEL = "rlvr.dev/attempt"
 PIPELINE_RUN_LABEL = "pipeline/runid"
-"""KFP's own label of everything in a pipeline run."""
+"""KFP's label of every object of a pipeline run."""
 RUN_DIR_ANNOTATION = "rlvr.dev/run-dir"
 RECIPE_ANNOTATION = "rlvr.dev/recipe-hash"
 
@@ -31,7 +31,7 @@ SPEC_HASH_ANNOTATION = "rlvr.dev/spec-hash"
 CAUSE_ANNOTATION = "rlvr.dev/cause"
 EXIT_CODE_ANNOTATION = "rlvr.dev/exit-code"
 RUNNING_SINCE_ANNOTATION = "rlvr.dev/running-since"
-"""Seconds since 1970 when all replicas ran for the first time."""
+"""Time when all replicas ran for the first time, in seconds since 1970."""
 OUT_OF_MEMORY_ANNOTATION = "rlvr.dev/out-of-memory"
 """Pods that ran out of memory: `worker-1/UID`, separated by spaces."""
 PROGRESS_STEP_ANNOTATION = "rlvr.dev/step"
@@ -60,7 +60,10 @@ def cluster_job(
     is_automatic: bool = False,
     owner: Owner | None = None,
 ) -> JobSpec:
-    """Return the job of a step in a cluster, launched from `environment`: `command` or training."""
+    """Return the job of a step in a cluster, launched from `environment`.
+
+    It runs `command`, or trains without one.
+    """
     return JobSpec(
         run_name=run_name,
         recipe_hash=training_hash(recipe) if step == "train" else recipe.hash,
@@ -78,7 +81,7 @@ def cluster_job(
 def launch_command(
     run_dir: str, platform: Platform, command: tuple[str, ...] = ()
 ) -> tuple[str, ...]:
-    """Return the command of a pod for `run_dir`: the training, or `command` in its place."""
+    """Return the command of a pod for `run_dir`: `command`, or the training without one."""
     return (
         *("python", "-m", "rlvr_trainer", "launch", "--run", run_dir),
         *("--max-attempts", str(platform.max_attempts)),
@@ -90,15 +93,15 @@ def launch_command(
 def metadata(spec: JobSpec, platform: Platform) -> dict[str, Any]:
     """Render the job's metadata."""
     owner = spec.owner
-    found: dict[str, Any] = {
+    rendered: dict[str, Any] = {
         "name": spec.name,
         "labels": job_labels(spec, platform),
         "annotations": job_annotations(spec, platform),
     }
     if platform.namespace:
-        found["namespace"] = platform.namespace
+        rendered["namespace"] = platform.namespace
     if owner:
-        found["ownerReferences"] = [
+        rendered["ownerReferences"] = [
             {
                 "apiVersion": owner.api_version,
                 "kind": owner.kind,
@@ -109,7 +112,7 @@ def metadata(spec: JobSpec, platform: Platform) -> dict[str, Any]:
                 "blockOwnerDeletion": False,
             }
         ]
-    return found
+    return rendered
 
 
 def job_labels(spec: JobSpec, platform: Platform) -> dict[str, str]:
@@ -141,8 +144,8 @@ def environment(spec: JobSpec, platform: Platform) -> list[dict[str, str]]:
     for name in merged:
         if CREDENTIAL.search(name) and not NOT_A_CREDENTIAL.search(name):
             raise ConfigError(
-                f"env.{name} looks like a credential, which everyone who may read the job could "
-                "read; put it into a Secret and name that in `secrets`"
+                f"env.{name} looks like a credential, and everyone who may read the job could read "
+                "it; put it into a Secret and name the Secret in `secrets`"
             )
     return [{"name": name, "value": merged[name]} for name in sorted(merged)]
 
@@ -155,7 +158,7 @@ def container(name: str, spec: JobSpec, platform: Platform) -> dict[str, Any]:
         "imagePullPolicy": platform.image_pull_policy,
         "command": list(spec.command),
         "env": environment(spec, platform),
-        **_present("envFrom", [{"secretRef": {"name": each}} for each in platform.secrets]),
+        **_present("envFrom", [{"secretRef": {"name": secret}} for secret in platform.secrets]),
         "resources": resources(spec, platform),
         "terminationMessagePolicy": "File",
         "securityContext": {
@@ -189,17 +192,19 @@ def pod_spec(container_name: str, spec: JobSpec, platform: Platform) -> dict[str
 
 
 def placement(platform: Platform) -> dict[str, Any]:
-    """Render where pods are scheduled, with which priority and registry secrets."""
+    """Render node selector, tolerations, priority and registry secrets of pods."""
     return {
         **_present("nodeSelector", dict(platform.node_selector)),
-        **_present("tolerations", [dict(each) for each in platform.tolerations]),
+        **_present("tolerations", [dict(toleration) for toleration in platform.tolerations]),
         **_present("priorityClassName", platform.priority_class),
-        **_present("imagePullSecrets", [{"name": each} for each in platform.image_pull_secrets]),
+        **_present(
+            "imagePullSecrets", [{"name": secret} for secret in platform.image_pull_secrets]
+        ),
     }
 
 
 def resources(spec: JobSpec, platform: Platform) -> dict[str, Any]:
-    """Render requests and limits of one pod; CPUs have no limit, which would only throttle."""
+    """Render requests and limits of one pod; a limit of CPUs would only throttle it."""
     requests: dict[str, str] = {}
     limits: dict[str, str] = {}
     if platform.cpu_per_node:
@@ -223,9 +228,9 @@ def volumes(platform: Platform) -> list[dict[str, Any]]:
         *(
             {
                 "name": f"claim-{index}",
-                "persistentVolumeClaim": {"claimName": each.claim, "readOnly": each.read_only},
+                "persistentVolumeClaim": {"claimName": volume.claim, "readOnly": volume.read_only},
             }
-            for index, each in enumerate(platform.volumes)
+            for index, volume in enumerate(platform.volumes)
         ),
     ]
 
@@ -237,17 +242,17 @@ def volume_mounts(platform: Platform) -> list[dict[str, Any]]:
         {"name": "work", "mountPath": str(DEFAULT_WORK_DIR.parent)},
         {"name": "shm", "mountPath": "/dev/shm"},
         *(
-            {"name": f"claim-{index}", "mountPath": each.path, "readOnly": each.read_only}
-            for index, each in enumerate(platform.volumes)
+            {"name": f"claim-{index}", "mountPath": volume.path, "readOnly": volume.read_only}
+            for index, volume in enumerate(platform.volumes)
         ),
     ]
 
 
 def gib(amount: float) -> str:
-    """Return a quantity as Kubernetes writes it, in whole MiB."""
+    """Return the amount as a quantity of Kubernetes, in whole MiB."""
     return f"{amount:.0f}Gi" if float(amount).is_integer() else f"{amount * 1024:.0f}Mi"
 
 
 def _present(name: str, value: Mapping[str, Any] | list[Any] | str) -> dict[str, Any]:
-    """Return the field unless it is empty, which would differ from what the server stores."""
+    """Return the field unless it is empty, since the server stores no empty fields."""
     return {name: value} if value else {}

@@ -1,16 +1,16 @@
-"""A job as a TrainJob (trainer.kubeflow.org/v1alpha1), rendered as a plain dict. Pure.
+"""Render a job as a TrainJob (trainer.kubeflow.org/v1alpha1), a plain dict. Pure.
 
-A TrainJob names a TrainingRuntime (`manifests/components/trainjob`), which holds what it cannot say
-itself, and lays the platform's settings over it. The field for that was renamed by every minor
-version of Trainer, so the API server is asked which one it knows (`overrides_field`).
+A TrainJob refers to a TrainingRuntime (`manifests/components/trainjob`), which holds the fields
+that a TrainJob lacks, and overrides it by the platform's settings. Every minor version of Trainer
+renamed the field for overrides; `overrides_field` finds the name that the API server knows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
-from rlvr_components.jobs import JobSpec
+from rlvr_components.jobs.job import JobSpec
 from rlvr_components.jobs.pods import (
     environment,
     job_annotations,
@@ -28,9 +28,9 @@ OverridesField = Literal["podSpecOverrides", "podTemplateOverrides", "runtimePat
 NEWEST_OVERRIDES: OverridesField = "runtimePatches"
 
 CONTAINER = "node"
-"""Trainer looks for the runtime's container and replicated job by this name."""
+"""Name of the runtime's container and replicated job that Trainer looks for."""
 MANAGER = "rlvr.dev/launcher"
-"""Owner of our patch."""
+"""Manager of our runtime patch."""
 
 COMMON_FIELDS = ("serviceAccountName", "nodeSelector", "tolerations", "volumes")
 FIELDS: dict[OverridesField, tuple[str, ...]] = {
@@ -38,13 +38,13 @@ FIELDS: dict[OverridesField, tuple[str, ...]] = {
     "podTemplateOverrides": (*COMMON_FIELDS, "imagePullSecrets"),
     "runtimePatches": (*COMMON_FIELDS, "imagePullSecrets", "securityContext"),
 }
-"""Fields of a pod's spec that can be laid over the runtime's."""
+"""Fields of a pod's spec that override the runtime's."""
 CONTAINER_FIELDS: dict[OverridesField, tuple[str, ...]] = {
     "podSpecOverrides": ("volumeMounts",),
     "podTemplateOverrides": ("volumeMounts",),
     "runtimePatches": ("volumeMounts", "securityContext"),
 }
-"""Fields of its container that can."""
+"""Fields of a container that override the runtime's."""
 IN_NO_VERSION = ("image_pull_policy", "priority_class")
 ONLY_IN_RUNTIME: dict[OverridesField, tuple[str, ...]] = {
     "podSpecOverrides": (
@@ -54,13 +54,13 @@ ONLY_IN_RUNTIME: dict[OverridesField, tuple[str, ...]] = {
     "podTemplateOverrides": (*IN_NO_VERSION, "stop_grace_s"),
     "runtimePatches": IN_NO_VERSION,
 }
-"""Settings that only the runtime can hold; their defaults are those of our runtime."""
+"""Settings that only the runtime holds; their defaults are those of our runtime."""
 
 
 def render_trainjob(spec: JobSpec, platform: Platform, overrides: OverridesField) -> dict[str, Any]:
     """Render the TrainJob for an API server that knows the field `overrides`.
 
-    Raises ConfigError for what it cannot express.
+    Raises ConfigError for settings that a TrainJob cannot express.
     """
     check_name(spec.name, f"-node-0-{max(spec.resources.num_nodes - 1, 0)}")
     _check_expressible(platform, overrides)
@@ -82,12 +82,16 @@ def render_trainjob(spec: JobSpec, platform: Platform, overrides: OverridesField
             "trainer": {
                 "image": platform.image,
                 "command": list(spec.command),
-                "env": [*env, *_from_secrets(platform, {each["name"] for each in env})],
+                "env": [*env, *_from_secrets(platform, {variable["name"] for variable in env})],
                 "numNodes": spec.resources.num_nodes,
                 "numProcPerNode": max(spec.resources.gpus_per_node, 1),
-                **({"resourcesPerNode": found} if (found := resources(spec, platform)) else {}),
+                **(
+                    {"resourcesPerNode": per_node}
+                    if (per_node := resources(spec, platform))
+                    else {}
+                ),
             },
-            # As of a PyTorchJob: for a launcher that is gone. Earlier versions have none.
+            # For a launcher that is gone, as in a PyTorchJob. Earlier versions lack the field.
             **(deadline if overrides == "runtimePatches" else {}),
             overrides: [_override(spec, platform, overrides)],
         },
@@ -97,7 +101,7 @@ def render_trainjob(spec: JobSpec, platform: Platform, overrides: OverridesField
 def overrides_field(openapi: Mapping[str, Any]) -> OverridesField:
     """Return the field that the API server knows, from the API group's OpenAPI v3 document.
 
-    Raises ConfigError when it knows none of them.
+    Raises ConfigError if it knows none.
     """
     schemas = openapi.get("components", {}).get("schemas", {})
     for name, schema in schemas.items():
@@ -105,8 +109,7 @@ def overrides_field(openapi: Mapping[str, Any]) -> OverridesField:
             spec = schema.get("properties", {}).get("spec", {})
             for field in reversed(get_args(OverridesField)):
                 if field in spec.get("properties", {}):
-                    found: OverridesField = field
-                    return found
+                    return cast(OverridesField, field)
     raise ConfigError(
         "the API server's TrainJob has none of the fields "
         f"{', '.join(get_args(OverridesField))}; install Kubeflow Trainer 2.0 or later, or run on "
@@ -118,8 +121,8 @@ def _override(spec: JobSpec, platform: Platform, overrides: OverridesField) -> d
     whole = pod_spec(CONTAINER, spec, platform)
     [container] = whole["containers"]
     pod = {name: whole[name] for name in FIELDS[overrides] if name in whole}
-    laid = {name: container[name] for name in CONTAINER_FIELDS[overrides]}
-    pod["containers"] = [{"name": CONTAINER, **laid}]
+    overridden = {name: container[name] for name in CONTAINER_FIELDS[overrides]}
+    pod["containers"] = [{"name": CONTAINER, **overridden}]
     if _is_set(platform, "stop_grace_s"):  # 2.2 does not know the field, which came with 2.3
         pod["terminationGracePeriodSeconds"] = whole["terminationGracePeriodSeconds"]
     meta = {"labels": job_labels(spec, platform), "annotations": job_annotations(spec, platform)}
@@ -159,12 +162,12 @@ def _check_expressible(platform: Platform, overrides: OverridesField) -> None:
         if _is_set(platform, name):
             newer = "" if name in IN_NO_VERSION else ", or install Kubeflow Trainer 2.3 or later"
             raise ConfigError(
-                f"{name}: {getattr(platform, name)!r} cannot be laid over a TrainingRuntime by "
+                f"{name}: {getattr(platform, name)!r} cannot override a TrainingRuntime by "
                 f"{overrides}; set it in the TrainingRuntime {platform.runtime!r} and leave it out "
                 f"of the platform's settings{newer}"
             )
     if len(platform.secrets) > 1:
         raise ConfigError(
-            f"secrets: {', '.join(platform.secrets)} are {len(platform.secrets)}, and a TrainJob's "
-            "variables come from one; put their keys into one Secret"
+            f"secrets: {', '.join(platform.secrets)} are {len(platform.secrets)} Secrets, and a "
+            "TrainJob takes variables from one; put their keys into one Secret"
         )

@@ -1,5 +1,5 @@
-"""The Kubernetes API server: credentials, requests, watches and logs, whatever the objects are.
+"""The Kubernetes API server: credentials, requests, watches and logs of any objects.
 
-The official client's configuration and transport, with retries, watches and log streams that
-continue after a broken connection on top.
+The official client finds the credentials; retries, watches and log streams that continue after a
+broken connection are added here.
 """

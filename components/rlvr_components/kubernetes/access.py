@@ -1,7 +1,7 @@
 """Find the API server with the official client: a kubeconfig's context, or this pod's account.
 
 The package `kubernetes` reads the kubeconfig, runs exec plugins, renews tokens and sets up TLS. It
-takes more than half a second to import, so it is imported only when a cluster is asked.
+takes more than half a second to import, so it is imported only when a cluster is needed.
 """
 
 from __future__ import annotations
@@ -50,27 +50,27 @@ class ApiServerAccess:
         self.namespace = namespace
         """The context's, or the pod's own."""
         self.origin = origin
-        """Where the address was found, for messages."""
+        """The kubeconfig's context or the service account, for messages."""
         self._proxy = proxy
         self.in_pod = in_pod
-        """The credentials are this pod's service account, not a person's kubeconfig."""
+        """True if the credentials are this pod's service account, not a user's kubeconfig."""
 
     @property
     def server(self) -> str:
-        """Return the address, without a slash at its end."""
+        """Return the address, without a trailing slash."""
         return str(self._configuration.host)
 
     def authorization(self) -> str:
-        """Return the Authorization header, renewed when its token has expired; may be empty.
+        """Return the Authorization header, renewed if its token has expired; may be empty.
 
         Raises ConfigError.
         """
         with _explained(self.origin):
             settings = self._configuration.auth_settings()
-        return next((str(each["value"]).strip() for each in settings.values()), "")
+        return next((str(setting["value"]).strip() for setting in settings.values()), "")
 
     def reload(self, refused: str) -> bool:
-        """Load the credentials again; return whether token or certificate are new ones.
+        """Load the credentials again; return True if the token or the certificate is a new one.
 
         Raises ConfigError.
         """
@@ -86,7 +86,7 @@ class ApiServerAccess:
             "maxsize": MAX_CONNECTIONS,
             "socket_options": _socket_options(),
         }
-        if self.server.startswith("https:"):  # one context for all connections saves memory
+        if self.server.startswith("https:"):  # one context for all connections, to save memory
             options["ssl_context"] = self._ssl_context()
         if name := self._configuration.tls_server_name:
             options["server_hostname"] = options["assert_hostname"] = name
@@ -106,7 +106,7 @@ class ApiServerAccess:
         configuration = self._configuration
         try:
             context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
-            # Python 3.13 requires key identifiers, which the authority of many clusters leaves out
+            # Python 3.13 requires key identifiers, which the authorities of many clusters lack
             context.verify_flags &= ~ssl.VERIFY_X509_STRICT
             if not configuration.verify_ssl:
                 context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -114,13 +114,13 @@ class ApiServerAccess:
                 context.load_cert_chain(configuration.cert_file, configuration.key_file)
         except OSError as error:
             raise ConfigError(
-                f"the certificates of {self.origin} cannot be used ({error}); write it again"
+                f"the certificates of {self.origin} cannot be used ({error}); write them again"
             ) from None
         return context
 
 
 def find_access(context: str | None = None) -> ApiServerAccess:
-    """Return the kubeconfig's context, or this pod's service account without a kubeconfig.
+    """Return the access of the kubeconfig's context; without a kubeconfig, of this pod.
 
     Raises ConfigError.
     """
@@ -131,13 +131,13 @@ def find_access(context: str | None = None) -> ApiServerAccess:
     if os.environ.get(HOST_VARIABLE):
         return from_service_account(SERVICE_ACCOUNT)
     raise ConfigError(
-        f"no cluster: there is no kubeconfig at {_kubeconfig_paths()} and this is not a pod with a "
+        f"no cluster: no kubeconfig exists at {_kubeconfig_paths()}, and this is not a pod with a "
         "service account; set KUBECONFIG"
     )
 
 
 def has_cluster() -> bool:
-    """Return whether this machine has a kubeconfig, or is a pod. Imports and asks nothing."""
+    """Return True if this machine has a kubeconfig or is a pod. Imports and requests nothing."""
     return bool(os.environ.get(HOST_VARIABLE) or _existing_kubeconfigs())
 
 
@@ -159,7 +159,7 @@ def from_service_account(folder: Path) -> ApiServerAccess:
         from kubernetes.config.incluster_config import InClusterConfigLoader
 
         token, authority = folder / "token", folder / "ca.crt"
-        hint = "let it be mounted (automountServiceAccountToken)"
+        hint = "mount it (automountServiceAccountToken: true)"
         with _explained(origin, hint):
             InClusterConfigLoader(str(token), str(authority)).load_and_set(configuration)
 
@@ -178,7 +178,7 @@ def _from_kubeconfig(context: str | None) -> ApiServerAccess:
     user = kubeconfig.entry("users", chosen.get("user"))
     cluster = kubeconfig.entry("clusters", chosen.get("cluster"))
     origin = f"context {name!r} of {kubeconfig.origin}"
-    method = next((each for each in LOGIN_METHODS if user.get(each)), "")
+    method = next((method for method in LOGIN_METHODS if user.get(method)), "")
     if not cluster.get("server"):
         raise ConfigError(f"{origin} names no server; correct it")
 
@@ -209,7 +209,7 @@ class _Kubeconfig:
         files = _existing_kubeconfigs()
         if not files:
             raise ConfigError(
-                f"--context needs a kubeconfig, and there is none at {_kubeconfig_paths()}; set "
+                f"--context needs a kubeconfig, and none exists at {_kubeconfig_paths()}; set "
                 "KUBECONFIG"
             )
         self.paths = os.pathsep.join(files)
@@ -219,20 +219,20 @@ class _Kubeconfig:
         with _explained(self.origin):
             merged = KubeConfigMerger(self.paths)
             self._tree: dict[str, Any] = merged.config.value
-            # kubectl takes the first file's, the official client the last one's
+            # kubectl takes the context of the first file, the official client that of the last
             names = [tree.get("current-context") for tree in merged.config_files.values()]
         self._current = next((str(name) for name in names if name), "")
 
     def context(self, name: str | None) -> tuple[str, dict[str, Any]]:
-        """Return name and entry of this context, or of the current one. Raises ConfigError."""
+        """Return name and entry of the context, by default the current one. Raises ConfigError."""
         name = name or self._current
         if not name:
             raise ConfigError(f"{self.origin} has no current context; name one with --context")
         return name, self.entry("contexts", name)
 
     def entry(self, section: str, name: str | None) -> dict[str, Any]:
-        """Return the entry of this name; empty without a name. Raises ConfigError."""
-        entries = {str(each["name"]): each for each in self._tree[section]}
+        """Return the entry of this name, or an empty one without a name. Raises ConfigError."""
+        entries = {str(entry["name"]): entry for entry in self._tree[section]}
         kind = section.removesuffix("s")
         if not name:
             return {}
@@ -253,7 +253,7 @@ def _check_installed() -> None:
 
 
 def _existing_kubeconfigs() -> list[str]:
-    paths = (Path(each).expanduser() for each in _kubeconfig_paths().split(os.pathsep) if each)
+    paths = (Path(path).expanduser() for path in _kubeconfig_paths().split(os.pathsep) if path)
     return [str(path) for path in paths if path.is_file()]
 
 
@@ -263,7 +263,7 @@ def _kubeconfig_paths() -> str:
 
 @contextmanager
 def _explained(subject: str, hint: str = "correct it, or set KUBECONFIG") -> Iterator[list[str]]:
-    """Raise the official client's errors as ConfigError; give the messages it only logs."""
+    """Raise the official client's errors as ConfigError; yield the messages that it logs."""
     from kubernetes.config import ConfigException
     from yaml import YAMLError
 
@@ -279,7 +279,7 @@ def _explained(subject: str, hint: str = "correct it, or set KUBECONFIG") -> Ite
     except (ConfigException, YAMLError, OSError, ValueError, TypeError, LookupError) as error:
         said = " ".join(str(error).split())
         raise ConfigError(f"{subject} ({said}); {hint}") from None
-    except AttributeError:  # a file of another shape
+    except AttributeError:  # the file is not a kubeconfig
         raise ConfigError(f"{subject} is not a kubeconfig; {hint}") from None
     finally:
         logging.getLogger().removeHandler(collector)
@@ -294,7 +294,7 @@ def _proxy_of_environment(server: str) -> str:
 
 
 def _socket_options() -> list[tuple[int, int, int]]:
-    """Return options by which the kernel notices a lost peer within half a minute."""
+    """Return the options by which the kernel notices a lost peer within half a minute."""
     import socket
 
     options = [

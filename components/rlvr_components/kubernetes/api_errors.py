@@ -1,4 +1,4 @@
-"""Errors behind the API server's answers and behind failed connections."""
+"""Explain the API server's refusals and failed connections as errors."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ FORBIDDEN = re.compile(
     r'(?: in API group "(?P<group>[^"]*)")?(?: in the namespace "(?P<namespace>[^"]+)")?'
 )
 PASSING = {408, 429, 500, 502, 503, 504}
-"""Statuses that may change a moment later."""
+"""HTTP statuses for which a retry may help."""
 EXPIRED = 410
 ABOUT_CERTIFICATES = re.compile("CERTIFICATE|UNKNOWN_CA")
-"""In the reason of a TLS error: the peer's alerts about our certificate."""
+"""Matches the reason of a TLS error: the peer's alerts about our certificate."""
 ROLE = "manifests/base/launcher-role"
 
 
@@ -32,14 +32,14 @@ class Refusal(ConfigError):
 
 
 class ObjectNotFound(Refusal):
-    """There is no such object, or the cluster does not know its kind."""
+    """The object does not exist, or the cluster does not have its kind."""
 
     def __init__(self, message: str, *, reason: str = "NotFound") -> None:
         super().__init__(message, status=404, reason=reason)
 
 
 class Outage(PlatformError):
-    """The API server did not answer, or cannot now; `status` is 0 without an answer."""
+    """The API server did not answer, or could not for now; `status` is 0 without an answer."""
 
     def __init__(
         self, message: str, *, status: int = 0, retry_after_s: float | None = None
@@ -50,30 +50,30 @@ class Outage(PlatformError):
 
 
 def from_answer(
-    server: str, what: str, status: int, body: bytes, retry_after: str | None = None
+    server: str, request: str, status: int, body: bytes, retry_after: str | None = None
 ) -> Refusal | Outage:
-    """Return the error for an HTTP status; `what` is the request: `create pytorchjobs in rlvr`."""
+    """Return the error for an HTTP status; `request` is `create pytorchjobs in rlvr`, say."""
     answer = _status_object(body)
     said = str(answer.get("message") or f"HTTP {status}")
     if status in PASSING or (status == 403 and "exceeded quota" in said):
         return Outage(
-            f"the API server could not {what} ({status}: {said}); try again later",
+            f"the API server could not {request} ({status}: {said}); try again later",
             status=status,
             retry_after_s=_seconds(retry_after),
         )
     reason = str(answer.get("reason", ""))
-    text = _explain(server, what, status, said, answer)
+    text = _explain(server, request, status, said, answer)
     if status == 404:
         return ObjectNotFound(text, reason=reason)
     return Refusal(text, status=status, reason=reason)
 
 
 def from_transport(server: str, origin: str, error: Exception) -> Refusal | Outage:
-    """Return the error for a connection that failed."""
+    """Return the error for a failed connection."""
     for cause in _causes(error):
         if _is_about_certificates(cause):
             return Refusal(
-                f"{server} shows a certificate that is not trusted here, or does not accept ours "
+                f"{server} has a certificate that is not trusted here, or does not accept ours "
                 f"({cause}); correct the certificates of {origin}",
                 status=0,
                 reason="Certificate",
@@ -84,34 +84,35 @@ def from_transport(server: str, origin: str, error: Exception) -> Refusal | Outa
     )
 
 
-def _explain(server: str, what: str, status: int, said: str, answer: dict[str, Any]) -> str:
+def _explain(server: str, request: str, status: int, said: str, answer: dict[str, Any]) -> str:
     match status:
         case 401:
             return (
                 f"{server} does not accept the credentials (401); log in again, or renew the token"
             )
-        case 403 if found := FORBIDDEN.search(said):
-            group = f".{found['group']}" if found["group"] else ""
+        case 403 if denied := FORBIDDEN.search(said):
+            group = f".{denied['group']}" if denied["group"] else ""
             return (
-                f"{found['user']} may not {found['verb']} {found['resource']}{group} in "
-                f"{found['namespace'] or 'the cluster'}; bind the Role rlvr-launcher there ({ROLE})"
+                f"{denied['user']} may not {denied['verb']} {denied['resource']}{group} in "
+                f"{denied['namespace'] or 'the cluster'}; bind the Role rlvr-launcher there "
+                f"({ROLE})"
             )
         case 404 if not (answer.get("details") or {}).get("name"):
-            return f"{what}: the cluster has no such kind ({said})"
+            return f"{request}: the cluster does not have this kind ({said})"
         case 403 | 400 | 422:
-            return f"the cluster refuses to {what}: {said}"
+            return f"the cluster refuses to {request}: {said}"
         case _:
-            return f"{what}: {said} ({status})"
+            return f"{request}: {said} ({status})"
 
 
 def _status_object(body: bytes) -> dict[str, Any]:
     """Return Kubernetes' Status, or the first line of a proxy's answer as its message."""
     try:
-        found = json.loads(body)
+        answer = json.loads(body)
     except ValueError:
         line = body.decode("utf-8", "replace").strip().partition("\n")[0]
         return {"message": line[:300]} if line and not line.startswith("<") else {}
-    return found if isinstance(found, dict) else {}
+    return answer if isinstance(answer, dict) else {}
 
 
 def _seconds(retry_after: str | None) -> float | None:
@@ -127,7 +128,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is_about_certificates(error: BaseException) -> bool:
-    """Return True for a certificate error; other TLS errors may pass, of a load balancer say."""
+    """Return True for a certificate error; other TLS errors, as of a load balancer, may pass."""
     from urllib3.util.ssl_match_hostname import CertificateError
 
     if isinstance(error, ssl.SSLCertVerificationError | CertificateError):

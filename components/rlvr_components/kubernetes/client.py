@@ -1,7 +1,7 @@
-"""Requests to the API server and streamed answers: plain dicts and bytes, retried with patience.
+"""Send requests to the API server, and retry them; answers are plain dicts or streams of lines.
 
 The official client's generated classes are not used: their watches and log streams end or hang
-where these continue.
+after a broken connection.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rlvr_trainer import __version__
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 30.0
 PATIENCE_S = 60.0
-"""How long a request is repeated while the server cannot answer: a restart takes half of it."""
+"""Time for which a request is retried; a restart of the server takes half of it."""
 FIRST_DELAY_S, MAX_DELAY_S = 0.25, 30.0
 MAX_SERVER_DELAY_S = 120.0
 """The longest Retry-After that is respected."""
@@ -41,10 +41,10 @@ Query = Mapping[str, str | int | bool]
 
 
 class KubernetesApi:
-    """One API server: `access`, or the one that the kubeconfig or the service account leads to.
+    """An API server: that of `access`, by default of the kubeconfig or the service account.
 
-    A request is repeated for up to `patience_s`; `is_stopped` ends the pauses early. A signal
-    handler needs an instance of its own, since the interrupted code may hold the pool's lock.
+    A request is retried for up to `patience_s`; `is_stopped` ends the pauses early. A signal
+    handler needs its own instance, since the interrupted code may hold the pool's lock.
     """
 
     def __init__(
@@ -65,29 +65,29 @@ class KubernetesApi:
         return self.access.namespace
 
     def get(self, path: str, query: Query | None = None, **options: Any) -> dict[str, Any]:
-        """Return the object at a path as `kubectl get --raw` takes it.
+        """Return the object at a path, as `kubectl get --raw` does.
 
         Raises ObjectNotFound, Refusal, Outage.
         """
         return self.request("GET", path, query=query, **options)
 
     def list(self, path: str, query: Query | None = None, **options: Any) -> dict[str, Any]:
-        """Return all pages as one list. Raises Refusal (410: start again), Outage."""
-        found = self.get(path, {**(query or {}), "limit": PAGE}, **options)
-        page = found
+        """Return all pages as one list. Raises Refusal (410: list again), Outage."""
+        listing = self.get(path, {**(query or {}), "limit": PAGE}, **options)
+        page = listing
         while token := page.get("metadata", {}).get("continue"):
             page = self.get(path, {**(query or {}), "limit": PAGE, "continue": token}, **options)
-            found["items"] += page["items"]
-        return found
+            listing["items"] += page["items"]
+        return listing
 
     def create(self, path: str, body: Mapping[str, Any], **options: Any) -> dict[str, Any]:
-        """Create the object. Raises Refusal, and Outage, after which it may exist or not."""
+        """Create the object. Raises Refusal, and Outage, after which it may or may not exist."""
         return self.request("POST", path, body=body, **options)
 
     def try_to_create(self, path: str, body: Mapping[str, Any]) -> None:
         """Check with a dry run that schema, admission and quotas accept the object.
 
-        One of its name that exists already is no error. Raises Refusal, Outage.
+        An existing object of its name is not an error. Raises Refusal, Outage.
         """
         try:
             self.create(path, body, query={"dryRun": "All", "fieldValidation": "Strict"})
@@ -101,9 +101,9 @@ class KubernetesApi:
         return self.request("PATCH", path, body=patch, content_type=kind, **options)
 
     def delete(self, path: str, *, uid: str = "", **options: Any) -> bool:
-        """Delete the object and its dependents; return False when it did not exist.
+        """Delete the object and its dependents; return False if it did not exist.
 
-        With `uid` another object of the same name is left alone. Raises Refusal, Outage.
+        With `uid`, another object of the same name is not deleted. Raises Refusal, Outage.
         """
         body: dict[str, Any] = {"propagationPolicy": "Background"}
         if uid:
@@ -129,7 +129,7 @@ class KubernetesApi:
         patience_s: float | None = None,
         read_timeout_s: float = READ_TIMEOUT_S,
     ) -> dict[str, Any]:
-        """Send one request, repeated for up to `patience_s` while the server cannot answer."""
+        """Send one request, retried for up to `patience_s` while the server cannot answer."""
         deadline = time.monotonic() + (self._patience_s if patience_s is None else patience_s)
         for delay_s in delays():
             try:
@@ -142,11 +142,11 @@ class KubernetesApi:
                 failure = error
             else:
                 return _parsed(content)
-            delay_s = wanted_delay(failure, delay_s)
+            delay_s = retry_delay(failure, delay_s)
             if self._is_stopped() or time.monotonic() + delay_s > deadline:
                 raise failure
             pause(delay_s, self._is_stopped)
-        raise AssertionError("delays never end")
+        raise AssertionError("delays() is infinite")
 
     def stream(self, path: str, query: Query | None = None, *, read_timeout_s: float) -> Stream:
         """Open a streamed answer. Raises Refusal, Outage, also while it is read."""
@@ -198,11 +198,11 @@ class KubernetesApi:
         raise AssertionError("the last answer was returned or raised")
 
     def _outage(self, error: Exception) -> Outage:
-        """Raises Refusal for a certificate: that does not pass."""
-        found = from_transport(self.access.server, self.access.origin, error)
-        if isinstance(found, Refusal):
-            raise found from error
-        return found
+        """Return the Outage; raise Refusal for a certificate, since a retry cannot help."""
+        failure = from_transport(self.access.server, self.access.origin, error)
+        if isinstance(failure, Refusal):
+            raise failure from error
+        return failure
 
 
 class Stream:
@@ -216,7 +216,7 @@ class Stream:
         self._is_closed = False
 
     def lines(self, max_bytes: int = 0) -> Iterator[bytes]:
-        """Yield lines with their newline, which the last may lack, cut to `max_bytes`."""
+        """Yield lines cut to `max_bytes`, with their newline, which the last line may lack."""
         rest = b""
         try:
             for chunk in self._response.stream(CHUNK_BYTES, decode_content=False):
@@ -226,7 +226,7 @@ class Stream:
                 if max_bytes and len(rest) > max_bytes:
                     rest = rest[:max_bytes]
         except (urllib3.exceptions.HTTPError, OSError, AttributeError, ValueError) as error:
-            if not self._is_closed:  # urllib3 and ssl raise many things on a socket that is shut
+            if not self._is_closed:  # urllib3 and ssl raise various errors on a closed socket
                 raise self._explain(error) from error
         finally:
             self._is_closed = True
@@ -237,7 +237,7 @@ class Stream:
     def close(self) -> None:
         """End the stream; a blocked read returns."""
         self._is_closed = True
-        with suppress(Exception):  # it may be anywhere between open and closed
+        with suppress(Exception):  # the stream may be closing already
             self._response.shutdown()
 
 
@@ -249,23 +249,26 @@ def delays() -> Iterator[float]:
         delay_s = min(delay_s * 2, MAX_DELAY_S)
 
 
-def wanted_delay(error: Outage, delay_s: float) -> float:
+def retry_delay(error: Outage, delay_s: float) -> float:
     """Return the delay before a retry, at least the server's Retry-After within a limit."""
     return max(delay_s, min(error.retry_after_s or 0.0, MAX_SERVER_DELAY_S))
 
 
 def pause(seconds: float, is_stopped: Callable[[], bool]) -> None:
-    """Sleep until stopped. Polls, since a signal may interrupt the holder of an event's lock."""
+    """Sleep, at most until stopped.
+
+    Polls, since a signal may interrupt the holder of an event's lock.
+    """
     until = time.monotonic() + seconds
     while not is_stopped() and (left := until - time.monotonic()) > 0:
         time.sleep(min(left, 0.1))
 
 
 def describe(method: str, path: str) -> str:
-    """Return a request in words: `create pytorchjobs in rlvr`, `get pods/log master-0 in rlvr`."""
+    """Describe a request: `create pytorchjobs in rlvr`, `get pods/log master-0 in rlvr`."""
     verb = {"POST": "create", "PATCH": "patch", "DELETE": "delete"}.get(method, "get")
-    _, found, rest = path.partition("/namespaces/")
-    if not found:
+    _, separator, rest = path.partition("/namespaces/")
+    if not separator:
         return f"{verb} {path}"
     namespace, _, tail = rest.partition("/")
     plural, name, sub = (*tail.split("/"), "", "")[:3]
@@ -283,9 +286,9 @@ def _encoded(query: Query) -> str:
 
 def _parsed(content: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(content)
+        answer = json.loads(content)
     except ValueError:
         raise Outage(
             f"the API server's answer is not JSON ({content[:80]!r}); check the proxy in between"
         ) from None
-    return found if isinstance(found, dict) else {}
+    return answer if isinstance(answer, dict) else {}

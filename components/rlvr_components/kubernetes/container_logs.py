@@ -1,7 +1,7 @@
 """Follow the log of a container across broken connections, without lost or repeated lines.
 
-A log can only be opened from a whole second, so the lines of the last two seconds are remembered
-and left out when they are repeated.
+A log can only be opened from a whole second, so the lines of the last two seconds are remembered,
+and skipped when they are repeated.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from rlvr_components.kubernetes.client import (
     Stream,
     delays,
     pause,
-    wanted_delay,
+    retry_delay,
 )
 from rlvr_trainer.errors import RLVRError
 
 READ_TIMEOUT_S = 120.0
-"""A container may be silent for longer; then the log is opened again."""
+"""Time of silence after which the log is opened again; a container may be silent for longer."""
 REOPEN_S = 0.5
 OVERLAP_S = 1
-"""stdout and stderr are stamped separately, so lines may be slightly out of order."""
+"""Lines may be out of order by this much: stdout and stderr are stamped separately."""
 MAX_LINE_BYTES = 2**16
 
-State = Literal["running", "ended", "restarted", "gone"]
+ContainerState = Literal["running", "terminated", "restarted", "gone"]
 
 
 @dataclass(frozen=True)
@@ -61,18 +61,18 @@ class Window:
 
     @property
     def since(self) -> str | None:
-        """Return where to continue, as Kubernetes writes time; None for the beginning."""
+        """Return the time to continue from, as Kubernetes writes it; None for the beginning."""
         if not self._newest_s:
             return None
         start = datetime.fromtimestamp(self._newest_s - OVERLAP_S, UTC)
         return start.strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def reopen(self) -> None:
-        """Prepare for reading the log again from `since`."""
+        """Prepare to read the log again from `since`."""
         self._replayed = {second: Counter(lines) for second, lines in self._given.items()}
 
     def is_new(self, second: int, line: bytes) -> bool:
-        """Return whether the line was not handed over yet, and remember it."""
+        """Return True if the line was not handed over yet, and remember it."""
         key = hash(line)
         replayed = self._replayed.get(second)
         if replayed and replayed[key]:
@@ -82,7 +82,7 @@ class Window:
             self._given.setdefault(second, Counter())[key] += 1
         if second > self._newest_s:
             self._newest_s = second
-            for old in [each for each in self._given if each < second - OVERLAP_S]:
+            for old in [given for given in self._given if given < second - OVERLAP_S]:
                 del self._given[old]
         return True
 
@@ -95,7 +95,7 @@ class LogFollower:
         api: KubernetesApi,
         container: Container,
         *,
-        state: Callable[[], State],
+        state: Callable[[], ContainerState],
         put: Callable[[str], None],
     ) -> None:
         self._api = api
@@ -114,23 +114,23 @@ class LogFollower:
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread."""
+        """Stop the thread."""
         self._is_closed = True
         if self._stream:
             self._stream.close()
 
     @property
     def is_alive(self) -> bool:
-        """Return whether there may be more lines."""
+        """True while more lines may arrive."""
         return self._thread.is_alive()
 
     def _run(self) -> None:
         delay = delays()
         while not self._is_closed:
-            state = self._state()  # before reading: what is read to its end after it is all
+            state = self._state()  # before reading, so that a log read to its end is complete
             try:
                 self._read(state)
-            except Refusal:  # not started yet, or gone
+            except Refusal:  # the container has not started, or is gone
                 if state != "running":
                     return
                 pause(next(delay), self._closed)
@@ -138,9 +138,9 @@ class LogFollower:
             except Outage as error:
                 if state == "gone":
                     return
-                pause(wanted_delay(error, next(delay)), self._closed)
+                pause(retry_delay(error, next(delay)), self._closed)
                 continue
-            except RLVRError:  # a plugin that brings the token, say; watching tells of it
+            except RLVRError:  # as of a login plugin; watching reports it
                 pause(next(delay), self._closed)
                 continue
             if state != "running":
@@ -148,8 +148,8 @@ class LogFollower:
             delay = delays()
             pause(REOPEN_S, self._closed)
 
-    def _read(self, state: State) -> None:
-        """Pass on the lines of one connection; the next one repeats a line that was cut."""
+    def _read(self, state: ContainerState) -> None:
+        """Pass on the lines of one connection; the next connection repeats a line that was cut."""
         query: dict[str, str | int | bool] = {
             "container": self._container.name,
             "timestamps": True,
@@ -176,15 +176,15 @@ class LogFollower:
 
 
 def lines_so_far(api: KubernetesApi, containers: list[Container]) -> Iterator[str]:
-    """Yield all present lines of all containers in the order of their time."""
-    streams = [_stamped_lines(api, each) for each in containers]
+    """Yield the present lines of all containers, ordered by time."""
+    streams = [_stamped_lines(api, container) for container in containers]
     for _, line in heapq.merge(*streams, key=lambda stamped: stamped[0]):
         yield line
 
 
 def _stamped_lines(api: KubernetesApi, container: Container) -> Iterator[tuple[float, str]]:
     query: Query = {"container": container.name, "timestamps": True}
-    with suppress(Refusal):  # it has not started
+    with suppress(Refusal):  # the container has not started
         stream = api.stream(container.path, query, read_timeout_s=READ_TIMEOUT_S)
         for line in stream.lines(MAX_LINE_BYTES):
             stamped = split_timestamp(line)
@@ -193,7 +193,7 @@ def _stamped_lines(api: KubernetesApi, container: Container) -> Iterator[tuple[f
 
 
 def split_timestamp(line: bytes) -> tuple[float, str] | None:
-    """Return seconds since 1970 and the text; None for a message of the kubelet itself."""
+    """Return seconds since 1970 and the text; None for a message of the kubelet."""
     stamp, _, text = line.rstrip(b"\r\n").partition(b" ")
     try:
         time = datetime.fromisoformat(stamp.decode("ascii"))

@@ -17,20 +17,20 @@ from rlvr_components.kubernetes.client import (
     Stream,
     delays,
     pause,
-    wanted_delay,
+    retry_delay,
 )
 from rlvr_trainer.errors import RLVRError
 
 logger = logging.getLogger(__name__)
 
 WATCH_S = 45
-"""The server ends a watch after this time, and a new one continues."""
+"""Time after which the server ends a watch, and a new watch continues."""
 READ_TIMEOUT_S = WATCH_S + 15.0
-"""Longer silence means that the peer is gone."""
+"""Time of silence after which the peer counts as lost."""
 
 
 class Expired(Exception):
-    """The server no longer knows the version to continue from."""
+    """The server no longer has the version to continue from."""
 
 
 class Collection:
@@ -43,7 +43,7 @@ class Collection:
         query: Query,
         *,
         changed: Callable[[], None],
-        is_kept: Callable[[dict[str, Any]], bool] = lambda each: True,
+        is_kept: Callable[[dict[str, Any]], bool] = lambda item: True,
     ) -> None:
         self._api = api
         self._path = path
@@ -54,21 +54,21 @@ class Collection:
         self._stream: Stream | None = None
         self._is_closed = False
         self.is_synced = False
-        """The collection has been listed at least once."""
+        """True once the collection was listed."""
         self.error: RLVRError | None = None
-        """Why the collection is no longer kept up to date."""
+        """The error after which the collection is no longer kept up to date."""
         self.down_since: float | None = None
-        """`time.monotonic()` of the first of the failures that continue."""
+        """`time.monotonic()` of the first of the present run of failures; None without one."""
         self.trouble: RLVRError | None = None
         """The last of these failures."""
         self._thread = threading.Thread(target=self._run, name=f"watch {path}", daemon=True)
 
     def start(self) -> None:
-        """Start to list and to watch."""
+        """Start listing and watching."""
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread."""
+        """Stop the thread."""
         self._is_closed = True
         if self._stream:
             self._stream.close()
@@ -91,15 +91,17 @@ class Collection:
             except Refusal as error:
                 if error.status == EXPIRED:
                     version = ""
-                elif error.status != 401:  # a token that was just replaced may be refused a while
+                elif (
+                    error.status != 401
+                ):  # a token that was just replaced may be refused for a while
                     self.error = error
                     self._changed()
                     return
                 self._back_off(error, next(delay))
             except Outage as error:
                 version = ""
-                self._back_off(error, wanted_delay(error, next(delay)))
-            except RLVRError as error:  # a plugin that brings the token, say: it may yet work
+                self._back_off(error, retry_delay(error, next(delay)))
+            except RLVRError as error:  # as of a login plugin, which may work later
                 if self.down_since is None:
                     logger.warning("%s", error)
                 self._back_off(error, next(delay))
@@ -115,12 +117,12 @@ class Collection:
         return self._is_closed
 
     def _list(self) -> str:
-        found = self._api.list(self._path, self._query, patience_s=0.0)
-        kept = (each for each in found.get("items") or () if self._is_kept(each))
-        self._objects = {each["metadata"]["uid"]: _slim(each) for each in kept}
+        listing = self._api.list(self._path, self._query, patience_s=0.0)
+        kept = (item for item in listing.get("items") or () if self._is_kept(item))
+        self._objects = {item["metadata"]["uid"]: _slim(item) for item in kept}
         self.is_synced, self.down_since = True, None
         self._changed()
-        return str(found["metadata"]["resourceVersion"])
+        return str(listing["metadata"]["resourceVersion"])
 
     def _watch(self, version: str) -> str:
         """Follow changes until the server ends the watch; return the version to continue from."""
@@ -160,7 +162,7 @@ class Collection:
         return str(metadata["resourceVersion"])
 
 
-def _slim(found: dict[str, Any]) -> dict[str, Any]:
+def _slim(item: dict[str, Any]) -> dict[str, Any]:
     """Return the object without managedFields, often half of its size."""
-    found["metadata"].pop("managedFields", None)
-    return found
+    item["metadata"].pop("managedFields", None)
+    return item

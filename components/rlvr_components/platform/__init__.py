@@ -1,1 +1,1 @@
-"""TODO."""
+"""The platform of jobs: images, settings, and Kubernetes' quantities."""

@@ -1,7 +1,7 @@
-"""The images that the steps run in: built from `docker/`, and versioned with this package.
+"""Name the images that the steps run in: built from `docker/`, with this package's version.
 
-RLVR_IMAGE_PREFIX (`registry.example.com/rlvr/`) says where they were pushed; a compiled pipeline
-may name others, by digest.
+RLVR_IMAGE_PREFIX (`registry.example.com/rlvr/`) names the registry that has them; a compiled
+pipeline may name other images, by digest.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ def _image(name: str) -> str:
 
 
 TRAINER_IMAGE = _image("rlvr-trainer")
-"""Holds torch: whatever loads a model or a tokenizer."""
+"""Image with torch, for steps that load a model or a tokenizer."""
 
 COMPONENTS_IMAGE = _image("rlvr-components")
-"""Small: whatever compares, reports, or launches and follows a job."""
+"""Small image, for steps that compare, report, or launch and follow a job."""
 
 
 @dataclass(frozen=True)

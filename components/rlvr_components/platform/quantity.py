@@ -1,4 +1,4 @@
-"""Quantities as Kubernetes writes them: 500m, 4, 1k, 16Gi, 1e3."""
+"""Parse quantities of Kubernetes: 500m, 4, 1k, 16Gi, 1e3."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ QUANTITY = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)([a-zA-Z]*)",
 
 
 def parse_quantity(text: str | int) -> Decimal:
-    """Return the number that a quantity stands for. Raises ConfigError."""
-    found = QUANTITY.fullmatch(str(text))
-    if found is None or found[2] not in FACTORS:
+    """Return a quantity as a number. Raises ConfigError."""
+    match = QUANTITY.fullmatch(str(text))
+    if match is None or match[2] not in FACTORS:
         raise ConfigError(f"{text!r} is not a quantity of Kubernetes; write 500m, 4, 16Gi")
-    return Decimal(found[1]) * FACTORS[found[2]]
+    return Decimal(match[1]) * FACTORS[match[2]]

@@ -1,4 +1,4 @@
-"""The platform's settings as a tree: `a.b=c` laid on top, and the Platform that they make."""
+"""Read the platform's settings from a tree of keys and values, with `a.b=c` as overrides."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def parse_platform(tree: Mapping[str, Any], *, origin: str) -> Platform:
 
 
 def override_settings(settings: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """The settings with `key=value` and `section.key=value` on top of them; not validated yet.
+    """Return the settings overridden by `key=value` and `section.key=value`, not validated yet.
 
     A key within a section follows its first dot, and may have dots itself, as labels do:
     `node_selector.kubernetes.io/arch=amd64`. Raises ConfigError.

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Checks before a GPU is requested: the recipe, the form, the storage, the cluster."""

@@ -1,11 +1,11 @@
-"""Whether the cluster can run the jobs: the kind is installed and allowed, and fits the quota."""
+"""Check that the cluster can run the jobs: the kind is installed, the rights and quota suffice."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from rlvr_components.jobs.kinds import KINDS, Api, kind_of, missing_rights
+from rlvr_components.jobs.kinds import Api, kind_of, missing_rights, not_installed
 from rlvr_components.kubernetes.api_errors import ObjectNotFound
 from rlvr_components.pipeline_run import Place
 from rlvr_components.platform.quantity import parse_quantity
@@ -13,15 +13,11 @@ from rlvr_components.platform.settings import Platform
 from rlvr_components.preflight.form import PLATFORM_KEY, PLATFORM_MAP
 from rlvr_trainer.errors import ConfigError
 
-INSTALL = {
-    "pytorchjob": "the Kubeflow training operator (manifests/operator)",
-    "trainjob": "Kubeflow Trainer 2",
-}
 GPU_QUOTAS = ("requests.nvidia.com/gpu", "limits.nvidia.com/gpu")
 
 
 def read_platform_map(api: Api, namespace: str) -> str:
-    """The platform's settings of the namespace (YAML); empty where it has none.
+    """Return the platform's settings of the namespace (YAML), empty if it has none.
 
     Raises ConfigError, PlatformError.
     """
@@ -33,9 +29,9 @@ def read_platform_map(api: Api, namespace: str) -> str:
 
 
 def check_cluster(api: Api, place: Place, platform: Platform, namespace: str) -> list[str]:
-    """What a user should know before the job waits, one remark a line.
+    """Return remarks for the user on a job that will have to wait.
 
-    Raises ConfigError for what cannot work, PlatformError for a server that does not answer.
+    Raises ConfigError if the job cannot run, PlatformError if the server does not answer.
     """
     _check_installed(api, place)
     _check_allowed(api, place, namespace)
@@ -43,9 +39,9 @@ def check_cluster(api: Api, place: Place, platform: Platform, namespace: str) ->
 
 
 def check_admitted(api: Api, place: Place, manifest: dict[str, Any], namespace: str) -> None:
-    """Whether the API server would take the job, and what admission policies say of it.
+    """Check that the API server and its admission policies would accept the job.
 
-    Raises ConfigError with their words, PlatformError.
+    Raises ConfigError with their messages, PlatformError.
     """
     api.try_to_create(kind_of(place).path(namespace), manifest)
 
@@ -54,15 +50,11 @@ def _check_installed(api: Api, place: Place) -> None:
     kind = kind_of(place)
     try:
         resources = api.get(f"/apis/{kind.api_version}").get("resources") or ()
-        names = {each["name"] for each in resources}
+        names = {resource["name"] for resource in resources}
     except ObjectNotFound:
         names = set()
     if kind.plural not in names:
-        others = ", ".join(KINDS.keys() - {place})
-        raise ConfigError(
-            f"job_place: the cluster knows no {kind.plural}.{kind.api_version}; install "
-            f"{INSTALL[place]}, or choose {others}"
-        )
+        raise ConfigError(f"job_place: {not_installed(kind)}")
 
 
 def _check_allowed(api: Api, place: Place, namespace: str) -> None:
@@ -76,8 +68,8 @@ def _check_allowed(api: Api, place: Place, namespace: str) -> None:
 
 
 def _check_quota(api: Api, platform: Platform, namespace: str) -> Iterator[str]:
-    wanted = platform.num_nodes * platform.gpus_per_node
-    if not wanted:
+    requested = platform.num_nodes * platform.gpus_per_node
+    if not requested:
         return
     for quota in api.get(f"/api/v1/namespaces/{namespace}/resourcequotas").get("items") or ():
         name, status = quota["metadata"]["name"], quota.get("status") or {}
@@ -87,15 +79,15 @@ def _check_quota(api: Api, platform: Platform, namespace: str) -> Iterator[str]:
                 continue
             allowed = int(parse_quantity(hard))
             used = int(parse_quantity((status.get("used") or {}).get(resource, 0)))
-            if wanted > allowed:
+            if requested > allowed:
                 raise ConfigError(
-                    f"the job asks for {wanted} GPUs ({platform.num_nodes} nodes of "
+                    f"the job asks for {requested} GPUs ({platform.num_nodes} nodes of "
                     f"{platform.gpus_per_node}), and the quota {name} of namespace {namespace} "
                     f"allows {hard}; ask for fewer (job_num_nodes, job_gpus_per_node), or have it "
                     "raised"
                 )
-            if wanted > allowed - used:
+            if requested > allowed - used:
                 yield (
                     f"The quota {name} has {allowed - used} of {hard} GPUs left: the job of "
-                    f"{wanted} waits for the others."
+                    f"{requested} waits for the others."
                 )

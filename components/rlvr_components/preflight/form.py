@@ -1,4 +1,4 @@
-"""What can fail before a GPU is asked for: the recipe, the form, the storage, the cluster."""
+"""Resolve the form that a user filled in to a recipe and a platform, and check the storage."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from rlvr_trainer.storage.open import S3_SCHEME, Storage, open_storage
 logger = logging.getLogger(__name__)
 
 PLATFORM_MAP = "rlvr-platform"
-"""The ConfigMap of a namespace that holds the platform's settings."""
+"""Name of the ConfigMap with a namespace's platform settings."""
 PLATFORM_KEY = "platform.yaml"
 
 PLACES: tuple[str, ...] = get_args(Place)
@@ -34,7 +34,7 @@ PLACES: tuple[str, ...] = get_args(Place)
 
 @dataclass(frozen=True)
 class Form:
-    """What a user filled in, as KFP hands it over."""
+    """The fields that a user filled in, as KFP passes them."""
 
     recipe: str
     recipe_overrides: str = ""
@@ -52,7 +52,7 @@ class Form:
 
 
 def resolve_recipe(form: Form) -> Recipe:
-    """The recipe of the form: a shipped name, or JSON or YAML, and what goes on top of it.
+    """Return the form's recipe (a shipped name, JSON or YAML), overridden by its other fields.
 
     Raises ConfigError with one line for each fault.
     """
@@ -80,11 +80,11 @@ def resolve_recipe(form: Form) -> Recipe:
 
 
 def place_of(form: Form) -> Place:
-    """Where the model steps run. Raises ConfigError."""
+    """Return the backend of the model steps. Raises ConfigError."""
     if form.job_place not in PLACES:
         raise ConfigError(
-            f"job_place: {form.job_place!r} is no place for jobs; choose {', '.join(PLACES)}"
-            f"{did_you_mean(form.job_place, PLACES)}"
+            f"job_place must be one of {', '.join(PLACES)} (got {form.job_place!r})"
+            f"{did_you_mean(form.job_place, PLACES)}; choose one"
         )
     if form.job_place == "local" and find_spec("torch") is None:
         raise ConfigError(
@@ -97,7 +97,7 @@ def place_of(form: Form) -> Place:
 
 
 def resolve_platform(form: Form, config_map: str) -> Platform:
-    """The settings of the namespace's ConfigMap (YAML, or empty) with those of the form on top.
+    """Return the settings of the namespace's ConfigMap (YAML), overridden by those of the form.
 
     Raises ConfigError with one line for each fault.
     """
@@ -124,38 +124,38 @@ def resolve_platform(form: Form, config_map: str) -> Platform:
 
 
 def check_storage(uri: str) -> None:
-    """Write, read and delete a probe, which stays where this identity may not delete.
+    """Write, read and delete a probe, which stays if this identity may not delete.
 
     Raises ConfigError, PlatformError.
     """
     if "://" in uri and not uri.startswith(S3_SCHEME):
         raise ConfigError(
-            f"storage_uri: {uri!r} is neither s3://bucket/prefix nor a path; a server of your own "
-            "that speaks S3 is s3:// too, with AWS_ENDPOINT_URL_S3 in the platform's env"
+            f"storage_uri: {uri!r} is neither s3://bucket/prefix nor a path; for another server "
+            "that speaks S3 use s3:// too, with AWS_ENDPOINT_URL_S3 in the platform's env"
         )
     storage, key, content = open_storage(uri), f".probe-{uuid4().hex}", b"rlvr"
     storage.write_bytes(key, content)
     try:
         if storage.read_bytes(key) != content:
-            raise ConfigError(f"{uri}/{key} is not what was just written; name another storage")
+            raise ConfigError(f"{uri}/{key} was read with other content; name another storage")
     except FileNotFoundError:
         raise ConfigError(
-            f"{uri}/{key} was written and is not there; name a storage that keeps what it is given"
+            f"{uri}/{key} was written and does not exist; name a storage that keeps its objects"
         ) from None
     finally:
         _delete_probe(storage, key)
 
 
 def _delete_probe(storage: Storage, key: str) -> None:
-    """Never raises: a run deletes nothing there, and the probe's own fault comes first."""
+    """Delete the probe; only log a failure, since a run deletes nothing there."""
     try:
         storage.delete(key)
     except RLVRError as error:
-        logger.info("the probe stays: %s", error)
+        logger.info("the probe was not deleted: %s", error)
 
 
 def can_write(uri: str) -> bool:
-    """Whether `check_storage` passes: where it does not, there is another way."""
+    """Return True if `check_storage` passes."""
     try:
         check_storage(uri)
     except RLVRError:
@@ -164,15 +164,15 @@ def can_write(uri: str) -> bool:
 
 
 def _overrides(text: str) -> Sequence[str]:
-    """`a.b=c` a line, or a JSON list of them."""
+    """Parse overrides: one `a.b=c` a line, or a JSON list of them."""
     if text.lstrip().startswith("["):
         try:
             listed = json.loads(text)
         except ValueError:
             listed = None
-        if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
+        if not isinstance(listed, list) or not all(isinstance(item, str) for item in listed):
             raise ConfigError(
-                f"recipe_overrides: {text!r} is not a JSON list of texts; write one "
+                f"recipe_overrides: {text!r} is not a JSON list of strings; write one "
                 "section.field=value a line"
             )
         return listed
@@ -180,13 +180,15 @@ def _overrides(text: str) -> Sequence[str]:
 
 
 def _shots(numbers: Sequence[float]) -> list[int]:
-    """KFP hands numbers of a list over as floats."""
-    wrong = [each for each in numbers if not isinstance(each, int | float) or each != int(each)]
+    """Return the numbers as integers, since KFP passes the numbers of a list as floats."""
+    wrong = [
+        number for number in numbers if not isinstance(number, int | float) or number != int(number)
+    ]
     if wrong:
         raise ConfigError(
-            f"evaluation_shots: {wrong[0]!r} is no number of shots; write a list such as [0, 8]"
+            f"evaluation_shots: {wrong[0]!r} is not a number of shots; write a list such as [0, 8]"
         )
-    return [int(each) for each in numbers]
+    return [int(number) for number in numbers]
 
 
 def _inline(source: str, overrides: Sequence[str]) -> Recipe:
@@ -206,6 +208,6 @@ def _mapping(origin: str, text: str) -> dict[str, Any]:
         raise ConfigError(f"{origin} is neither JSON nor YAML: {error}; correct it") from None
     if not isinstance(tree, dict):
         raise ConfigError(
-            f"{origin} holds {type(tree).__name__}; the platform's settings are keys and values"
+            f"{origin} holds {type(tree).__name__} in place of keys and values; write key: value"
         )
     return tree

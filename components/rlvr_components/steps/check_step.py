@@ -1,8 +1,9 @@
-"""The check step: everything that can fail does so before a GPU is asked for."""
+"""Check everything that can fail before a GPU is requested."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from rlvr_components.pipeline_run import (
     LaunchSettings,
@@ -33,20 +34,27 @@ from rlvr_trainer.tables import Table, markdown
 
 @dataclass(frozen=True)
 class Checked:
-    """What the other steps get."""
+    """The outputs of the check step."""
 
     recipe: Recipe
     data_recipe: Recipe
     base_recipe: Recipe
     data_identity: str
     storage: str
-    """The run's folder is in it; empty for a local run without one."""
+    """Storage that holds the run's folder; empty for a local run without one."""
     job_image: str
-    """That model steps run on; empty where they run in their own pods."""
+    """Image of the jobs; empty if model steps run in their own pods."""
     reuse_key: str
-    """A training is reused for the same one only."""
+    """A training is reused only if its key is the same."""
     plan: str
-    """For the UI, as Markdown."""
+    """Markdown for the UI."""
+
+    def write(self, **paths: str) -> None:
+        """Write the outputs of these names, as text, to their files."""
+        for name, path in paths.items():
+            value = getattr(self, name)
+            text = value.model_dump_json() if isinstance(value, Recipe) else value
+            Path(path).write_text(text, encoding="utf-8")
 
 
 def check(
@@ -57,7 +65,7 @@ def check(
     train_reuse: bool = False,
     artifact_uri: str = "",
 ) -> Checked:
-    """Resolve the form and try what the run will need.
+    """Resolve the form, and check the storage, the cluster and the job.
 
     `artifact_uri` is that of any artifact of this pipeline run. Raises ConfigError, DataError,
     PlatformError.
@@ -85,8 +93,8 @@ def check(
 def _check_local(storage_uri: str) -> str:
     if "://" in storage_uri:
         raise ConfigError(
-            f"storage_uri: {storage_uri!r} is not on this disk, where job_place 'local' trains; "
-            "name a path, or choose pytorchjob or trainjob"
+            f"storage_uri: {storage_uri!r} is not a path, and job_place 'local' trains on this "
+            "disk; name a path, or choose pytorchjob or trainjob"
         )
     if storage_uri:
         check_storage(run_folder(storage_uri))

@@ -1,7 +1,7 @@
-"""The steps of the pipeline. Each body is shipped as source and calls what this package holds.
+"""The steps of the pipeline as KFP components.
 
-A recipe travels as one JSON string; a step gets the part that it depends on. Whatever a body uses
-is imported within it.
+A body is shipped as source, so it imports what it calls. A recipe is passed as one JSON string; a
+step gets the part that it depends on.
 """
 
 # KFP reads the annotations as objects, so they must not be postponed.
@@ -20,11 +20,11 @@ PASSTHROUGHS = [
     dsl.TaskConfigPassthrough(dsl.TaskConfigField.ENV, apply_to_task=True),
     dsl.TaskConfigPassthrough(dsl.TaskConfigField.KUBERNETES_VOLUMES, apply_to_task=True),
 ]
-"""What is set on a model step with KFP's own means is for its job, which its pod only follows."""
+"""Settings of a model step's task that apply to its job, since its pod only follows the job."""
 
 
 def component(image: str, **options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """A lightweight component on an image that holds this package, so that nothing is installed."""
+    """Return a decorator for a component on an image that has this package installed."""
     decorate: Callable[[Callable[..., Any]], Any] = dsl.component(
         base_image=image, install_kfp_package=False, **options
     )
@@ -58,36 +58,34 @@ def check(
     reuse_key: dsl.OutputPath(str),  # type: ignore[valid-type]
     plan: dsl.Output[dsl.Markdown],
 ) -> None:
-    """Check the recipe, the storage and the cluster before a GPU is asked for.
+    """Check the recipe, the storage and the cluster before a GPU is requested.
 
     Args:
         recipe: A shipped recipe's name, or a recipe as JSON or YAML.
         recipe_overrides: One `section.field=value` a line, or a JSON list of them.
         model_name: Replaces the recipe's model.
-        model_revision: Its commit.
+        model_revision: The commit of that model.
         evaluation_shots: Replaces the recipe's numbers of shots.
-        job_place: Where the model steps run.
-        job_namespace: Where their jobs are created.
-        job_num_nodes: Pods that train together.
-        job_gpus_per_node: GPUs of each pod.
+        job_place: Backend of the model steps.
+        job_namespace: Namespace of their jobs.
+        job_num_nodes: Number of pods that train together.
+        job_gpus_per_node: GPUs of a pod.
         job_queue: Kueue's local queue.
         job_node_selector: Labels that nodes must have.
         job_tolerations: Taints that pods tolerate.
         job_platform: Other settings of the platform.
-        storage_uri: Where jobs keep their run directories.
-        train_reuse: Whether an earlier training of the same inputs will do.
-        publish_uri: Where the model goes if it is better.
+        storage_uri: Storage of the run directories.
+        train_reuse: Reuse an earlier training of the same inputs.
+        publish_uri: Folder or s3://… for the model if it is better.
         resolved_recipe: The whole recipe as JSON.
-        data_recipe: The part that the data depend on.
-        base_recipe: The part that the base evaluation depends on.
-        data_identity: Of the files that the recipe names.
-        storage: The folder that holds the run's own.
+        data_recipe: The part of it that the data depend on.
+        base_recipe: The part of it that the base evaluation depends on.
+        data_identity: Identity of the files that the recipe names.
+        storage: The storage that holds the run's folder.
         job_image: The image of the jobs.
-        reuse_key: A training is reused for the same one only.
-        plan: What will run, and where.
+        reuse_key: A training is reused only if its key is the same.
+        plan: The plan of the run.
     """
-    from pathlib import Path
-
     from rlvr_components.preflight.form import Form
     from rlvr_components.steps.check_step import check
     from rlvr_components.steps.step_process import attempt
@@ -115,17 +113,16 @@ def check(
             train_reuse=train_reuse,
             artifact_uri=plan.uri,
         )
-        for path, value in (
-            (resolved_recipe, checked.recipe.model_dump_json()),
-            (data_recipe, checked.data_recipe.model_dump_json()),
-            (base_recipe, checked.base_recipe.model_dump_json()),
-            (data_identity, checked.data_identity),
-            (storage, checked.storage),
-            (job_image, checked.job_image),
-            (reuse_key, checked.reuse_key),
-            (plan.path, checked.plan),
-        ):
-            Path(path).write_text(value, encoding="utf-8")
+        checked.write(
+            recipe=resolved_recipe,
+            data_recipe=data_recipe,
+            base_recipe=base_recipe,
+            data_identity=data_identity,
+            storage=storage,
+            job_image=job_image,
+            reuse_key=reuse_key,
+            plan=plan.path,
+        )
 
 
 @component(TRAINER_IMAGE)
@@ -138,10 +135,10 @@ def prepare_data(
     """Read the rows, split them, and set the unusable ones aside.
 
     Args:
-        recipe: What the data depend on, as a recipe (JSON).
-        identity: Of the files that it names: other content is prepared anew.
+        recipe: The part of the recipe that the data depend on (JSON).
+        identity: Identity of the files that it names; with other content the step runs again.
         data: Train, validation and test rows, exemplars, and the manifest.
-        metrics: The number of rows in each of them.
+        metrics: The numbers of rows.
     """
     from pathlib import Path
 
@@ -166,17 +163,17 @@ def evaluate_base(
     metrics: dsl.Output[dsl.Metrics],
     task_config: dsl.TaskConfig,
 ) -> None:
-    """Evaluate the model as it is before training.
+    """Evaluate the model before training.
 
     Args:
-        recipe: What the evaluation depends on, as a recipe (JSON).
-        place: Where it runs.
-        storage: The folder that holds the run's own.
-        job_image: Of the job: another one evaluates anew.
+        recipe: The part of the recipe that the evaluation depends on (JSON).
+        place: Backend of the step.
+        storage: The storage that holds the run's folder.
+        job_image: The job's image; with another one the step runs again.
         data: The prepared data.
-        samples: What the model answered to each test row.
-        metrics: Shares of correct and of well-formed answers.
-        task_config: What was set on this task, for its job.
+        samples: The completions of all test rows.
+        metrics: Shares of correct and of well-formed completions.
+        task_config: Settings of this task, for its job.
     """
     from pathlib import Path
 
@@ -209,19 +206,19 @@ def train(
     metrics: dsl.Output[dsl.Metrics],
     task_config: dsl.TaskConfig,
 ) -> None:
-    """Train with GRPO: launch the job and follow it to its end.
+    """Train with GRPO: launch the job and follow it until it terminates.
 
     Args:
         recipe: The recipe as JSON.
-        place: Where it runs.
-        storage: The folder that holds the run's own; empty: beside the adapter.
-        job_image: Of the job.
-        reuse_key: Another one trains anew, and each run has its own unless told otherwise.
+        place: Backend of the step.
+        storage: The storage that holds the run's folder; empty: beside the adapter.
+        job_image: The job's image; with another one the step runs again.
+        reuse_key: A training is reused only if its key is the same.
         data: The prepared data.
         adapter: The trained adapter and the tokenizer.
         history: The events of the run, one JSON object a line.
         metrics: The numbers of the last step.
-        task_config: What was set on this task, for its job.
+        task_config: Settings of this task, for its job.
     """
     from pathlib import Path
 
@@ -258,15 +255,15 @@ def evaluate_trained(
 
     Args:
         recipe: The recipe as JSON.
-        place: Where it runs.
-        storage: The folder that holds the run's own.
-        job_image: Of the job: another one evaluates anew.
+        place: Backend of the step.
+        storage: The storage that holds the run's folder.
+        job_image: The job's image; with another one the step runs again.
         data: The prepared data.
         adapter: The trained adapter.
-        samples: What the model answered to each test row.
-        model: The adapter again, with the accuracy that it reached.
-        metrics: Shares of correct and of well-formed answers.
-        task_config: What was set on this task, for its job.
+        samples: The completions of all test rows.
+        model: The adapter, with its accuracy as metadata.
+        metrics: Shares of correct and of well-formed completions.
+        task_config: Settings of this task, for its job.
     """
     from pathlib import Path
 
@@ -313,43 +310,31 @@ def compare_and_report(
         evaluation: Accuracy by shots, with intervals and a test (JSON).
         samples: All samples, before and after.
         report: The report, one HTML file.
-        summary: The verdict and the numbers, and how to repeat them.
+        summary: The verdict, the numbers, and how to repeat them.
         metrics: Accuracy before and after at the trained shots.
 
     Returns:
-        Whether accuracy rose significantly.
+        True if accuracy rose significantly.
     """
-    import shutil
-    import tempfile
     from pathlib import Path
 
+    from rlvr_components.steps.compare_step import compare, headline_numbers, is_better
     from rlvr_components.steps.step_process import log_metrics, step
-    from rlvr_components.steps.summary import is_better, summarise
-    from rlvr_trainer import api
 
-    with step("report", recipe) as parsed, tempfile.TemporaryDirectory() as folder:
-        found = api.compare(
+    with step("report", recipe) as parsed:
+        comparison = compare(
             parsed,
-            Path(data.path),
-            Path(before.path),
-            Path(after.path),
-            Path(history.path),
-            Path(folder),
+            data=Path(data.path),
+            before=Path(before.path),
+            after=Path(after.path),
+            history=Path(history.path),
+            evaluation=Path(evaluation.path),
+            samples=Path(samples.path),
+            report=Path(report.path),
+            summary=Path(summary.path),
         )
-        shutil.copyfile(Path(folder, "evaluation.json"), evaluation.path)
-        shutil.copyfile(Path(folder, "samples.jsonl"), samples.path)
-        shutil.copyfile(Path(folder, "report.html"), report.path)
-        Path(summary.path).write_text(summarise(parsed, found), encoding="utf-8")
-        trained = found["shots"][str(found["headline_shots"])]
-        log_metrics(
-            metrics,
-            {
-                "accuracy_before": trained["before"]["accuracy"],
-                "accuracy_after": trained["after"]["accuracy"],
-                "mcnemar_p": trained["mcnemar_p"],
-            },
-        )
-        return is_better(found)
+        log_metrics(metrics, headline_numbers(comparison))
+        return is_better(comparison)
 
 
 @component(TRAINER_IMAGE)
@@ -361,7 +346,7 @@ def publish(
     evaluation: dsl.Input[dsl.Artifact],
     published: dsl.Output[dsl.Markdown],
 ) -> str:
-    """Write the model with its card where others find it.
+    """Publish the model with its card.
 
     Args:
         recipe: The recipe as JSON.
@@ -369,20 +354,22 @@ def publish(
         merge: Merge the adapter into the model.
         model: The trained adapter.
         evaluation: Accuracy by shots (JSON).
-        published: Where it is.
+        published: The URI of the model.
 
     Returns:
-        Where it is.
+        The URI of the model.
     """
     from pathlib import Path
 
-    from rlvr_components.steps.publish_step import publish
+    from rlvr_components.steps.publish_step import publish_model
     from rlvr_components.steps.step_process import step
 
     with step("publish", recipe) as parsed:
-        where = publish(parsed, Path(model.path), Path(evaluation.path), uri, merge=merge)
-        Path(published.path).write_text(f"Published to `{where}`.\n", encoding="utf-8")
-        return where
+        published_uri = publish_model(
+            parsed, Path(model.path), Path(evaluation.path), uri, merge=merge
+        )
+        Path(published.path).write_text(f"Published to `{published_uri}`.\n", encoding="utf-8")
+        return published_uri
 
 
 @component(COMPONENTS_IMAGE)
@@ -391,12 +378,12 @@ def finish(
     outcome: dsl.Output[dsl.Markdown],
     status: dsl.PipelineTaskFinalStatus,
 ) -> None:
-    """Leave nothing running, and write down how the run ended.
+    """Delete the jobs that still run, and write the outcome of the run.
 
     Args:
-        storage_uri: Where jobs keep their run directories.
-        outcome: How the run ended.
-        status: How the steps ended.
+        storage_uri: Storage of the run directories.
+        outcome: The outcome of the run.
+        status: The final status of the steps, by KFP.
     """
     from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The end of a pipeline run, however it came: nothing is left running, and the outcome is kept."""
+"""Finish a pipeline run in any state: delete the jobs that still run, write the outcome."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ OUTCOME = "outcome.json"
 
 
 def finish(storage_uri: str, artifact_uri: str, state: str, message: str) -> str:
-    """Delete the jobs that still run, keep the outcome in the run's folder, return it as Markdown.
+    """Delete the jobs that still run, write the outcome to the run's folder, return it as Markdown.
 
-    Outside Kubeflow the cluster is asked only if a job was launched since it was asked last.
+    Outside Kubeflow the cluster is asked only if a job was launched since the last answer.
     `artifact_uri` is that of any artifact of this pipeline run.
     """
     folder, settings, is_launched = "", None, False
@@ -39,7 +39,7 @@ def finish(storage_uri: str, artifact_uri: str, state: str, message: str) -> str
         settings = read_settings(open_storage(folder))
         is_launched = settings is not None and may_have_live_jobs(open_storage(folder))
     except (RLVRError, ValueError, TypeError, KeyError) as error:  # pydantic's are ValueErrors
-        logger.warning("there are no settings of a launch: %s", error)
+        logger.warning("the launch settings cannot be read: %s", error)
     jobs: list[JobSummary] = []
     deleted: list[str] | None = []
     if is_launched or in_kubeflow():  # even without settings: GPUs must not stay busy
@@ -48,15 +48,15 @@ def finish(storage_uri: str, artifact_uri: str, state: str, message: str) -> str
             deleted = delete_live_jobs(jobs)
         except RLVRError as error:
             deleted = None
-            logger.warning("whether jobs are left is not known: %s", error)
+            logger.warning("jobs may be left running: %s", error)
     outcome = read_outcome(state, message, jobs)
     if settings is not None:
-        _keep(folder, {**outcome.facts(), "deleted": deleted}, is_launched=deleted is None)
+        _write_outcome(folder, {**outcome.facts(), "deleted": deleted}, is_launched=deleted is None)
     return f"{outcome.markdown()}\n{describe_deleted(deleted)}\n"
 
 
 def find_run_jobs(namespace: str) -> list[JobSummary]:
-    """This run's jobs, the newest first. Empty: in this pod's namespace.
+    """Return this run's jobs, newest first; without a namespace, those in this pod's.
 
     Raises ConfigError, PlatformError.
     """
@@ -66,25 +66,28 @@ def find_run_jobs(namespace: str) -> list[JobSummary]:
 
 
 def delete_live_jobs(jobs: Sequence[JobSummary]) -> list[str]:
-    """Delete those that have not ended; their names. Raises ConfigError, PlatformError."""
+    """Delete the jobs that have not terminated; return their names.
+
+    Raises ConfigError, PlatformError.
+    """
     from rlvr_components.jobs.cluster import delete_jobs
 
     return [job.name for job in delete_jobs([job for job in jobs if not job.has_ended])]
 
 
 def describe_deleted(deleted: list[str] | None) -> str:
-    """For the UI, as Markdown; `deleted` is None where nobody could look."""
+    """Return Markdown for the UI; `deleted` is None if the cluster could not be asked."""
     if deleted is None:
-        return "Whether jobs are left is not known: the log of this step says why."
+        return "Jobs may be left running; see the log of this step."
     if deleted:
         names = ", ".join(f"`{name}`" for name in deleted)
-        return f"Deleted what was still running: {names}."
-    return "Nothing was left running."
+        return f"Deleted jobs that were still running: {names}."
+    return "No jobs were left running."
 
 
-def _keep(folder: str, outcome: dict[str, Any], *, is_launched: bool) -> None:
+def _write_outcome(folder: str, outcome: dict[str, Any], *, is_launched: bool) -> None:
     try:
         record_launch(open_storage(folder), is_launched=is_launched)
         open_storage(folder).write_bytes(OUTCOME, json.dumps(outcome, indent=2).encode())
     except RLVRError as error:
-        logger.warning("the outcome is kept in this step's artifact only: %s", error)
+        logger.warning("the outcome is only in this step's artifact: %s", error)

@@ -1,4 +1,4 @@
-"""The training job of a run directory: what it finds there, and the numbers that it leaves."""
+"""Train in a run directory on this machine, and read the numbers of its last step."""
 
 from __future__ import annotations
 
@@ -17,11 +17,8 @@ from rlvr_trainer.storage.atomic_files import write_text
 METRICS = ("reward", "reward_std", "loss", "kl", "entropy", "completions/mean_length")
 
 
-def run_training(recipe: Recipe, run_dir: Path, data_dir: Path) -> None:
-    """Put recipe and data into the run directory, train there, and wait for the end.
-
-    Raises JobFailed.
-    """
+def train_locally(recipe: Recipe, run_dir: Path, data_dir: Path) -> None:
+    """Write recipe and data to the run directory, and train there. Raises JobFailed."""
     run_dir.mkdir(parents=True, exist_ok=True)
     write_text(run_dir / "recipe.json", recipe.model_dump_json(indent=2) + "\n")
     replace_folder(data_dir, run_dir / "data")
@@ -29,7 +26,7 @@ def run_training(recipe: Recipe, run_dir: Path, data_dir: Path) -> None:
 
 
 def last_numbers(events_file: Path) -> dict[str, float]:
-    """The numbers of the last step that was trained, by TRL's names."""
+    """Return the numbers of the last training step, by TRL's names."""
     steps = [event for event in read_events(events_file) if event["event"] == "step"]
     if not steps:
         return {}
@@ -41,7 +38,7 @@ def last_numbers(events_file: Path) -> dict[str, float]:
 
 
 def replace_folder(source: Path, target: Path) -> None:
-    """Make `target` a copy of `source`: written aside first, so that it is never half of one."""
+    """Make `target` a copy of `source`, complete or not at all."""
     aside = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     shutil.copytree(source, aside)

@@ -1,4 +1,4 @@
-"""The three steps that load a model: in this process, or as a job in a cluster."""
+"""Run the three steps that load a model, in this process or as a job in a cluster."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from rlvr_components.pipeline_run import run_folder
-from rlvr_components.steps import remote_step
-from rlvr_components.steps.local_training import last_numbers, run_training
-from rlvr_components.steps.remote_step import EvaluateStep, open_site
+from rlvr_components.steps.local_training import last_numbers, train_locally
+from rlvr_components.steps.remote_step import (
+    EvaluateStep,
+    evaluate_remotely,
+    open_site,
+    train_remotely,
+)
 from rlvr_trainer import api
 from rlvr_trainer.evaluation.outcome import Shares, headline, write_samples
 from rlvr_trainer.launch.node_run_dir import ADAPTER
@@ -32,7 +36,7 @@ def evaluate(
 ) -> Shares:
     """Write `samples_dir`/samples.jsonl and return its headline shares.
 
-    `adapter` is KFP's artifact. Raises what evaluating, or the job, raises.
+    `adapter` is KFP's artifact. Raises ConfigError, DataError, JobFailed, PlatformError.
     """
     adapter_dir = Path(adapter.path) if adapter is not None else None
     if place == "local":
@@ -44,7 +48,7 @@ def evaluate(
             adapter_dir=adapter_dir,
         )
     site = open_site(storage, task_config)
-    samples = remote_step.evaluate(
+    samples = evaluate_remotely(
         step,
         recipe,
         data_dir,
@@ -66,19 +70,19 @@ def train(
     storage: str,
     task_config: Any = None,
 ) -> dict[str, float]:
-    """Train, see to it that the adapter is in its artifact, and return the last step's numbers.
+    """Train, put the adapter into its artifact, and return the numbers of the last step.
 
-    Raises JobFailed and what reaching the job raises.
+    Raises ConfigError, DataError, JobFailed, PlatformError.
     """
     if place == "local":
         run = Path(run_folder(storage)) if storage else Path(adapter.path).parent / "run"
-        run_training(recipe, run, data_dir)
+        train_locally(recipe, run, data_dir)
         api.adapter_to(run, Path(adapter.path))
         shutil.copyfile(run / METRICS, history)
     else:
         site = open_site(storage, task_config)
         adapter_uri = site.adapter_uri(adapter.uri)
-        run_dir = remote_step.train(recipe, data_dir, site, adapter_uri)
+        run_dir = train_remotely(recipe, data_dir, site, adapter_uri)
         if not adapter_uri:
             run_dir.download_dir(ADAPTER, Path(adapter.path))
         history.write_bytes(read_metrics(run_dir))
@@ -87,7 +91,7 @@ def train(
 
 
 def describe_model(recipe: Recipe) -> dict[str, str]:
-    """The metadata of what a recipe trains."""
+    """Return the metadata of a recipe's trained model."""
     return {
         "base_model": recipe.model.name,
         "base_revision": recipe.model.revision,
@@ -96,6 +100,6 @@ def describe_model(recipe: Recipe) -> dict[str, str]:
 
 
 def data_facts(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """The metadata of prepared data: what it is told apart by."""
+    """Return the metadata that identifies prepared data."""
     hashes = {name: file["sha256"] for name, file in manifest.get("files", {}).items()}
     return {"sha256": json.dumps(hashes, sort_keys=True)}

@@ -1,4 +1,4 @@
-"""Publishing what a pipeline trained: to a folder or S3, under the recipe's and the run's name."""
+"""Publish a trained model to a folder or S3, below the recipe's and the run's name."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from rlvr_trainer.storage.atomic_files import write_text
 from rlvr_trainer.storage.open import open_storage
 
 
-def publish(recipe: Recipe, adapter_dir: Path, evaluation: Path, uri: str, *, merge: bool) -> str:
-    """Write the adapter, or the merged model, with its card below `uri`; returns where.
+def publish_model(
+    recipe: Recipe, adapter_dir: Path, evaluation: Path, uri: str, *, merge: bool
+) -> str:
+    """Write the adapter or the merged model with its card below `uri`; return its URI.
 
-    Each run has a folder of its own, so that none replaces what another one published.
+    Every run has its own folder, so that no run replaces the model of another.
     Raises ConfigError, PlatformError.
     """
-    from rlvr_trainer.export import publish as publish_run
+    from rlvr_trainer.export import publish
 
     with tempfile.TemporaryDirectory() as temporary:
         run_dir, model = Path(temporary, "run"), Path(temporary, "model")
         write_text(run_dir / "recipe.json", recipe.model_dump_json(indent=2) + "\n")
         shutil.copytree(adapter_dir, run_dir / "adapter")
         shutil.copyfile(evaluation, run_dir / "evaluation.json")
-        publish_run(run_dir, model, merge=merge)
+        publish(run_dir, model, merge=merge)
         target = open_storage(f"{uri.rstrip('/')}/{recipe.name}/{run_id()}")
         target.upload_dir(model, "")
     return target.uri

@@ -1,10 +1,10 @@
-"""A model step as a job in a cluster: put what it needs into its run directory, launch, collect.
+"""Run a model step as a job in a cluster: stage its inputs, launch it, collect its results.
 
 RUN/                     recipe, data, checkpoints, metrics: the training's run directory
 RUN/evaluate-base/KEY/       recipe part, data, samples by part
 RUN/evaluate-trained/KEY/    recipe, data, samples by part; the adapter where RUN has none
 
-KEY names what is evaluated, so that other settings, rows or files are evaluated apart.
+KEY identifies what is evaluated: other settings, rows or files have another folder.
 """
 
 from __future__ import annotations
@@ -42,27 +42,26 @@ from rlvr_trainer.run_dir.events import EVENTS_VARIABLE, emit, read_events
 from rlvr_trainer.storage.open import S3_SCHEME, Storage, open_storage
 
 COPIED = ("step", "evaluation", "checkpoint")
-"""Events that tell how far a job is; when it began and ended, its launcher knows."""
+"""Events of a job's progress; its launcher emits those of its start and end."""
 
 EvaluateStep = Literal["evaluate-base", "evaluate-trained"]
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where the jobs of this run are launched, and where their files lie."""
+    """The run's folder, and the settings with which its jobs are launched."""
 
     folder: str
-    """The run's folder."""
     settings: LaunchSettings
 
     def adapter_uri(self, artifact_uri: str) -> str:
-        """Where pods write and read the adapter, if that is the artifact itself; else empty."""
+        """Return the artifact's URI if pods write and read the adapter there, else ""."""
         direct = self.settings.writes_artifacts and artifact_uri.startswith(S3_SCHEME)
         return artifact_uri if direct else ""
 
 
 def open_site(storage_uri: str, task_config: Any = None) -> Site:
-    """The site that the check step settled, with what KFP was told of this task.
+    """Return the site of the check step's settings, with those of the KFP task on top.
 
     Raises ConfigError, PlatformError.
     """
@@ -70,22 +69,21 @@ def open_site(storage_uri: str, task_config: Any = None) -> Site:
     settings = read_settings(open_storage(folder))
     if settings is None:
         raise ConfigError(
-            f"{folder} holds no settings of a launch, which the step Check leaves there; start a "
-            "new run"
+            f"{folder} has no launch settings, which the step Check writes; start a new run"
         )
     platform = merge_task_config(settings.platform, task_config)
     return Site(folder, replace(settings, platform=platform))
 
 
-def train(recipe: Recipe, data_dir: Path, site: Site, adapter_uri: str) -> Storage:
-    """Train in the run's folder, and return it; the adapter goes to `adapter_uri`, or stays there.
+def train_remotely(recipe: Recipe, data_dir: Path, site: Site, adapter_uri: str) -> Storage:
+    """Train in the run's folder, and return it; the adapter goes to `adapter_uri` if that is given.
 
     Raises JobFailed, ConfigError, DataError, PlatformError.
     """
-    batch_of(recipe, site.settings.platform.world_size)  # the task may ask for other GPUs
+    batch_of(recipe, site.settings.platform.world_size)  # the task may request other GPUs
     run_dir = open_storage(site.folder)
     env = {ADAPTER_URI_VARIABLE: adapter_uri} if adapter_uri else {}
-    with phase("train"):
+    with phase_events("train"):
 
         def prepare(job: JobSpec) -> JobSpec:
             stage(run_dir, recipe, data_dir)
@@ -94,11 +92,11 @@ def train(recipe: Recipe, data_dir: Path, site: Site, adapter_uri: str) -> Stora
         _launch(site, job_spec("train", recipe, run_dir.uri, site, env=env), prepare)
     adapter = open_storage(adapter_uri) if adapter_uri else run_dir
     if not adapter.list("" if adapter_uri else ADAPTER):
-        raise _removed(f"no adapter is in {adapter_uri or site.folder}", site)
+        raise _removed(f"{adapter_uri or site.folder} has no adapter", site)
     return run_dir
 
 
-def evaluate(
+def evaluate_remotely(
     step: EvaluateStep,
     recipe: Recipe,
     data_dir: Path,
@@ -107,15 +105,15 @@ def evaluate(
     adapter_dir: Path | None = None,
     adapter_uri: str = "",
 ) -> list[dict[str, Any]]:
-    """Evaluate with the job's nodes side by side; the samples of one evaluation, in order.
+    """Evaluate on all nodes of a job in parallel; return the samples in order.
 
-    Pods read the adapter at `adapter_uri`, or else what is copied there from `adapter_dir`.
+    Pods read the adapter at `adapter_uri`, by default a copy of `adapter_dir`.
     Raises JobFailed, ConfigError, DataError, PlatformError.
     """
     run_dir = open_storage(f"{site.folder}/{step}/{evaluation_key(recipe, data_dir)}")
     platform = site.settings.platform
     shards_per_node = max(platform.gpus_per_node, 1)
-    with phase(step) as found:
+    with phase_events(step) as results:
 
         def prepare(job: JobSpec) -> JobSpec:
             stage(run_dir, recipe, data_dir)
@@ -134,7 +132,7 @@ def evaluate(
         samples = collect_samples(
             run_dir, recipe, data_dir, platform.num_nodes * shards_per_node, site
         )
-        found.update(headline(samples, recipe))
+        results.update(headline(samples, recipe))
     return samples
 
 
@@ -147,19 +145,19 @@ def evaluation_key(recipe: Recipe, data_dir: Path) -> str:
 def collect_samples(
     run_dir: Storage, recipe: Recipe, data_dir: Path, num_shards: int, site: Site
 ) -> list[dict[str, Any]]:
-    """The parts of an evaluation as one. Raises ConfigError, DataError, PlatformError."""
+    """Join the parts of an evaluation. Raises ConfigError, DataError, PlatformError."""
     parts = []
     for shard in Shard(0, num_shards).all:
         where = f"{run_dir.uri}/{shard.key}"
         try:
             parts.append(parse_samples(where, run_dir.read_bytes(shard.key).decode()))
         except FileNotFoundError:
-            raise _removed(f"{where} is not there", site) from None
+            raise _removed(f"{where} does not exist", site) from None
     return join(parts, batches(recipe, evaluated_rows(recipe, data_dir)))
 
 
 def _removed(what: str, site: Site) -> ConfigError:
-    """For a job that has succeeded, which every further try adopts: none of them helps."""
+    """Return the error for a job that has succeeded, which every retry would adopt."""
     name = run_id() if in_kubeflow() else site.settings.run_name
     return ConfigError(
         f"the job succeeded, but {what}: its results were removed; delete the job "
@@ -168,7 +166,7 @@ def _removed(what: str, site: Site) -> ConfigError:
 
 
 def _adapter_for_pods(site: Site, run_dir: Storage, adapter_dir: Path) -> str:
-    """Where this run's training left it, or a copy of one that an earlier run trained."""
+    """Return the URI of this run's adapter, or of a copy of one that an earlier run trained."""
     trained = open_storage(site.folder)
     if trained.list(ADAPTER):
         return f"{trained.uri}/{ADAPTER}"
@@ -184,7 +182,7 @@ def job_spec(
     *,
     env: dict[str, str] | None = None,
 ) -> JobSpec:
-    """Return the job that trains in `run_dir`, under the name of a step."""
+    """Return the job of a step with `run_dir` as its run directory."""
     settings, platform = site.settings, site.settings.platform
     return cluster_job(
         recipe,
@@ -214,34 +212,34 @@ def _launch(site: Site, spec: JobSpec, prepare: Callable[[JobSpec], JobSpec]) ->
 
     place, events = site.settings.place, os.environ.get(EVENTS_VARIABLE)
     assert place != "local"
-    tell = EventCopy(Path(events)).add if events else None
+    on_event = EventCopy(Path(events)).add if events else None
     record_launch(open_storage(site.folder), is_launched=True)
-    launch(open_backend(place, site.settings.platform, on_event=tell), spec, prepare)
+    launch(open_backend(place, site.settings.platform, on_event=on_event), spec, prepare)
 
 
 @contextmanager
-def phase(name: str) -> Iterator[dict[str, Any]]:
-    """Events at the start and the end of a step that runs elsewhere, with what it found."""
-    found: dict[str, Any] = {}
+def phase_events(name: str) -> Iterator[dict[str, Any]]:
+    """Emit events at start and end of a remote step; the end carries the yielded dict."""
+    results: dict[str, Any] = {}
     emit("phase", phase=name, state="started")
     try:
-        yield found
+        yield results
     except BaseException as error:
-        with suppress(RLVRError):  # a disk that is full may well be the cause
+        with suppress(RLVRError):  # a full disk may be the cause
             emit("phase", phase=name, state="failed", message=str(error))
         raise
-    emit("phase", phase=name, state="finished", **found)
+    emit("phase", phase=name, state="finished", **results)
 
 
 class EventCopy:
-    """What jobs tell of themselves, in the file of events of the run on this machine."""
+    """Copies the events of jobs to the events file of the run on this machine."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._known = {_line(event) for event in read_events(path)}
 
     def add(self, event: Mapping[str, Any]) -> None:
-        """Append it, unless it is there already: a job that is adopted tells all of it again."""
+        """Append the event unless it is present, since an adopted job reports its events again."""
         line = _line(event)
         if event.get("event") in COPIED and line not in self._known:
             self._known.add(line)

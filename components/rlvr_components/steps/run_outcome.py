@@ -1,7 +1,7 @@
-"""How a pipeline run ended: from its Workflow, the logs of its pods and its jobs.
+"""Find the outcome of a pipeline run, from its Workflow, the logs of its pods and its jobs.
 
-KFP tells the last step the state of the group of all others, and no cause: it stays RUNNING when a
-condition was not met, when the run was terminated, and when a pod was lost.
+KFP gives the last step the state of the group of all others, without a cause. The state stays
+RUNNING if a condition was not met, the run was terminated or a pod was lost.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ from rlvr_components.workflow import (
     is_terminated,
     steps_of,
 )
-from rlvr_trainer.errors import EXIT_PREEMPTED, JobFailed, RLVRError
+from rlvr_trainer.errors import EXIT_PREEMPTED, ConfigError, JobFailed, RLVRError
 
 logger = logging.getLogger(__name__)
 
 LOG_QUERY: dict[str, str | int | bool] = {"container": "main", "tailLines": 1000}
 LOG_TIMEOUT_S = 30.0
 LAST_STEP = "compare-and-report"
-"""Of those that every run has."""
-State = Literal["SUCCEEDED", "FAILED", "TERMINATED", "ENDED"]
+"""Last of the steps that every run has."""
+RunState = Literal["SUCCEEDED", "FAILED", "TERMINATED", "ENDED"]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the run ended. ENDED: nothing that can be seen says how."""
+    """The outcome of a run; the state is ENDED if it is not known."""
 
-    state: State
+    state: RunState
     step: str = ""
-    """That failed first."""
+    """The step that failed first."""
     attempt: int = 0
     failure: Failure | None = None
     time: str = ""
-    """When a termination reached the steps, as Kubernetes writes it."""
+    """Time of a termination, as Kubernetes writes it."""
 
     def facts(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return the outcome as plain data."""
         return {
             "state": self.state,
             "step": self.step,
@@ -65,7 +65,7 @@ class Outcome:
         }
 
     def markdown(self) -> str:
-        """For the UI: what happened, why, and what continues the run."""
+        """Return what happened, its cause and how to continue, as Markdown for the UI."""
         match self.state:
             case "SUCCEEDED":
                 return "# Succeeded\n"
@@ -76,36 +76,42 @@ class Outcome:
                     f"checkpoint, {NEW_RUN}.\n"
                 )
             case "ENDED":
-                return "# Ended\n\nHow is not known: the log of this step says why.\n"
+                return "# Ended\n\nThe outcome is not known; see the log of this step.\n"
         where = f" at {self.step}" if self.step else ""
         where += f", attempt {self.attempt}" if self.attempt > 1 else ""
         if self.failure is None:
             return f"# Failed{where}\n"
-        return f"# Failed{where}\n\n{self.failure}\n\nTo go on: {self.failure.remedy}.\n"
+        return f"# Failed{where}\n\n{self.failure}\n\nTo continue: {self.failure.remedy}.\n"
 
 
 def read_outcome(state: str, message: str, jobs: Sequence[JobSummary]) -> Outcome:
-    """How the run ended, from whatever this step may read; `state` and `message` are KFP's."""
+    """Return the run's outcome, from all that this step may read.
+
+    `state` and `message` are those of KFP.
+    """
     if in_kubeflow():
         try:
             workflow, read_log = _from_cluster()
         except RLVRError as error:
             logger.warning("the run's Workflow cannot be read: %s", error)
         else:
-            return judge(workflow, read_log, jobs)
+            return outcome_of(workflow, read_log, jobs)
     failed = _failed_job(jobs)
     if state == "FAILED" or failed:
-        told = Failure(message, JobFailed.exit_code) if message else None
-        return Outcome("FAILED", failed.step if failed else "", 0, _of_job(failed) or told)
+        reported = Failure(message, JobFailed.exit_code) if message else None
+        return Outcome("FAILED", failed.step if failed else "", 0, _of_job(failed) or reported)
     return Outcome("SUCCEEDED" if state == "SUCCEEDED" else "ENDED")
 
 
-def judge(
+def outcome_of(
     workflow: Mapping[str, Any],
     read_log: Callable[[str], str | None],
     jobs: Sequence[JobSummary],
 ) -> Outcome:
-    """How the run of this Workflow ended. `read_log` gives a pod's log, None where it is gone."""
+    """Return the outcome of the Workflow's run.
+
+    `read_log` returns a pod's log, None if it is gone.
+    """
     steps = steps_of(workflow)
     if is_terminated(workflow):
         stopped = [step.finished for step in steps if step.state == "TERMINATED"]
@@ -126,7 +132,7 @@ def judge(
 def _cause(
     step: WorkflowStep, read_log: Callable[[str], str | None], jobs: Sequence[JobSummary]
 ) -> Failure | None:
-    """What the step's last pod wrote; else its job's cause; else what Argo says of the pod."""
+    """Return the cause that the step's last pod wrote, else its job's, else Argo's."""
     of_job = _of_job(_failed_job([job for job in jobs if job.step == step.name]))
     if not step.attempts:
         return of_job
@@ -144,15 +150,17 @@ def _of_job(job: JobSummary | None) -> Failure | None:
 
 
 def _from_cluster() -> tuple[dict[str, Any], Callable[[str], str | None]]:
-    """The Workflow of this pod, and how to read its pods' logs. Raises what the API server says."""
+    """Return this pod's Workflow, and a function that reads the logs of its pods.
+
+    Raises ConfigError, PlatformError.
+    """
     from rlvr_components.kubernetes.client import KubernetesApi
-    from rlvr_trainer.errors import ConfigError
 
     client = KubernetesApi()
     core = f"/api/v1/namespaces/{own_namespace()}/pods"
     owner = owner_from_pod(client.get(f"{core}/{os.environ[POD_NAME_VARIABLE]}"))
     if owner.kind != "Workflow":
-        raise ConfigError(f"this pod belongs to the {owner.kind} {owner.name}, to no Workflow")
+        raise ConfigError(f"this pod belongs to the {owner.kind} {owner.name}, not to a Workflow")
     path = f"/apis/{owner.api_version}/namespaces/{own_namespace()}/workflows/{owner.name}"
 
     def read_log(pod: str) -> str | None:

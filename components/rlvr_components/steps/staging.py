@@ -1,8 +1,8 @@
-"""What a job needs, put into its run directory once.
+"""Write the inputs of a job to its run directory, once.
 
-A retried step adopts the job that it started, so what the job reads is not written again while it
-is the same. Other settings and rows replace what is there where nothing was trained from it, or
-where they decide no weights; else they are refused.
+A retried step adopts the job that it started, so unchanged inputs are not written again. Changed
+settings and rows replace the staged ones if nothing was trained from them, or if they do not
+influence the weights; otherwise they are refused.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ RECIPE, DATA = "recipe.json", "data"
 
 
 def stage(storage: Storage, recipe: Recipe, data_dir: Path) -> None:
-    """Put the recipe and the data there.
+    """Write the recipe and the data to the storage.
 
-    Raises ConfigError or DataError when others were trained from, CheckpointError, PlatformError.
+    Raises ConfigError or DataError if training used others, CheckpointError, PlatformError.
     """
     trained = check_continues_there(storage, recipe)
     content = recipe.model_dump_json(indent=2).encode() + b"\n"
@@ -36,16 +36,16 @@ def stage(storage: Storage, recipe: Recipe, data_dir: Path) -> None:
 
 
 def check_continues_there(storage: Storage, recipe: Recipe) -> bool:
-    """Return whether a step is committed in a run directory.
+    """Return True if a checkpoint is committed in the run directory.
 
-    Raises ConfigError when the recipe decides other weights than it was trained with. What is in
-    the files that it names is compared by the pods, which have them.
+    Raises ConfigError if the recipe leads to other weights than those trained there. The pods
+    compare the contents of the files that the recipe names, since they have them.
     """
     earlier = newest_trajectory(storage)
     if earlier and (different := Trajectory(recipe, {}).differences(earlier)):
         raise ConfigError(
             f"{storage.uri} was trained with other settings:\n{listed(different)}\n"
-            "Name another storage, start a new run, or use the same settings to continue that one"
+            "Name another storage, start a new run, or use the same settings to continue that run"
         )
     return earlier is not None
 
@@ -53,9 +53,9 @@ def check_continues_there(storage: Storage, recipe: Recipe) -> bool:
 def stage_folder(
     storage: Storage, source: Path, prefix: str, *, fixed: Collection[str] | None = None
 ) -> None:
-    """Put a folder there; its list of hashes comes last, and says that all of it is there.
+    """Write a folder to the storage; its list of hashes comes last and marks it as complete.
 
-    Raises DataError when other files are there and any of them is `fixed` (default: all are),
+    Raises DataError if other files are there and any of them is `fixed` (default: all are),
     PlatformError.
     """
     here, listing = file_hashes(source), f"{prefix}.sha256.json"
@@ -68,12 +68,12 @@ def stage_folder(
     )
     if there and (different if fixed is None else set(different) & set(fixed)):
         raise DataError(
-            f"{storage.uri}/{prefix} holds other files ({', '.join(different[:5])}) than this run "
-            "has; name another storage, or start a new run"
+            f"{storage.uri}/{prefix} holds other files ({', '.join(different[:5])}) than this run; "
+            "name another storage, or start a new run"
         )
     if different:
         if there:
-            storage.write_bytes(listing, b"{}")  # until all of the other folder is there
+            storage.write_bytes(listing, b"{}")  # until the other folder is complete
         storage.upload_dir(source, prefix)
         storage.write_bytes(listing, json.dumps(here, indent=2, sort_keys=True).encode())
 
@@ -87,7 +87,7 @@ def _staged_hash(storage: Storage) -> str:
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file below a folder by its path there."""
+    """Return the SHA-256 of every file below the folder, by its relative path."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))

@@ -1,4 +1,4 @@
-"""Surround the body of a step: parse its recipe, turn an error into an exit code and a cause."""
+"""Run the body of a step: parse its recipe, turn an error into an exit code and a cause."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.run_dir.events import emit
 
 STARTED = "started step "
-"""Begins the line after which a step's own output stands in the log."""
+"""Beginning of the log line that precedes a step's own output."""
 
 
 @contextmanager
 def step(phase: str, recipe: str) -> Iterator[Recipe]:
-    """Parse the recipe (JSON); end the process with the code of an error that the body raises."""
+    """Parse the recipe (JSON); exit with the code of an error that the body raises."""
     with attempt(phase):
         yield parse_recipe(json.loads(recipe))
 
 
 @contextmanager
 def attempt(phase: str) -> Iterator[None]:
-    """End the process with the code of an error that the body raises, and emit its cause."""
+    """Exit with the code of an error that the body raises, and emit its cause."""
     configure_logging()
     print(f"{STARTED}{phase}", flush=True)
     try:
@@ -40,10 +40,12 @@ def attempt(phase: str) -> Iterator[None]:
         cause = to_rlvr_error(error)
         if cause is not error:
             traceback.print_exc()
-        code = f" (exit code {cause.exit_code})" if in_kubeflow() else ""  # its launcher drops it
+        code = (
+            f" (exit code {cause.exit_code})" if in_kubeflow() else ""
+        )  # KFP's launcher drops the code
         print(f"error: {cause}{code}", file=sys.stderr, flush=True)
         if cause.exit_code != EXIT_PREEMPTED:
-            with suppress(RLVRError):  # a full disk, as a rule; the log has the cause too
+            with suppress(RLVRError):  # as on a full disk; the log has the cause, too
                 emit("failure", phase=phase, message=str(cause), exit_code=cause.exit_code)
         raise SystemExit(cause.exit_code) from None
 
@@ -51,7 +53,7 @@ def attempt(phase: str) -> Iterator[None]:
 def log_metrics(metrics: Any, values: Mapping[str, object]) -> None:
     """Log the numbers among `values` to a Metrics artifact, and write them to its file.
 
-    kfp.local reuses a step's outputs only if each of them exists as a file.
+    kfp.local reuses a step's outputs only if all of them exist as files.
     """
     numbers = {
         name: float(value) for name, value in values.items() if isinstance(value, int | float)

@@ -1,7 +1,7 @@
-"""What Kubeflow was told of a step, handed on to the step's job.
+"""Pass the settings of a KFP task on to the step's job.
 
 A model step declares task_config_passthroughs: resources, tolerations, node selectors, environment
-and volumes that are set on the task with KFP's own means come as a TaskConfig, and are the job's.
+and volumes that KFP sets on the task arrive as a TaskConfig and apply to the job.
 """
 
 from __future__ import annotations
@@ -9,30 +9,31 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rlvr_components.jobs.pods import EFA, GPU
 from rlvr_components.platform.quantity import parse_quantity
 from rlvr_components.platform.settings import Platform, Volume
 from rlvr_components.platform.settings_file import parse_platform
 from rlvr_trainer.errors import ConfigError
 
-GPU = "nvidia.com/gpu"
-EFA = "vpc.amazonaws.com/efa"
 GIB = 2**30
 
 
 def merge_task_config(platform: Platform, config: Any) -> Platform:
-    """The platform's settings with those of the task (a `dsl.TaskConfig` or None) on top.
+    """Return the platform's settings, overridden by those of the task (a `dsl.TaskConfig` or None).
 
-    Raises ConfigError for what a job cannot take over.
+    Raises ConfigError for settings that a job does not support.
     """
     if config is None:
         return platform
     if config.affinity:
         raise ConfigError(
-            "the task sets an affinity, which jobs do not take over; use a node selector and "
+            "the task sets an affinity, which jobs do not support; use a node selector and "
             "tolerations"
         )
     tolerations = list(platform.tolerations)
-    tolerations += [each for each in config.tolerations or () if each not in tolerations]
+    tolerations += [
+        toleration for toleration in config.tolerations or () if toleration not in tolerations
+    ]
     values, secrets = _environment(config.env or ())
     changed = {
         "tolerations": tuple(tolerations),
@@ -46,7 +47,7 @@ def merge_task_config(platform: Platform, config: Any) -> Platform:
 
 
 def _environment(entries: Iterable[Mapping[str, Any]]) -> tuple[dict[str, str], list[str]]:
-    """Plain values, and the names of Secrets; fields of the pod itself are not the job's.
+    """Return the plain values and the names of Secrets; fields of the pod are left out.
 
     A job takes all keys of a Secret by their own names. Raises ConfigError for another source.
     """
@@ -66,14 +67,14 @@ def _environment(entries: Iterable[Mapping[str, Any]]) -> tuple[dict[str, str], 
             values[name] = str(entry.get("value", ""))
         elif "fieldRef" not in source:
             raise ConfigError(
-                f"the task takes {name} from {', '.join(source)}, which jobs do not take over; "
+                f"the task takes {name} from {', '.join(source)}, which jobs do not support; "
                 "set its value, or put it into a Secret"
             )
     return values, secrets
 
 
 def _volumes(config: Any) -> list[Volume]:
-    """Claims; a scratch volume of the step's own pod is not the job's, which has some."""
+    """Return the claims; scratch volumes are left out, since a job has its own."""
     others = [
         volume["name"]
         for volume in config.volumes or ()
@@ -82,7 +83,7 @@ def _volumes(config: Any) -> list[Volume]:
     parts = [mount["name"] for mount in config.volume_mounts or () if mount.get("subPath")]
     if others or parts:
         raise ConfigError(
-            f"the task mounts {', '.join([*others, *parts])}, and jobs take over whole claims "
+            f"the task mounts {', '.join([*others, *parts])}, and jobs support whole claims "
             "only; use a PersistentVolumeClaim without a sub_path"
         )
     claims = {
@@ -104,7 +105,7 @@ def _volumes(config: Any) -> list[Volume]:
 def _resources(resources: Mapping[str, Any]) -> dict[str, Any]:
     limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
     asked = {**limits, **requests}
-    if "memory" in limits:  # of a job the request is the limit, and less than that would kill it
+    if "memory" in limits:  # a job's request is its limit, and a lower one would kill it
         asked["memory"] = limits["memory"]
     changed: dict[str, Any] = {}
     if "cpu" in asked:

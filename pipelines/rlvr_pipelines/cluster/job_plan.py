@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlvr_components.jobs import JobSpec, kinds
-from rlvr_components.jobs.kinds import Place, kind_of, render_job
+from rlvr_components.jobs.kinds import ClusterPlace, kind_of, render_job
 from rlvr_components.jobs.pods import cluster_job
 from rlvr_components.jobs.trainjob import NEWEST_OVERRIDES, OverridesField
 from rlvr_components.kubernetes.access import has_cluster
@@ -40,7 +40,7 @@ class ClusterJob:
 
 def plan_job(
     recipe: Recipe,
-    place: Place,
+    place: ClusterPlace,
     platform: Platform,
     *,
     storage: str,
@@ -87,7 +87,7 @@ def platform_of(form: Form) -> Platform:
     return platform.model_copy(update={"namespace": platform.namespace or namespace})
 
 
-def known_overrides(place: Place) -> OverridesField:
+def known_overrides(place: ClusterPlace) -> OverridesField:
     """Return the TrainJob's field that the cluster knows; the newest one without a cluster.
 
     Raises ConfigError, PlatformError.

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rlvr_components.steps.step_process import STARTED
-from rlvr_components.workflow import Attempt, Failure, WorkflowStep, failure_of, steps_of
+from rlvr_components.workflow import Failure, StepAttempt, WorkflowStep, failure_of, steps_of
 from rlvr_pipelines.kubeflow.connection import Kubeflow
 from rlvr_pipelines.kubeflow.kfp_errors import NotFound
 from rlvr_pipelines.local.run_progress import clock
@@ -124,7 +124,7 @@ def _read_workflow(kubeflow: Kubeflow, run: Any) -> dict[str, Any]:
     return _workflow_of_details(run)
 
 
-def read_log(kubeflow: Kubeflow, run_id: str, attempt: Attempt, namespace: str) -> str:
+def read_log(kubeflow: Kubeflow, run_id: str, attempt: StepAttempt, namespace: str) -> str:
     """What a pod of the run printed. Raises ConfigError, PlatformError, also when it is gone."""
     day = attempt.started[:10]
     errors: list[RLVRError] = []
@@ -192,7 +192,7 @@ def log_lines(
         )
 
 
-def _own_lines(log: str, attempt: Attempt) -> list[str]:
+def _own_lines(log: str, attempt: StepAttempt) -> list[str]:
     """What the step printed; before it, KFP prints the executor's input with the whole recipe."""
     lines = log.splitlines()
     for index, line in enumerate(lines):

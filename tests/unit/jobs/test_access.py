@@ -186,7 +186,7 @@ def test_without_any_cluster_it_says_where_it_looked(
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
 
-    with pytest.raises(ConfigError, match=r"no kubeconfig at .*none and this is not a pod"):
+    with pytest.raises(ConfigError, match=r"no kubeconfig exists at .*none, and this is not a pod"):
         find_access()
 
 

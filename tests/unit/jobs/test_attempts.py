@@ -17,7 +17,7 @@ from rlvr_components.jobs import JobSpec, JobStatus
 from rlvr_components.jobs.cluster import (
     following,
 )
-from rlvr_components.jobs.cluster.attempts import record_end
+from rlvr_components.jobs.cluster.attempts import record_failure
 from rlvr_components.jobs.launching import launch
 from rlvr_trainer.errors import ConfigError, JobFailed
 
@@ -97,7 +97,7 @@ def test_a_retryable_failure_makes_the_next_attempt(
     launch(backend(), SPEC)
 
     assert [job["metadata"]["name"][-2:] for job in api.jobs()] == ["-1", "-2"]
-    assert "worker-0: a rank was killed; another attempt is made" in capfd.readouterr().out
+    assert "worker-0: a rank was killed; it is retried" in capfd.readouterr().out
 
 
 def test_the_number_of_attempts_is_limited(api: FakeApiServer) -> None:
@@ -216,7 +216,7 @@ def test_a_job_that_exists_takes_precedence_over_its_record(
 ) -> None:
     spec = retried(tmp_path)
     job = live_job(api, spec=spec)
-    record_end(job, JobStatus("failed", 138, "not all replicas ran within queue_timeout_s"))
+    record_failure(job, JobStatus("failed", 138, "not all replicas ran within queue_timeout_s"))
     run_pods(api, job)
     later(lambda: succeed(api, job))
 
@@ -238,7 +238,7 @@ def test_a_job_is_deleted_even_when_its_record_cannot_be_written(
         launch(backend(run_timeout_s=1), retried(tmp_path))
 
     assert not api.jobs()
-    assert "again if it is deleted, since its record is not kept" in caplog.text
+    assert "again after its deletion, since its record was not written" in caplog.text
 
 
 def test_a_damaged_record_is_an_error(api: FakeApiServer, tmp_path: Path) -> None:

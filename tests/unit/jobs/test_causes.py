@@ -57,7 +57,7 @@ PREEMPTED = condition(
         ),
         pytest.param(
             pod(phase="Failed", state=terminated(1)),
-            *(1, "ended with exit code 1 and wrote no cause; its log may say why"),
+            *(1, "exited with code 1 and wrote no cause; see its log"),
             id="silent",
         ),
         pytest.param(
@@ -100,7 +100,7 @@ PREEMPTED = condition(
         ),
         pytest.param(
             pod(phase="Failed", init=terminated(1, message="rlvr-master-0 has no address")),
-            *(138, "its init container init-pytorch ended with 1: rlvr-master-0 has no address"),
+            *(138, "its init container init-pytorch exited with 1: rlvr-master-0 has no address"),
             id="init container",
         ),
     ],
@@ -231,4 +231,4 @@ def test_endless_restarts_are_stopped_and_a_trainjob_is_left_to_terminate(
     assert seen.exceeded(now=0.0) is None
     assert (seen.exceeded(now=PERMANENT_S + 1) is not None) == is_ended
     cause = status_of(kind, job, [failed, pod("master-0")]).cause
-    assert cause.startswith("starts again after" if is_ended else "ends after")
+    assert cause.startswith("starts again after" if is_ended else "terminates after")

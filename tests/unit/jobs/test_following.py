@@ -204,7 +204,7 @@ def test_events_of_an_earlier_job_of_the_same_name_are_ignored(
     launch(backend(start_grace_s=1), SPEC)
 
     output = capfd.readouterr().out
-    assert "pending: waits for the operator to make 2 pods" in output
+    assert "pending: waits for the operator to create 2 pods" in output
     assert "refuses" not in output
 
 

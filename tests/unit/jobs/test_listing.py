@@ -112,7 +112,7 @@ def test_following_as_a_reader_changes_nothing(api: FakeApiServer) -> None:
 
 def test_an_unknown_job_is_an_error(api: FakeApiServer) -> None:
     with pytest.raises(
-        ConfigError, match=r"no PyTorchJob 'other' in namespace rlvr; `rlvr status`"
+        ConfigError, match=r"PyTorchJob 'other' does not exist in namespace rlvr; `rlvr status`"
     ):
         backend().status("other")
 

@@ -9,7 +9,7 @@ import pytest
 
 from rlvr_components.jobs import JobSpec, allowed_environment, training_job
 from rlvr_components.jobs.launching import launch
-from rlvr_components.jobs.local_process import LocalBackend, LocalProcess, end_of
+from rlvr_components.jobs.local_process import LocalBackend, LocalProcess, status_from
 from rlvr_trainer.errors import JobFailed, PlatformError
 from rlvr_trainer.recipe.reader import parse_recipe
 
@@ -141,7 +141,7 @@ def test_a_missing_program_is_an_error() -> None:
 def test_a_return_code_becomes_a_status(
     returncode: int | None, phase: str, exit_code: int | None, cause: str
 ) -> None:
-    status = end_of(returncode, [])
+    status = status_from(returncode, [])
 
     assert (status.phase, status.exit_code) == (phase, exit_code)
     assert cause in status.cause

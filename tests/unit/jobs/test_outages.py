@@ -110,8 +110,8 @@ def test_retry_after_is_respected() -> None:
 
     asked = Outage("busy", status=429, retry_after_s=7.0)
 
-    assert client.wanted_delay(asked, 0.5) == 7.0
-    assert client.wanted_delay(Outage("busy"), 0.5) == 0.5
+    assert client.retry_delay(asked, 0.5) == 7.0
+    assert client.retry_delay(Outage("busy"), 0.5) == 0.5
 
 
 def test_an_api_server_that_stays_away_is_an_error_and_the_job_continues(
@@ -130,7 +130,7 @@ def test_an_api_server_that_stays_away_is_an_error_and_the_job_continues(
 
     api.on_create = on_create
 
-    with pytest.raises(PlatformError, match="continues, start the same again") as caught:
+    with pytest.raises(PlatformError, match="continues, run it again") as caught:
         launch(backend(), SPEC)
 
     assert caught.value.exit_code == 138

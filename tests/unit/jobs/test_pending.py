@@ -122,11 +122,19 @@ def test_the_most_serious_reason_is_reported() -> None:
         ),
         (
             'Error creating: pods "tiny-master-0" already exists',
-            *("start", 138, "waits until the pods of an earlier job of its name have ended: Error"),
+            *(
+                "start",
+                138,
+                "waits until the pods of an earlier job of its name have terminated: Error",
+            ),
         ),
         (
             'Error creating: object is being deleted: pods "tiny-master-0" already exists',
-            *("start", 138, "waits until the pods of an earlier job of its name have ended: Error"),
+            *(
+                "start",
+                138,
+                "waits until the pods of an earlier job of its name have terminated: Error",
+            ),
         ),
     ],
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlvr_components.jobs import cluster
+from rlvr_components.jobs.cluster import backend as cluster_backend
 from rlvr_components.jobs.cluster import (
     delete_jobs,
     find_jobs,
@@ -50,10 +50,10 @@ def test_a_cluster_without_the_kind_says_what_to_install(api: FakeApiServer) -> 
     api.kinds = ("pods", "events")
 
     with pytest.raises(
-        ConfigError, match=r"knows no PyTorchJob .* install the Kubeflow training op"
+        ConfigError, match=r"does not have pytorchjobs.* install the Kubeflow training op"
     ):
         launch(backend(), SPEC)
-    with pytest.raises(ConfigError, match="knows no PyTorchJob and no TrainJob; install"):
+    with pytest.raises(ConfigError, match=r"does not have pytorchjobs.* or trainjobs.*; install"):
         find_jobs()
 
 
@@ -68,7 +68,7 @@ def test_the_admission_message_reaches_the_user(api: FakeApiServer) -> None:
 def test_a_server_that_is_not_there_is_a_platform_error(
     api: FakeApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "ASK_PATIENCE_S", 0.1)
+    monkeypatch.setattr(cluster_backend, "ASK_PATIENCE_S", 0.1)
     config = (tmp_path / "kubeconfig").read_text().replace(api.url, "http://127.0.0.1:9")
     (tmp_path / "kubeconfig").write_text(config)
 
@@ -81,7 +81,7 @@ def test_a_server_that_is_not_there_is_a_platform_error(
 def test_a_pod_that_cleans_up_waits_for_an_api_server_that_is_restarted(
     api: FakeApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "ASK_PATIENCE_S", 0.1)
+    monkeypatch.setattr(cluster_backend, "ASK_PATIENCE_S", 0.1)
     live_job(api)
     of_pod = find_access()
     of_pod.in_pod = True
@@ -94,7 +94,7 @@ def test_a_pod_that_cleans_up_waits_for_an_api_server_that_is_restarted(
     with pytest.raises(PlatformError, match="503"):
         find_jobs()
 
-    monkeypatch.setattr(cluster, "find_access", lambda _: of_pod)
+    monkeypatch.setattr(cluster_backend, "find_access", lambda _: of_pod)
     restart("GET")
     jobs = find_jobs()
     restart("DELETE")

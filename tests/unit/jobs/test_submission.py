@@ -13,7 +13,7 @@ from rlvr_components.jobs.cluster import (
     open_backend,
     submission,
 )
-from rlvr_components.jobs.kinds import Place
+from rlvr_components.jobs.kinds import ClusterPlace
 from rlvr_components.jobs.launching import launch
 from rlvr_components.pipeline_run import RUN_ID_VARIABLE, LaunchSettings
 from rlvr_components.platform.settings import Platform
@@ -147,7 +147,7 @@ def test_a_name_that_is_taken_by_a_foreign_job_is_an_error(api: FakeApiServer) -
     rendered = backend().render(SPEC)
     api.put("pytorchjobs", {**rendered, "metadata": {"name": SPEC.name}})
 
-    with pytest.raises(ConfigError, match=r"exists and is not one of rlvr's"):
+    with pytest.raises(ConfigError, match=r"exists and was not created by rlvr"):
         backend().submit(rendered)
 
 
@@ -266,7 +266,11 @@ def test_rendering_asks_the_api_server_nothing(api: FakeApiServer, field: str) -
     ("place", "field"), [("pytorchjob", ""), *(("trainjob", field) for field in FIELDS)]
 )
 def test_the_train_step_sends_what_plan_shows(
-    api: FakeApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Place, field: str
+    api: FakeApiServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: ClusterPlace,
+    field: str,
 ) -> None:
     if field:
         knows_trainjobs(api, field)

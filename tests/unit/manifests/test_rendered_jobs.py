@@ -272,7 +272,7 @@ def test_the_longest_name_leaves_room_for_a_replicas_service() -> None:
 
 @pytest.mark.parametrize("run_name", ["r" * 48, "Capital"])
 def test_a_name_that_kubernetes_would_refuse_is_an_error_at_once(run_name: str) -> None:
-    with pytest.raises(ConfigError, match=r"does not do for Kubernetes.*choose another `name`"):
+    with pytest.raises(ConfigError, match=r"is not valid in Kubernetes.*choose another `name`"):
         render_pytorchjob(replace(TRAIN, run_name=run_name), SMALL)
 
 

@@ -69,7 +69,7 @@ def test_a_cluster_that_can_run_the_job_has_no_remarks() -> None:
 
 
 def test_a_missing_kind_is_reported_with_the_one_to_choose() -> None:
-    with pytest.raises(ConfigError, match=r"knows no trainjobs.* or choose pytorchjob"):
+    with pytest.raises(ConfigError, match=r"does not have trainjobs.* or choose pytorchjob"):
         check_cluster(cluster(), "trainjob", PLATFORM, "team")
 
 

@@ -71,9 +71,9 @@ def test_the_form_names_another_model_and_shots() -> None:
         ({"recipe": "name: [1"}, "recipe is not YAML"),
         ({"recipe": "name: x\nnonsense: 1\n"}, "nonsense: unknown field"),
         ({"recipe_overrides": "seed"}, "has no value"),
-        ({"recipe_overrides": "[1, 2]"}, "not a JSON list of texts"),
+        ({"recipe_overrides": "[1, 2]"}, "not a JSON list of strings"),
         ({"model_name": "Qwen/Qwen2.5-0.5B"}, "without a revision"),
-        ({"evaluation_shots": ["8"]}, "evaluation_shots: '8' is no number of shots"),
+        ({"evaluation_shots": ["8"]}, "evaluation_shots: '8' is not a number of shots"),
         ({"evaluation_shots": [99]}, "99 shots, but data.num_exemplars"),
     ],
 )
@@ -83,7 +83,10 @@ def test_a_form_that_cannot_work_says_what_to_change(fields: dict[str, Any], mes
 
 
 def test_an_unknown_backend_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"'pytorchjobs' is no place .*did you mean"):
+    with pytest.raises(
+        ConfigError,
+        match=r"one of local, pytorchjob, trainjob .got 'pytorchjobs'.*did you mean",
+    ):
         place_of(form(job_place="pytorchjobs"))
 
 
@@ -164,7 +167,7 @@ def test_an_identity_without_delete_may_store_a_run(
     check_storage(str(tmp_path))
 
     assert form_module.can_write(str(tmp_path))
-    assert "the probe stays: grant this identity s3:DeleteObject" in caplog.text
+    assert "the probe was not deleted: grant this identity s3:DeleteObject" in caplog.text
 
 
 def test_a_probe_that_cannot_be_read_is_not_hidden_by_one_that_cannot_be_deleted(

@@ -48,8 +48,8 @@ def test_running_jobs_are_deleted_and_the_outcome_is_kept(
     text = finish(str(tmp_path), "", "FAILED", "train failed")
 
     assert deleted == ["b", "c"]
-    assert text.startswith("# Failed\n\ntrain failed (exit code 7)\n\nTo go on: ")
-    assert text.endswith("\n\nDeleted what was still running: `b`, `c`.\n")
+    assert text.startswith("# Failed\n\ntrain failed (exit code 7)\n\nTo continue: ")
+    assert text.endswith("\n\nDeleted jobs that were still running: `b`, `c`.\n")
     assert json.loads((folder / "outcome.json").read_text()) == {
         "state": "FAILED",
         "step": "",
@@ -95,7 +95,7 @@ def test_it_does_not_claim_that_nothing_runs_without_looking(
 
     monkeypatch.setattr(cluster, "find_jobs", find)
 
-    assert "Whether jobs are left is not known" in finish("", "minio://m/b2c0/o", "FAILED", "")
+    assert "Jobs may be left running" in finish("", "minio://m/b2c0/o", "FAILED", "")
 
 
 def test_the_cluster_is_asked_only_where_a_job_was_launched_since_it_was_asked_last(
@@ -116,23 +116,23 @@ def test_the_cluster_is_asked_only_where_a_job_was_launched_since_it_was_asked_l
     write_settings(storage, LaunchSettings("pytorchjob", "tiny", Platform(image="r.example/t")))
     monkeypatch.setattr(cluster, "find_jobs", unreachable)
 
-    assert "Nothing was left running" in finish(str(tmp_path), "", "FAILED", "check failed")
+    assert "No jobs were left running" in finish(str(tmp_path), "", "FAILED", "check failed")
     assert asked == []
 
     record_launch(storage, is_launched=True)
-    assert "is not known" in finish(str(tmp_path), "", "FAILED", "")
+    assert "may be left running" in finish(str(tmp_path), "", "FAILED", "")
     assert json.loads(storage.read_bytes("outcome.json"))["deleted"] is None
 
     monkeypatch.setattr(cluster, "find_jobs", nothing)
     monkeypatch.setattr(cluster, "delete_jobs", list)
     for _ in range(2):
-        assert "Nothing was left running" in finish(str(tmp_path), "", "FAILED", "")
+        assert "No jobs were left running" in finish(str(tmp_path), "", "FAILED", "")
     assert asked == ["once", "again"]
 
 
 def test_a_run_that_launched_nothing_leaves_nothing(deleted: list[str], tmp_path: Path) -> None:
     assert finish(str(tmp_path), "", "SUCCEEDED", "") == (
-        "# Succeeded\n\nNothing was left running.\n"
+        "# Succeeded\n\nNo jobs were left running.\n"
     )
     assert finish("", "minio://mlpipeline/b2c0/outcome", "FAILED", "").startswith("# Failed")
     assert deleted == []

@@ -5,7 +5,7 @@ import pytest
 
 from rlvr_components.jobs import Backend, JobSpec
 from rlvr_components.steps import local_training
-from rlvr_components.steps.local_training import last_numbers, replace_folder, run_training
+from rlvr_components.steps.local_training import last_numbers, replace_folder, train_locally
 from rlvr_trainer.recipe.reader import parse_recipe
 
 RECIPE = parse_recipe({"name": "tiny", "model": {"name": "embedded:smollm2-135m-instruct"}})
@@ -25,7 +25,7 @@ def test_a_training_job_finds_recipe_and_data_in_its_run_directory(
         launched.append(spec)
 
     monkeypatch.setattr(local_training, "launch", launch)
-    run_training(RECIPE, run_dir, data)
+    train_locally(RECIPE, run_dir, data)
 
     assert launched[0].run_dir == str(run_dir)
 

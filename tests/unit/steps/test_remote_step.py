@@ -146,7 +146,7 @@ def test_a_job_that_left_a_part_out_is_not_a_result(
 ) -> None:
     pods.act = write_parts(data_dir, Shard(0, 2))
 
-    with pytest.raises(ConfigError, match=r"shard-1-of-2\.jsonl is not there"):
+    with pytest.raises(ConfigError, match=r"shard-1-of-2\.jsonl does not exist"):
         evaluate_base(storage, data_dir, tmp_path)
 
     assert not (tmp_path / "samples").exists()
@@ -267,7 +267,7 @@ def test_a_succeeded_job_without_results_says_how_to_run_it_again(
     monkeypatch.setattr(remote_step, "_owner", lambda namespace: None)
 
     # not a PlatformError, which is retried: every retry would adopt the same job
-    with pytest.raises(ConfigError, match=f"no adapter is in .*`rlvr clean {named}`"):
+    with pytest.raises(ConfigError, match=f"has no adapter.*`rlvr clean {named}`"):
         train_to(Artifact(tmp_path / "adapter"), storage, data_dir, tmp_path)
 
 
@@ -275,7 +275,7 @@ def test_a_disk_too_full_for_the_last_event_does_not_hide_the_cause(
     full_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def train() -> None:
-        with remote_step.phase("train"):
+        with remote_step.phase_events("train"):
             monkeypatch.setenv("RLVR_EVENTS", str(full_disk))
             raise PlatformError("the cause")
 
@@ -306,7 +306,7 @@ def test_the_jobs_own_cause_is_the_steps(
 def test_without_the_settings_of_the_check_step_nothing_is_launched(
     pods: Pods, data_dir: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="holds no settings of a launch"):
+    with pytest.raises(ConfigError, match="has no launch settings"):
         evaluate_base(str(tmp_path / "elsewhere"), data_dir, tmp_path)
 
     assert pods.specs == []

@@ -7,7 +7,7 @@ from tests.unit.kubeflow.workflows import Ends, pod_of, workflow
 
 from rlvr_components.jobs import JobSummary
 from rlvr_components.steps import run_outcome
-from rlvr_components.steps.run_outcome import judge, read_outcome
+from rlvr_components.steps.run_outcome import outcome_of, read_outcome
 from rlvr_components.workflow import Failure
 from rlvr_trainer.errors import EXIT_PREEMPTED, PlatformError
 
@@ -29,12 +29,12 @@ def job(cause: str, exit_code: int) -> JobSummary:
 def test_a_run_that_did_not_publish_has_succeeded() -> None:
     run = workflow({**ALL, "publish": "OMITTED", "finish": "RUNNING"})
 
-    assert judge(run, logs(), []).markdown() == "# Succeeded\n"
+    assert outcome_of(run, logs(), []).markdown() == "# Succeeded\n"
 
 
 def test_a_terminated_run_says_when_and_what_continues_it() -> None:
     ends: Ends = {"check": "SUCCEEDED", "train": "TERMINATED", "finish": "RUNNING"}
-    outcome = judge(workflow(ends, is_terminated=True), logs(), [])
+    outcome = outcome_of(workflow(ends, is_terminated=True), logs(), [])
 
     assert outcome.facts()["state"] == "TERMINATED"
     assert outcome.facts()["exit_code"] == EXIT_PREEMPTED
@@ -46,7 +46,7 @@ def test_a_terminated_run_says_when_and_what_continues_it() -> None:
 def test_a_failed_run_has_step_attempt_cause_and_what_continues_it() -> None:
     run = workflow({"check": "SUCCEEDED", "train": ["LOST", "FAILED"], "finish": "RUNNING"})
 
-    outcome = judge(run, logs(**{pod_of("train", 1): CAUSE}), [job("less telling", 7)])
+    outcome = outcome_of(run, logs(**{pod_of("train", 1): CAUSE}), [job("less telling", 7)])
 
     assert outcome.facts() == {
         "state": "FAILED",
@@ -57,25 +57,27 @@ def test_a_failed_run_has_step_attempt_cause_and_what_continues_it() -> None:
     }
     assert outcome.markdown().startswith(
         "# Failed at train, attempt 2\n\nthe reward of gsm8k fails; correct it (exit code 5)\n\n"
-        "To go on: correct the cause and start a new run"
+        "To continue: correct the cause and start a new run"
     )
 
 
 def test_a_run_that_never_came_to_its_report_has_not_succeeded() -> None:
     run = workflow({"check": "SUCCEEDED"})
-    assert judge(run, logs(), []).state == "ENDED"
+    assert outcome_of(run, logs(), []).state == "ENDED"
 
     for node in run["status"]["nodes"].values():
         if node["displayName"].startswith("root-driver"):
             node["phase"] = "Error"
-    assert judge(run, logs(), []).state == "FAILED"
+    assert outcome_of(run, logs(), []).state == "FAILED"
 
 
 def test_the_job_gives_the_cause_of_a_deleted_pod() -> None:
     run = workflow({"train": "LOST"})
 
-    assert judge(run, logs(), [job("out of memory", 12)]).failure == Failure("out of memory", 12)
-    lost = judge(run, logs(), []).failure
+    assert outcome_of(run, logs(), [job("out of memory", 12)]).failure == Failure(
+        "out of memory", 12
+    )
+    lost = outcome_of(run, logs(), []).failure
     assert lost == Failure("its pod was lost: pod deleted", PlatformError.exit_code)
 
 

@@ -92,7 +92,7 @@ def test_settings_that_a_job_cannot_have_are_refused() -> None:
         merged(env=[{"name": "HF_TOKEN", "valueFrom": renamed}])
     with pytest.raises(ConfigError, match="REGION from configMapKeyRef"):
         merged(env=[{"name": "REGION", "valueFrom": {"configMapKeyRef": {"name": "a"}}}])
-    with pytest.raises(ConfigError, match="mounts certificates, and jobs take over whole claims"):
+    with pytest.raises(ConfigError, match="mounts certificates, and jobs support whole claims"):
         merged(volumes=[{"name": "certificates", "configMap": {"name": "ca"}}])
-    with pytest.raises(ConfigError, match="mounts v, and jobs take over whole claims"):
+    with pytest.raises(ConfigError, match="mounts v, and jobs support whole claims"):
         merged(volume_mounts=[{"name": "v", "mountPath": "/a", "subPath": "part"}])

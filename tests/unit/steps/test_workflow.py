@@ -5,9 +5,9 @@ from tests.unit.kubeflow.workflows import pod_of, workflow
 
 from rlvr_components.workflow import (
     STEPS,
-    Attempt,
     Failure,
-    State,
+    StepAttempt,
+    StepState,
     failure_of,
     find_failure,
     first_failed,
@@ -35,7 +35,7 @@ def test_nothing_but_the_pipelines_steps_is_listed_in_its_order(is_stock: bool) 
     steps = steps_of(run)
 
     assert [step.name for step in steps] == list(STEPS)
-    states: dict[str, State] = {step.name: step.state for step in steps}
+    states: dict[str, StepState] = {step.name: step.state for step in steps}
     assert (states["check"], states["train"]) == ("SUCCEEDED", "RUNNING")
     assert states["publish"] == "PENDING"
 
@@ -68,10 +68,10 @@ def test_each_attempt_is_a_pod_by_argos_name(is_stock: bool) -> None:
 
     assert train.state == "RUNNING"
     assert train.attempts == (
-        Attempt(
+        StepAttempt(
             pod_of("train", 0, is_stock=is_stock), "Error", "pod deleted", "2026-11-02T10:00:00Z"
         ),
-        Attempt(pod_of("train", 1, is_stock=is_stock), "Running", "", "2026-11-02T10:00:30Z"),
+        StepAttempt(pod_of("train", 1, is_stock=is_stock), "Running", "", "2026-11-02T10:00:30Z"),
     )
     assert train.attempts[0].pod.startswith("rlvr-tiny-x7k2p-retry-system-container-impl-")
 
@@ -141,7 +141,7 @@ def test_the_cause_is_the_last_one_that_the_step_wrote_in_one_line() -> None:
 def test_without_a_cause_of_its_own_argo_says_what_happened(
     phase: str, message: str, log: str | None, cause: str, exit_code: int
 ) -> None:
-    failure = failure_of(Attempt("pod", phase, message), log)
+    failure = failure_of(StepAttempt("pod", phase, message), log)
 
     assert cause in failure.message
     assert failure.exit_code == exit_code

@@ -1,7 +1,8 @@
 """Choose the next attempt of a job, from its jobs in the cluster and its run directory's record.
 
-A job that failed stays in the cluster and says so. One that was deleted, because it exceeded a
-limit or by a person, is gone: without the record Kubeflow's retry of the step would start it again.
+A failed job stays in the cluster with its cause. The final status of a deleted job (it exceeded a
+limit, or a user deleted it) is recorded, so that Kubeflow's retry of the step does not start it
+again.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlvr_components.jobs import JobSpec, JobStatus
 from rlvr_components.jobs.cluster.job_status import attempt_of
+from rlvr_components.jobs.job import JobSpec, JobStatus
 from rlvr_components.jobs.kinds import Object
 from rlvr_components.jobs.pods import ATTEMPT_LABEL, JOB_LABEL, RUN_DIR_ANNOTATION
 from rlvr_trainer.errors import ConfigError, JobFailed, RLVRError
@@ -46,42 +47,44 @@ class JobAttempt:
 
     @property
     def is_terminating(self) -> bool:
-        """Return whether the job is being deleted."""
+        """Return True if the job is being deleted."""
         return "deletionTimestamp" in self.job["metadata"]
 
 
 @dataclass(frozen=True)
-class Next:
-    """The attempt to submit; `adopted` is its job when there is one already."""
+class NextAttempt:
+    """The attempt to submit; `adopted` is its job if that exists already."""
 
     number: int
     adopted: Object | None = None
 
 
-def next_attempt(attempts: Sequence[JobAttempt], *, max_attempts: int, is_retry: bool) -> Next:
+def next_attempt(
+    attempts: Sequence[JobAttempt], *, max_attempts: int, is_retry: bool
+) -> NextAttempt:
     """Return the live or succeeded attempt, or the one after the last failure. Pure.
 
-    `is_retry`: the same launch is retried, so permanent failures stay permanent; otherwise a person
-    starts it again and wants another attempt. Raises JobFailed for a permanent failure.
+    With `is_retry` the same launch is retried, and permanent failures stay permanent; without, a
+    user starts the job again and gets another attempt. Raises JobFailed for a permanent failure.
     """
-    present = [each for each in attempts if not each.is_terminating]
-    for each in sorted(present, key=lambda each: -each.number):
-        if each.status.phase != "failed":
-            return Next(each.number, adopted=each.job)
-    highest = max((each.number for each in attempts), default=0)
+    present = [attempt for attempt in attempts if not attempt.is_terminating]
+    for attempt in sorted(present, key=lambda attempt: -attempt.number):
+        if attempt.status.phase != "failed":
+            return NextAttempt(attempt.number, adopted=attempt.job)
+    highest = max((attempt.number for attempt in attempts), default=0)
     if present and is_retry and (spent := spent_by(present, max_attempts=max_attempts)):
         raise JobFailed(spent.cause, exit_code=spent.exit_code)
-    return Next(highest + 1)
+    return NextAttempt(highest + 1)
 
 
 def spent_by(attempts: Sequence[JobAttempt], *, max_attempts: int) -> JobStatus | None:
-    """Return the failure after which no attempt is made; None when another one may be. Pure."""
-    last = max(attempts, key=lambda each: each.number).status
+    """Return the failure that permits no further attempt; None if another is permitted. Pure."""
+    last = max(attempts, key=lambda attempt: attempt.number).status
     if last.phase != "failed":
         return None
     if not last.is_retried:
         return last
-    codes = [each.status.exit_code for each in attempts]
+    codes = [attempt.status.exit_code for attempt in attempts]
     if codes.count(EXIT_OUT_OF_MEMORY) >= MAX_OUT_OF_MEMORY:
         return JobStatus("failed", EXIT_NO_ATTEMPTS_LEFT, f"for the second time {last.cause}")
     if len(attempts) >= max_attempts:
@@ -94,26 +97,26 @@ def spent_by(attempts: Sequence[JobAttempt], *, max_attempts: int) -> JobStatus 
 
 
 def try_to_record(write: Callable[[Object], None], job: Object) -> None:
-    """Change the job's record; log a failure, since a job that nobody follows would be worse."""
+    """Write the job's record; a failure is only logged, so that the job is still followed."""
     try:
         write(job)
     except (RLVRError, OSError) as error:
         logger.warning(
-            "a retry may start %s again if it is deleted, since its record is not kept: %s",
+            "a retry may start %s again after its deletion, since its record was not written: %s",
             job["metadata"]["name"],
             error,
         )
 
 
 def record_submission(job: Object) -> None:
-    """Record the job in its run directory, so that a retry notices that it was deleted.
+    """Record the job in its run directory, so that a retry notices its deletion.
 
     Raises ConfigError, PlatformError.
     """
     _write_record(job, {})
 
 
-def record_end(job: Object, end: JobStatus) -> None:
+def record_failure(job: Object, end: JobStatus) -> None:
     """Record the failure of a job that is deleted. Raises ConfigError, PlatformError."""
     _write_record(job, {"exit_code": end.exit_code, "cause": end.cause})
 
@@ -126,7 +129,7 @@ def forget_job(job: Object) -> None:
 
 
 def recorded_attempt(spec: JobSpec) -> JobAttempt | None:
-    """Return the recorded attempt as one that failed permanently, for when its job is gone.
+    """Return the recorded attempt as a permanent failure, for a job that no longer exists.
 
     Raises ConfigError, PlatformError.
     """

@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from rlvr_components.jobs import JobStatus
 from rlvr_components.jobs.cluster.attempts import (
     DELETED,
     forget_job,
-    record_end,
+    record_failure,
     try_to_record,
 )
-from rlvr_components.jobs.cluster.job_causes import NOBODY_LEFT
+from rlvr_components.jobs.cluster.job_causes import NO_PODS_LEFT
 from rlvr_components.jobs.cluster.job_progress import JobProgress
 from rlvr_components.jobs.cluster.job_status import belongs, epoch, failed, runs_in_full
 from rlvr_components.jobs.cluster.limits import Deadlines, Exceeded, PodFailures
@@ -28,6 +27,7 @@ from rlvr_components.jobs.cluster.snapshot import (
     is_about,
     workloads_of,
 )
+from rlvr_components.jobs.job import JobStatus
 from rlvr_components.jobs.kinds import Kind, Object
 from rlvr_components.jobs.pods import (
     CAUSE_ANNOTATION,
@@ -46,29 +46,30 @@ OnEvent = Callable[[Mapping[str, Any]], None]
 
 TICK_S = 0.2
 LOOK_S = 1.0
-"""Interval of checks of the limits when nothing changes."""
+"""Interval at which limits are checked while nothing changes."""
 NOTICE_S = 5.0
-"""Shortest interval between causes of the same phase."""
+"""Shortest interval between two notices of the same phase."""
 DRAIN_S = 20.0
-"""How long the last lines of a job may take to arrive."""
+"""Time for the last lines of a job to arrive."""
 SETTLE_S = 5.0
-"""Job and pods are watched separately: one may be seen to terminate before the other."""
+"""Time for the pods' failures to be seen after the job's: both are watched separately."""
 KUEUE_INTERVAL_S = 15.0
 OUTAGE_S = 1800.0
-"""How long the API server may be away before following fails."""
+"""Time without an answer of the API server after which following fails."""
 
 STOPPED = JobStatus(
     "failed",
     EXIT_PREEMPTED,
-    "it was stopped; its pods commit a checkpoint before they end, from which the same run resumes",
+    "it was stopped; its pods commit a checkpoint before they terminate, and the "
+    "same run resumes from it",
 )
 
 
 class Follower:
-    """Follows one job: `lines` yields its lines, then `end` is how it terminated.
+    """Follows one job: `lines` yields its lines; after them, `end` is its final status.
 
-    With `platform` it acts as the job's launcher: annotates it with progress and causes, and
-    deletes it when it exceeds a limit. Without, it only reads. `is_automatic`: the launch will be
+    With `platform` it acts as the job's launcher: it annotates the job with progress and causes,
+    and deletes it if a limit is exceeded. Without, it only reads. `is_automatic`: the launch is
     retried, so deletions are recorded.
     """
 
@@ -92,7 +93,7 @@ class Follower:
         self._has_changed = True
         self._jobs, self._pods, self._events = self._collections()
         self._logs = ReplicaLogs(api, kind, self._pods.objects)
-        self._ends = PodFailures(kind, job)
+        self._failures = PodFailures(kind, job)
         self._deadlines = _deadlines(job, platform) if platform else None
         self._progress = self._reader(on_event) if platform else None
         self._workloads: tuple[float, list[dict[str, Any]]] = (0.0, [])
@@ -101,12 +102,12 @@ class Follower:
         self.end: JobStatus | None = None
 
     def lines(self) -> Iterator[str]:
-        """Yield every line of every replica after its name, and notices of the job itself.
+        """Yield the lines of all replicas after their names, and notices about the job.
 
-        Raises Refusal when the API server forbids it, PlatformError when it stays away.
+        Raises Refusal if the API server forbids it, PlatformError if it does not answer.
         """
-        for each in (self._jobs, self._pods, self._events):
-            each.start()
+        for collection in (self._jobs, self._pods, self._events):
+            collection.start()
         if self._progress:
             self._progress.start()
         try:
@@ -139,25 +140,25 @@ class Follower:
                     yield f"[{self._job['metadata']['name']}] {text}"
 
     def _look(self) -> Iterator[str]:
-        """Process changes; set `end` when the job terminated or was deleted."""
+        """Process changes; set `end` if the job terminated or was deleted."""
         self._check_api()
         if not (self._jobs.is_synced and self._pods.is_synced):
             return
         uid = self._job["metadata"]["uid"]
-        jobs = [each for each in self._jobs.objects() if each["metadata"]["uid"] == uid]
-        if not jobs:  # a new one of its name is another one
-            if self._is_stopped():  # a signal, just now
+        jobs = [job for job in self._jobs.objects() if job["metadata"]["uid"] == uid]
+        if not jobs:  # a new job of its name is another job
+            if self._is_stopped():  # by a signal, just now
                 return
-            self._record(partial(record_end, end=DELETED))
+            self._record(partial(record_failure, end=DELETED))
             self.end = DELETED
             yield "it was deleted by someone else"
             return
         self._job = jobs[0]
         pods = [pod for pod in self._pods.objects() if belongs(self._job, pod)]
         self._logs.follow(pods)
-        for end in self._ends.note(pods):
-            yield f"{end} (exit code {end.exit_code})"
-            self._annotate(self._ends.annotations)
+        for failure in self._failures.note(pods):
+            yield f"{failure} (exit code {failure.exit_code})"
+            self._annotate(self._failures.annotations)
         snapshot = Snapshot(self._kind, self._job, pods, self._events.objects(), self._kueue())
         status = snapshot.status
         if status.phase in ("succeeded", "failed"):
@@ -168,24 +169,24 @@ class Follower:
         if exceeded:
             yield f"{exceeded.cause}; the job is deleted"
             verdict = JobStatus("failed", exceeded.exit_code, exceeded.cause, status.replicas)
-            self._record(partial(record_end, end=verdict))
+            self._record(partial(record_failure, end=verdict))
             self._delete()
             self.end = verdict
 
     def _check_api(self) -> None:
-        for each in (self._jobs, self._pods, self._events):
-            if each.error:
-                raise each.error
-            if each.down_since and time.monotonic() - each.down_since > OUTAGE_S:
+        for collection in (self._jobs, self._pods, self._events):
+            if collection.error:
+                raise collection.error
+            if collection.down_since and time.monotonic() - collection.down_since > OUTAGE_S:
                 raise PlatformError(
-                    f"the API server did not answer for {OUTAGE_S:.0f} s ({each.trouble}); the job "
-                    f"{self._job['metadata']['name']} continues, start the same again to follow it"
+                    f"the API server did not answer for {OUTAGE_S:.0f} s ({collection.trouble}); "
+                    f"job {self._job['metadata']['name']} continues, run it again to follow it"
                 )
 
     def _take_end(self, snapshot: Snapshot, status: JobStatus) -> None:
-        """Set `end` once the pods that a failure implies were seen, or did not appear in time."""
-        if status.cause.endswith(NOBODY_LEFT):
-            now, last = time.monotonic(), self._ends.last
+        """Set `end`, for a failure once the failed pods were seen or SETTLE_S have passed."""
+        if status.cause.endswith(NO_PODS_LEFT):
+            now, last = time.monotonic(), self._failures.last
             self._failed_at = self._failed_at or now
             if last:
                 status = failed(last.exit_code, str(last), status.replicas)
@@ -199,13 +200,13 @@ class Follower:
             )
 
     def _exceeded(self, snapshot: Snapshot) -> Exceeded | None:
-        """Return why the job has to be deleted, if it has to."""
+        """Return the limit for which the job has to be deleted, if any."""
         assert self._deadlines
         had_run = self._deadlines.running_since is not None
         kind, job, pods = snapshot.kind, snapshot.job, snapshot.pods
-        exceeded = self._ends.exceeded(time.monotonic()) or self._deadlines.check(
+        exceeded = self._failures.exceeded(time.monotonic()) or self._deadlines.check(
             is_running=runs_in_full(kind, job, pods),
-            wait=pending_reason(kind, job, pods, snapshot.events, snapshot.workloads),
+            pending=pending_reason(kind, job, pods, snapshot.events, snapshot.workloads),
             now=time.time(),
         )
         if not had_run and self._deadlines.running_since is not None:
@@ -213,22 +214,22 @@ class Follower:
         return exceeded
 
     def _news(self, status: JobStatus) -> Iterator[str]:
-        """Yield where the job stands, when that is new."""
+        """Yield phase and cause if they changed."""
         text = f"{status.phase}: {status.cause}" if status.cause else status.phase
-        told, told_at = self._notice
-        is_same_phase = told.partition(":")[0] == status.phase
-        if text == told or (is_same_phase and time.monotonic() - told_at < NOTICE_S):
+        reported, reported_at = self._notice
+        is_same_phase = reported.partition(":")[0] == status.phase
+        if text == reported or (is_same_phase and time.monotonic() - reported_at < NOTICE_S):
             return
         self._notice = (text, time.monotonic())
         yield text
 
     def _kueue(self) -> list[dict[str, Any]]:
-        """Return the Kueue Workloads of a suspended job, asked for now and then."""
-        asked_at, found = self._workloads
+        """Return the Kueue Workloads of a suspended job, at most KUEUE_INTERVAL_S old."""
+        asked_at, workloads = self._workloads
         if not asked_at or time.monotonic() - asked_at > KUEUE_INTERVAL_S:
-            found = workloads_of(self._api, self._kind, self._job)
-            self._workloads = (time.monotonic(), found)
-        return found if self._kind.is_suspended(self._job) else []
+            workloads = workloads_of(self._api, self._kind, self._job)
+            self._workloads = (time.monotonic(), workloads)
+        return workloads if self._kind.is_suspended(self._job) else []
 
     def _delete(self) -> None:
         metadata = self._job["metadata"]
@@ -275,7 +276,7 @@ class Follower:
                 f"{core}/events",
                 {"fieldSelector": WARNINGS},
                 changed=changed,
-                is_kept=lambda each: is_about(self._job, each),
+                is_kept=lambda event: is_about(self._job, event),
             ),
         )
 

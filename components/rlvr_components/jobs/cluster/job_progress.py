@@ -1,6 +1,6 @@
-"""Report the progress of a run: its metrics.jsonl, read periodically, as annotations of its job.
+"""Report the progress of a run: read its metrics.jsonl periodically, annotate its job.
 
-`kubectl get` with custom columns shows it, and the launcher can draw it.
+`kubectl get` with custom columns shows the annotations, and the launcher can draw the events.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class JobProgress:
         self._interval_s = interval_s
         self._known: dict[str, str] = {}
         self._written: dict[str, str] = {}
-        self._told = False
+        self._is_warned = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
 
@@ -49,7 +49,7 @@ class JobProgress:
         self._thread.start()
 
     def finish(self, timeout_s: float) -> None:
-        """Read once more, then end the thread."""
+        """Read once more, then stop the thread."""
         self._ended.set()
         self._thread.join(timeout_s)
 
@@ -59,10 +59,10 @@ class JobProgress:
             is_last = self._ended.wait(self._interval_s)
             try:
                 self._look()
-            except (RLVRError, OSError) as error:  # progress is worth no failure
-                if not self._told:
+            except (RLVRError, OSError) as error:  # missing progress must not fail the job
+                if not self._is_warned:
                     logger.warning("no progress is shown for now: %s", error)
-                self._told = True
+                self._is_warned = True
 
     def _look(self) -> None:
         self._follower = self._follower or MetricsFollower(open_storage(self._run_dir))
@@ -75,23 +75,25 @@ class JobProgress:
 
 
 def annotations_of(event: Event) -> dict[str, str]:
-    """Return an event's progress as annotations: step of how many, reward, phase."""
+    """Return an event's progress as annotations: `STEP/TOTAL`, reward, phase."""
     match event["event"]:
         case "phase" if event.get("state") == "started":
             return {PHASE_ANNOTATION: str(event.get("phase", ""))}
         case "step":
-            found = {PROGRESS_STEP_ANNOTATION: _of(event.get("step"), event.get("max_steps"))}
+            annotations = {
+                PROGRESS_STEP_ANNOTATION: _fraction(event.get("step"), event.get("max_steps"))
+            }
             if isinstance(event.get("reward"), int | float):
-                found[REWARD_ANNOTATION] = f"{event['reward']:.3f}"
-            return found
+                annotations[REWARD_ANNOTATION] = f"{event['reward']:.3f}"
+            return annotations
         case "evaluation" if event.get("phase") != "train" and event.get("total"):
             return {
                 PHASE_ANNOTATION: str(event.get("phase", "")),
-                PROGRESS_STEP_ANNOTATION: _of(event.get("done"), event["total"]),
+                PROGRESS_STEP_ANNOTATION: _fraction(event.get("done"), event["total"]),
             }
         case _:
             return {}
 
 
-def _of(done: object, total: object) -> str:
+def _fraction(done: object, total: object) -> str:
     return f"{done or 0}/{total}" if total else f"{done or 0}"

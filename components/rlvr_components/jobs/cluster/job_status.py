@@ -1,14 +1,13 @@
-"""Derive where a job stands from the job, its pods and their events. Pure."""
+"""Derive the status of a job from the job, its pods and their events. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Literal
 
-from rlvr_components.jobs import JobStatus, JobSummary, Replica
-from rlvr_components.jobs.cluster.job_causes import job_failure, pod_failure
+from rlvr_components.jobs.cluster.job_causes import job_failure, pod_failure, pod_failures
 from rlvr_components.jobs.cluster.pending import PendingReason, pending_reason
+from rlvr_components.jobs.job import JobStatus, JobSummary, Replica
 from rlvr_components.jobs.kinds import Kind, Object, condition
 from rlvr_components.jobs.pods import (
     ATTEMPT_LABEL,
@@ -24,8 +23,6 @@ from rlvr_components.jobs.pods import (
 )
 from rlvr_trainer.launch.exit_causes import RETRIED
 
-Phase = Literal["pending", "running", "succeeded", "failed"]
-
 
 def status_of(
     kind: Kind,
@@ -35,60 +32,63 @@ def status_of(
     workloads: Sequence[Object] = (),
 ) -> JobStatus:
     """Return phase, replicas, and the cause of a failure or the pending reason."""
-    replicas = tuple(replica_of(kind, pod) for pod in sorted(pods, key=kind.replica_name))
+    replicas = tuple(_replica(kind, pod) for pod in sorted(pods, key=kind.replica_name))
     if condition(job, kind.succeeded):
         return JobStatus("succeeded", 0, replicas=replicas)
-    failure = recorded_failure(job) or job_failure(kind, job, pods)
+    failure = _annotated_failure(job) or job_failure(kind, job, pods)
     if failure:
         cause, exit_code = failure
         return failed(exit_code, cause, replicas)
-    wait = pending_reason(kind, job, pods, events, workloads)
     if runs_in_full(kind, job, pods):
         return JobStatus("running", replicas=replicas)
-    return JobStatus("pending", cause=cause_of(kind, pods, wait), replicas=replicas)
+    reason = pending_reason(kind, job, pods, events, workloads)
+    return JobStatus("pending", cause=_pending_cause(kind, pods, reason), replicas=replicas)
 
 
 def failed(exit_code: int, cause: str, replicas: tuple[Replica, ...] = ()) -> JobStatus:
-    """Return a failure; its exit code says whether it is retried."""
+    """Return a failed status, which is retried if its exit code is in RETRIED."""
     return JobStatus("failed", exit_code, cause, replicas, is_retried=exit_code in RETRIED)
 
 
 def runs_in_full(kind: Kind, job: Object, pods: Sequence[Object]) -> bool:
-    """Return whether every replica runs or has succeeded."""
+    """Return True if every replica runs or has succeeded."""
     at_work = [
         pod for pod in pods if pod.get("status", {}).get("phase") in ("Running", "Succeeded")
     ]
     return len(at_work) >= kind.num_replicas(job) and not kind.is_suspended(job)
 
 
-def cause_of(kind: Kind, pods: Sequence[Object], wait: PendingReason | None) -> str:
-    """Return the pending reason, or the failure that a restart follows."""
-    if wait and wait.limit != "start":
-        return wait.cause
-    ends = [end for end in (pod_failure(kind, pod) for pod in pods) if end]
-    if ends:
-        return f"{'starts again' if kind.replaces_pods else 'ends'} after {ends[0]}"
-    return wait.cause if wait else ""
+def _pending_cause(kind: Kind, pods: Sequence[Object], reason: PendingReason | None) -> str:
+    """Return the pending reason, or the failure after which pods restart."""
+    if reason and reason.limit != "start":
+        return reason.cause
+    failures = pod_failures(kind, pods)
+    if failures:
+        return f"{'starts again' if kind.replaces_pods else 'terminates'} after {failures[0]}"
+    return reason.cause if reason else ""
 
 
-def recorded_failure(job: Object) -> tuple[str, int] | None:
-    """Return the failure that a launcher recorded, since the pods may be gone."""
+def _annotated_failure(job: Object) -> tuple[str, int] | None:
+    """Return the failure that a launcher wrote into annotations, since the pods may be gone."""
     annotations = job["metadata"].get("annotations") or {}
     if not condition(job, "Failed") or CAUSE_ANNOTATION not in annotations:
         return None
     return str(annotations[CAUSE_ANNOTATION]), int(annotations.get(EXIT_CODE_ANNOTATION) or 1)
 
 
-def replica_of(kind: Kind, pod: Object) -> Replica:
-    """Return a pod's line."""
+def _replica(kind: Kind, pod: Object) -> Replica:
     status = pod.get("status", {})
-    end = pod_failure(kind, pod)
+    failure = pod_failure(kind, pod)
     statuses = [
         *(status.get("initContainerStatuses") or ()),
         *(status.get("containerStatuses") or ()),
     ]
-    waiting = [each["state"]["waiting"] for each in statuses if "waiting" in each.get("state", {})]
-    reason = end.cause if end else str(waiting[0].get("reason", "")) if waiting else ""
+    waiting = [
+        container["state"]["waiting"]
+        for container in statuses
+        if "waiting" in container.get("state", {})
+    ]
+    reason = failure.cause if failure else str(waiting[0].get("reason", "")) if waiting else ""
     if not reason and pod["metadata"].get("deletionTimestamp"):
         reason = "Terminating"
     return Replica(
@@ -96,7 +96,7 @@ def replica_of(kind: Kind, pod: Object) -> Replica:
         phase=str(status.get("phase", "Unknown")),
         node=str(pod.get("spec", {}).get("nodeName", "")),
         reason=reason,
-        num_restarts=sum(int(each.get("restartCount", 0)) for each in statuses),
+        num_restarts=sum(int(container.get("restartCount", 0)) for container in statuses),
     )
 
 
@@ -108,7 +108,7 @@ def summary_of(
     workloads: Sequence[Object],
     now: float,
 ) -> JobSummary:
-    """Return a job's line in a list; `now` is in seconds since 1970."""
+    """Return the job's summary; `now` is in seconds since 1970."""
     metadata = job["metadata"]
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
     status = status_of(kind, job, pods, events, workloads)
@@ -141,7 +141,7 @@ def attempt_of(job: Object) -> int:
 
 
 def belongs(job: Object, pod: Object) -> bool:
-    """Return whether the pod is this job's, not one of an earlier job of the same name."""
+    """Return False for a pod of an earlier job of the same name."""
     return bool(pod["metadata"]["creationTimestamp"] >= job["metadata"]["creationTimestamp"])
 
 

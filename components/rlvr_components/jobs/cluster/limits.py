@@ -1,8 +1,8 @@
 """Limits after which a launcher deletes a job. Pure: the caller passes the time.
 
-Time in the queue and time of running have limits of their own: a job that waited two days for its
-GPUs has not used up its run. The queue's limit holds again when a replica is lost. And failures of
-pods end the job where its operator would replace them for ever.
+Queueing and running have separate limits: a job that waited two days for its GPUs has not used up
+its running time. The queue's limit applies again when a replica is lost. Failures of pods end a job
+whose operator would replace the pods for ever.
 """
 
 from __future__ import annotations
@@ -46,35 +46,37 @@ class Deadlines:
         self._grace_since: float | None = None
         self._cause = ""
 
-    def check(self, *, is_running: bool, wait: PendingReason | None, now: float) -> Exceeded | None:
-        """Return the exceeded limit, if any, given how the job stands now."""
+    def check(
+        self, *, is_running: bool, pending: PendingReason | None, now: float
+    ) -> Exceeded | None:
+        """Return the exceeded limit, if any; `is_running`: all replicas run."""
         if is_running:
             self.running_since = self.running_since or now
             self._waiting_since = None
         elif self._waiting_since is None:
             self._waiting_since = now
-        if wait:
-            self._cause = wait.cause
-        return self._grace(wait, now) or self._queue(wait, now) or self._run(now)
+        if pending:
+            self._cause = pending.cause
+        return self._grace(pending, now) or self._queue(pending, now) or self._run(now)
 
-    def _grace(self, wait: PendingReason | None, now: float) -> Exceeded | None:
-        if wait is None or wait.limit != "grace":
+    def _grace(self, pending: PendingReason | None, now: float) -> Exceeded | None:
+        if pending is None or pending.limit != "grace":
             self._grace_since = None
             return None
         self._grace_since = self._grace_since or now
         if now - self._grace_since < self._platform.start_grace_s:
             return None
-        return Exceeded(wait.cause, wait.exit_code)
+        return Exceeded(pending.cause, pending.exit_code)
 
-    def _queue(self, wait: PendingReason | None, now: float) -> Exceeded | None:
+    def _queue(self, pending: PendingReason | None, now: float) -> Exceeded | None:
         limit_s = self._platform.queue_timeout_s
         if self._waiting_since is None or now - self._waiting_since < limit_s:
             return None
-        code = wait.exit_code if wait else PlatformError.exit_code
+        code = pending.exit_code if pending else PlatformError.exit_code
         again = "again " if self.running_since else ""
         return Exceeded(
             f"not all replicas ran {again}within queue_timeout_s ({limit_s} s): "
-            f"{self._cause or 'nothing says why'}; free capacity, ask for less, or raise it",
+            f"{self._cause or 'no reason is known'}; free capacity, ask for less, or raise it",
             code,
         )
 
@@ -90,51 +92,58 @@ class Deadlines:
 
 
 PERMANENT_S = 15.0
-"""How long a permanently failed container may wait for its job to be stopped by others."""
+"""Time for the operator or the other pods to end a job whose container failed permanently."""
 
 
 class PodFailures:
-    """The failures of one job's pods; `job` as the launcher first saw it."""
+    """The failures of one job's pods; `job` holds those that an earlier launcher recorded."""
 
     def __init__(self, kind: Kind, job: Object) -> None:
         self._kind = kind
-        self._ends: dict[str, PodFailure] = {}
+        self._by_pod: dict[str, PodFailure] = {}
         self._permanent_since: float | None = None
         recorded = (job["metadata"].get("annotations") or {}).get(OUT_OF_MEMORY_ANNOTATION, "")
         self._out_of_memory: list[str] = str(recorded).split()
 
     def note(self, pods: Sequence[Object]) -> Iterator[PodFailure]:
-        """Yield the failures that were not noted yet."""
+        """Note the failures of the pods, and yield the new ones."""
         for pod in pods:
-            uid, end = str(pod["metadata"]["uid"]), pod_failure(self._kind, pod)
-            if end is None or uid in self._ends:
+            uid, failure = str(pod["metadata"]["uid"]), pod_failure(self._kind, pod)
+            if failure is None or uid in self._by_pod:
                 continue
-            self._ends[uid] = end
-            key = f"{end.replica}/{uid}"
-            if end.exit_code == EXIT_OUT_OF_MEMORY and key not in self._out_of_memory:
+            self._by_pod[uid] = failure
+            key = f"{failure.replica}/{uid}"
+            if failure.exit_code == EXIT_OUT_OF_MEMORY and key not in self._out_of_memory:
                 self._out_of_memory.append(key)
-            yield end
+            yield failure
 
     @property
     def last(self) -> PodFailure | None:
         """Return the newest failure."""
-        return list(self._ends.values())[-1] if self._ends else None
+        return list(self._by_pod.values())[-1] if self._by_pod else None
 
     @property
     def annotations(self) -> dict[str, str]:
-        """Return annotations that the next launcher needs."""
+        """Return the annotations that the next launcher needs."""
         return (
             {OUT_OF_MEMORY_ANNOTATION: " ".join(self._out_of_memory)} if self._out_of_memory else {}
         )
 
     def exceeded(self, now: float) -> Exceeded | None:
-        """Return why to delete a job that its operator would restart for ever (monotonic `now`)."""
-        per_replica = Counter(each.partition("/")[0] for each in self._out_of_memory)
-        ooms = [each for each in self._ends.values() if each.exit_code == EXIT_OUT_OF_MEMORY]
+        """Return the reason to delete a job that its operator would restart for ever.
+
+        `now` is monotonic time.
+        """
+        per_replica = Counter(key.partition("/")[0] for key in self._out_of_memory)
+        ooms = [
+            failure for failure in self._by_pod.values() if failure.exit_code == EXIT_OUT_OF_MEMORY
+        ]
         if ooms and per_replica[ooms[-1].replica] >= MAX_OUT_OF_MEMORY:
             return Exceeded(f"for the second time {ooms[-1]}", EXIT_NO_ATTEMPTS_LEFT)
-        permanent = [each for each in self._ends.values() if each.exit_code < FIRST_SIGNAL_CODE]
-        if not permanent or not self._kind.replaces_pods:  # the others may still commit
+        permanent = [
+            failure for failure in self._by_pod.values() if failure.exit_code < FIRST_SIGNAL_CODE
+        ]
+        if not permanent or not self._kind.replaces_pods:  # the other pods may still commit
             return None
         if self._permanent_since is None:
             self._permanent_since = now

@@ -28,21 +28,21 @@ IMAGE_REASONS = {"ErrImagePull", "ImagePullBackOff", "ImageInspectError", "Regis
 
 KUEUE_WAITS = (("QuotaReserved", "False"), ("Admitted", "False"), ("Evicted", "True"))
 NAME_TAKEN = re.compile("already exists|is being deleted")
-"""In the operator's message about a pod whose predecessor still commits a checkpoint."""
+"""Matches the operator's message about a pod whose predecessor still commits a checkpoint."""
 ORDER = ("grace", "queue", "start")
 """Most serious first; only the first is reported."""
 
 
 @dataclass(frozen=True)
 class PendingReason:
-    """Why a job does not run yet."""
+    """The reason for which a job does not run yet."""
 
     cause: str
     exit_code: int = EXIT_INFRASTRUCTURE
-    """Exit code when the limit is exceeded."""
+    """Exit code if the limit is exceeded."""
     limit: Literal["grace", "queue", "start"] = "queue"
-    """`grace`: hardly passes, fails after start_grace_s; `queue`: may pass until the queue's
-    deadline; `start`: the same, as a step of every start."""
+    """`grace`: rarely passes, so it fails after start_grace_s; `queue`: may pass until the queue's
+    deadline; `start`: part of every start, otherwise as `queue`."""
 
 
 def pending_reason(
@@ -52,44 +52,43 @@ def pending_reason(
     events: Sequence[Object] = (),
     workloads: Sequence[Object] = (),
 ) -> PendingReason | None:
-    """Return what keeps the job from running with all of its replicas; None when nothing does."""
+    """Return the most serious reason; None if the job runs with all of its replicas."""
     if kind.is_suspended(job):
-        return _suspended(job, events, workloads)
-    waits = [found for found in (_pod_waits(kind, pod, events) for pod in pods) if found]
+        return _of_suspended_job(job, events, workloads)
+    reasons = [reason for pod in pods if (reason := _of_pod(kind, pod, events))]
     if len(pods) < kind.num_replicas(job):
-        waits.append(_missing_pods(kind, job, pods, events))
-    return min(waits, key=lambda wait: ORDER.index(wait.limit), default=None)
+        reasons.append(_of_missing_pods(kind, job, pods, events))
+    return min(reasons, key=lambda reason: ORDER.index(reason.limit), default=None)
 
 
-def _suspended(job: Object, events: Sequence[Object], workloads: Sequence[Object]) -> PendingReason:
+def _of_suspended_job(
+    job: Object, events: Sequence[Object], workloads: Sequence[Object]
+) -> PendingReason:
     queue = job["metadata"].get("labels", {}).get(QUEUE_LABEL)
     if not queue:
-        return PendingReason(
-            "the job is suspended, and no queue will resume it; set suspend to false"
-        )
+        return PendingReason("the job is suspended, and no queue resumes it; set suspend to false")
     conditions = [
-        each
+        condition
         for workload in workloads
-        for each in workload.get("status", {}).get("conditions") or ()
-        if (each.get("type"), each.get("status")) in KUEUE_WAITS
+        for condition in workload.get("status", {}).get("conditions") or ()
+        if (condition.get("type"), condition.get("status")) in KUEUE_WAITS
     ]
-    said = [one_line(each.get("message", "")) for each in conditions] or [
-        one_line(each.get("message", "")) for each in _newest(events, ("Pending",), "Workload")
+    said = [one_line(condition.get("message", "")) for condition in conditions] or [
+        one_line(event.get("message", "")) for event in _newest(events, ("Pending",), "Workload")
     ]
     text = f"Kueue: pending in queue {queue}"
     return PendingReason(f"{text}: {said[0]}" if said and said[0] else text)
 
 
-def _missing_pods(
+def _of_missing_pods(
     kind: Kind, job: Object, pods: Sequence[Object], events: Sequence[Object]
 ) -> PendingReason:
-    """Return why pods do not exist yet."""
     for event in _newest(events, ("FailedCreatePod", "FailedCreate")):
         message = one_line(event.get("message", ""))
         if "exceeded quota" in message:
             return PendingReason(f"quota: {message}; wait for other jobs, or ask for more")
         if NAME_TAKEN.search(message):
-            text = f"waits until the pods of an earlier job of its name have ended: {message}"
+            text = f"waits until the pods of an earlier job of its name have terminated: {message}"
             return PendingReason(text, limit="start")
         return PendingReason(
             f"the cluster refuses the job's pods: {message}; correct the platform's settings",
@@ -97,31 +96,31 @@ def _missing_pods(
             "grace",
         )
     missing = kind.num_replicas(job) - len(pods)
-    return PendingReason(f"waits for the operator to make {missing} pods", limit="start")
+    return PendingReason(f"waits for the operator to create {missing} pods", limit="start")
 
 
-def _pod_waits(kind: Kind, pod: Object, events: Sequence[Object]) -> PendingReason | None:
+def _of_pod(kind: Kind, pod: Object, events: Sequence[Object]) -> PendingReason | None:
     status, replica = pod.get("status", {}), kind.replica_name(pod)
     if status.get("phase") in ("Succeeded", "Failed"):
         return None
-    for each in status.get("conditions") or ():
-        if each.get("type") == "PodScheduled" and each.get("status") == "False":
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
             return PendingReason(
-                f"{replica}: {each.get('reason')}: {one_line(each.get('message', ''))}"
+                f"{replica}: {condition.get('reason')}: {one_line(condition.get('message', ''))}"
             )
-    for each in (
+    for container in (
         *(status.get("initContainerStatuses") or ()),
         *(status.get("containerStatuses") or ()),
     ):
-        waiting = each.get("state", {}).get("waiting")
+        waiting = container.get("state", {}).get("waiting")
         if waiting and waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
-            return _container_waits(replica, pod, each, waiting, events)
+            return _of_container(replica, pod, container, waiting, events)
     for event in _newest(events, MOUNT_REASONS, "Pod", str(pod["metadata"]["name"])):
         return PendingReason(f"{replica}: {event['reason']}: {one_line(event.get('message', ''))}")
-    for each in status.get("initContainerStatuses") or ():
-        if "running" in each.get("state", {}):
+    for container in status.get("initContainerStatuses") or ():
+        if "running" in container.get("state", {}):
             return PendingReason(
-                f"{replica}: its init container {each['name']} waits for another replica",
+                f"{replica}: its init container {container['name']} waits for another replica",
                 limit="start",
             )
     if status.get("phase") != "Running":
@@ -129,12 +128,12 @@ def _pod_waits(kind: Kind, pod: Object, events: Sequence[Object]) -> PendingReas
     return None
 
 
-def _container_waits(
+def _of_container(
     replica: str, pod: Object, container: Object, waiting: Object, events: Sequence[Object]
 ) -> PendingReason:
     reason, said = str(waiting["reason"]), one_line(waiting.get("message", ""))
     if reason in IMAGE_REASONS:
-        # a back-off says only that it backs off; the event before it says why
+        # the message of a back-off lacks the reason, which the event before it has
         name = str(pod["metadata"]["name"])
         for event in _newest(events, ("Failed",), "Pod", name):
             if "pull image" in event.get("message", ""):
@@ -158,19 +157,19 @@ def _container_waits(
 def _newest(
     events: Sequence[Object], reasons: tuple[str, ...], kind: str = "", name: str = ""
 ) -> list[Object]:
-    """Return the events with one of these reasons, the newest first."""
-    found = [
-        each
-        for each in events
-        if each.get("reason") in reasons
-        and (not kind or each.get("involvedObject", {}).get("kind") == kind)
-        and (not name or each.get("involvedObject", {}).get("name") == name)
+    """Return the events with one of these reasons, newest first."""
+    matching = [
+        event
+        for event in events
+        if event.get("reason") in reasons
+        and (not kind or event.get("involvedObject", {}).get("kind") == kind)
+        and (not name or event.get("involvedObject", {}).get("name") == name)
     ]
-    return sorted(found, key=event_time, reverse=True)
+    return sorted(matching, key=event_time, reverse=True)
 
 
 def event_time(event: Object) -> str:
-    """Return when the event was last seen."""
+    """Return the time when the event was last seen."""
     series = event.get("series") or {}
     return str(
         series.get("lastObservedTime")

@@ -9,14 +9,14 @@ from typing import Any
 
 from rlvr_components.jobs.kinds import Kind, Object
 from rlvr_components.kubernetes.client import KubernetesApi
-from rlvr_components.kubernetes.container_logs import Container, LogFollower, State
+from rlvr_components.kubernetes.container_logs import Container, ContainerState, LogFollower
 
 MAX_QUEUED_LINES = 1000
 PUT_S = 0.2
 
 
 class ReplicaLogs:
-    """Follows each container that trains from its start, each in a thread.
+    """Follows every container that trains from its start, in a thread of its own.
 
     `pods` returns the current pods.
     """
@@ -46,7 +46,7 @@ class ReplicaLogs:
                 self._followers[key].start()
 
     def take(self, timeout_s: float) -> Iterator[str]:
-        """Yield the lines that have arrived; wait for the first one."""
+        """Yield the lines that have arrived; wait up to `timeout_s` for the first one."""
         try:
             yield self._queue.get(timeout=timeout_s)
             for _ in range(MAX_QUEUED_LINES):
@@ -56,14 +56,16 @@ class ReplicaLogs:
 
     @property
     def is_complete(self) -> bool:
-        """Return whether no more lines will arrive."""
-        return self._queue.empty() and not any(each.is_alive for each in self._followers.values())
+        """True if no more lines will arrive."""
+        return self._queue.empty() and not any(
+            follower.is_alive for follower in self._followers.values()
+        )
 
     def close(self) -> None:
-        """End all threads."""
+        """Stop all threads."""
         self._is_closed = True
-        for each in self._followers.values():
-            each.close()
+        for follower in self._followers.values():
+            follower.close()
 
     def _put(self, line: str) -> None:
         """Wait for room in the queue, so that a slow reader does not fill the memory."""
@@ -74,15 +76,15 @@ class ReplicaLogs:
                 continue
             return
 
-    def _state(self, uid: str, num_restarts: int) -> State:
+    def _state(self, uid: str, num_restarts: int) -> ContainerState:
         """Return the state of one run of a container, from the newest version of its pod."""
-        pod = next((each for each in self._pods() if each["metadata"]["uid"] == uid), None)
+        pod = next((pod for pod in self._pods() if pod["metadata"]["uid"] == uid), None)
         if pod is None:
             return "gone"
         status = _status(self._kind, pod) or {}
         if int(status.get("restartCount", num_restarts)) > num_restarts:
             return "restarted"
-        return "running" if "running" in status.get("state", {}) else "ended"
+        return "running" if "running" in status.get("state", {}) else "terminated"
 
 
 def container_of(kind: Kind, pod: Object) -> Container | None:
@@ -98,4 +100,4 @@ def container_of(kind: Kind, pod: Object) -> Container | None:
 
 def _status(kind: Kind, pod: Object) -> Object | None:
     statuses = pod.get("status", {}).get("containerStatuses") or ()
-    return next((each for each in statuses if each["name"] == kind.container), None)
+    return next((status for status in statuses if status["name"] == kind.container), None)

@@ -1,4 +1,4 @@
-"""Ask the API server for jobs with all that is known of them, by a few requests."""
+"""Request jobs with their pods, events and Kueue Workloads from the API server."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlvr_components.jobs import JobStatus, JobSummary
 from rlvr_components.jobs.cluster.job_status import belongs, status_of, summary_of
 from rlvr_components.jobs.cluster.pending import event_time
-from rlvr_components.jobs.kinds import KINDS, Kind, Object
+from rlvr_components.jobs.job import JobStatus, JobSummary
+from rlvr_components.jobs.kinds import KINDS, Kind, Object, not_installed
 from rlvr_components.kubernetes.api_errors import ObjectNotFound, Refusal
 from rlvr_components.kubernetes.client import KubernetesApi, Query
-from rlvr_trainer.errors import ConfigError, RLVRError
+from rlvr_trainer.errors import RLVRError
 
 logger = logging.getLogger(__name__)
 
 KUEUE = "/apis/kueue.x-k8s.io"
 SECONDS = len("2026-11-25T03:00:00")
 JOB_UID_LABEL = "kueue.x-k8s.io/job-uid"
-"""Kueue's label of a Workload with its job's UID."""
+"""Kueue's label of a Workload that holds its job's UID."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Snapshot:
 
     @property
     def status(self) -> JobStatus:
-        """Return where the job stands."""
+        """Return the job's status."""
         return status_of(self.kind, self.job, self.pods, self.events, self.workloads)
 
 
 def take_snapshot(api: KubernetesApi, kind: Kind, job: dict[str, Any]) -> Snapshot:
-    """Ask for all that is known of one job. Raises Refusal, Outage."""
+    """Request the pods, events and Workloads of one job. Raises Refusal, Outage."""
     namespace, name = job["metadata"]["namespace"], job["metadata"]["name"]
     listed = api.list(
         f"/api/v1/namespaces/{namespace}/pods", {"labelSelector": f"{kind.job_label}={name}"}
@@ -57,13 +57,13 @@ def take_snapshot(api: KubernetesApi, kind: Kind, job: dict[str, Any]) -> Snapsh
 
 
 WARNINGS = "type=Warning"
-"""Selects the events that matter."""
+"""Field selector of the events that matter."""
 
 
 def is_about(job: Object, event: Object) -> bool:
-    """Return whether the event is about the job, or about an object named after it.
+    """Return True if the event is about the job, or about an object named after it.
 
-    Events of an earlier job of the same name are not.
+    Events of an earlier job of the same name do not count.
     """
     name, about = str(job["metadata"]["name"]), event.get("involvedObject", {})
     named = str(about.get("name", ""))
@@ -77,44 +77,44 @@ def is_about(job: Object, event: Object) -> bool:
 
 
 def _is_before(event: Object, created: str) -> bool:
-    """Return whether it was last seen before that time, to the second; False without a time."""
-    # when it was seen is by a node's clock, which may be behind that of the API server
+    """Return True if it was last seen before that time, to the second; False without a time."""
+    # it was seen by the clock of a node, which may be behind that of the API server
     times = (event_time(event), str(event.get("metadata", {}).get("creationTimestamp", "")))
-    last = max(each[:SECONDS] for each in times)
+    last = max(stamp[:SECONDS] for stamp in times)
     return bool(last) and last < created[:SECONDS]
 
 
 def workloads_of(api: KubernetesApi, kind: Kind, job: Object) -> list[dict[str, Any]]:
-    """Return the Kueue Workloads of a suspended job; none where they may not be read."""
+    """Return the Kueue Workloads of a suspended job; none if they may not be read."""
     if not kind.is_suspended(job):
         return []
     namespace, uid = job["metadata"]["namespace"], job["metadata"]["uid"]
     try:
         version = api.get(KUEUE)["preferredVersion"]["groupVersion"]
         path = f"/apis/{version}/namespaces/{namespace}/workloads"
-        found = api.get(path, {"labelSelector": f"{JOB_UID_LABEL}={uid}"})
+        listing = api.get(path, {"labelSelector": f"{JOB_UID_LABEL}={uid}"})
     except (Refusal, KeyError):
         return []
-    listed: list[dict[str, Any]] = found.get("items") or []
-    return listed
+    workloads: list[dict[str, Any]] = listing.get("items") or []
+    return workloads
 
 
 def annotate(api: KubernetesApi, kind: Kind, job: Object, annotations: dict[str, str]) -> None:
-    """Write annotations; failures are logged, never raised."""
+    """Write annotations; log failures and never raise them."""
     metadata = job["metadata"]
     path = kind.path(metadata["namespace"], metadata["name"])
-    # the precondition: a job that took its name is another one
+    # the precondition keeps a later job of the same name unchanged
     patch = {"metadata": {"uid": metadata["uid"], "annotations": annotations}}
     try:
         api.merge(path, patch, patience_s=0.0)
     except RLVRError as error:
-        logger.debug("annotations of %s are not written: %s", metadata["name"], error)
+        logger.debug("annotations of %s were not written: %s", metadata["name"], error)
 
 
 def summaries(
     api: KubernetesApi, namespace: str, selector: str, *, name: str = ""
 ) -> list[JobSummary]:
-    """Return the jobs that the selector chooses, or of these the one of that name.
+    """Return the jobs that the selector chooses; with `name`, only the one of that name.
 
     Raises ConfigError, PlatformError.
     """
@@ -152,7 +152,7 @@ def _jobs(
     query: Query = {"labelSelector": selector}
     if name:
         query = {**query, "fieldSelector": f"metadata.name={name}"}
-    found: list[tuple[Kind, Object]] = []
+    jobs: list[tuple[Kind, Object]] = []
     num_known = 0
     for kind in KINDS.values():
         try:
@@ -160,11 +160,7 @@ def _jobs(
         except ObjectNotFound:  # the cluster has no such kind
             continue
         num_known += 1
-        found += [(kind, job) for job in listed["items"]]
+        jobs += [(kind, job) for job in listed["items"]]
     if not num_known:
-        needs = " or ".join(kind.needs for kind in KINDS.values())
-        raise ConfigError(
-            f"the cluster knows no {' and no '.join(kind.name for kind in KINDS.values())}; "
-            f"install {needs}, see manifests/README.md"
-        )
-    return found
+        raise not_installed(*KINDS.values())
+    return jobs

@@ -1,4 +1,4 @@
-"""Submit one job for one name, whatever happens to the request that creates it."""
+"""Create exactly one job for a name, even if the answer to the request is lost."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlvr_components.jobs.kinds import Kind, missing_rights
+from rlvr_components.jobs.kinds import Kind, Object, missing_rights, not_installed
 from rlvr_components.jobs.pods import JOB_LABEL, SPEC_HASH_ANNOTATION
 from rlvr_components.kubernetes.api_errors import ROLE, ObjectNotFound, Outage, Refusal
 from rlvr_components.kubernetes.client import (
@@ -15,16 +15,16 @@ from rlvr_components.kubernetes.client import (
     KubernetesApi,
     delays,
     pause,
-    wanted_delay,
+    retry_delay,
 )
 from rlvr_trainer.errors import EXIT_PREEMPTED, ConfigError, JobFailed, PlatformError
 
 logger = logging.getLogger(__name__)
 
 PATIENCE_S = 300.0
-"""How long creating a job is retried."""
+"""Time for which the creation of a job is retried."""
 GONE_TIMEOUT_S = 300.0
-"""How long an earlier job of the same name, and its pods, may take to terminate."""
+"""Time for an earlier job of the same name, and its pods, to terminate."""
 GONE_INTERVAL_S = 1.0
 
 
@@ -36,10 +36,10 @@ def create_or_find(
     *,
     patience_s: float = PATIENCE_S,
 ) -> dict[str, Any]:
-    """Create the job, or adopt the one of its name and spec that an earlier request created.
+    """Create the job, or adopt the one that an earlier request created from the same spec.
 
-    Waits for terminating pods of an earlier job of its name, whose names its own pods need.
-    Raises ConfigError for another job of its name, PlatformError, JobFailed when stopped.
+    Waits for terminating pods of an earlier job of its name, since its own pods need their names.
+    Raises ConfigError if another job has its name, PlatformError, JobFailed if stopped.
     """
     namespace, name = rendered["metadata"]["namespace"], rendered["metadata"]["name"]
     path = kind.path(namespace, name)
@@ -58,20 +58,21 @@ def create_or_find(
         except Outage as error:
             failure = error
             logger.warning("%s", error)
-        # it may have been accepted all the same
-        found = _find(api, path)
-        if found and "deletionTimestamp" in found["metadata"]:
+        # the request may have been accepted all the same
+        existing = _find(api, path)
+        if existing and "deletionTimestamp" in existing["metadata"]:
             _await_gone(api, path, name, is_stopped)
             _await_pods_gone(api, kind, namespace, name, is_stopped)
             continue
-        if found:
-            return _checked(kind, rendered, found)
+        if existing:
+            _check_same_spec(kind, rendered, existing)
+            return existing
         if isinstance(failure, Outage):
-            delay_s = wanted_delay(failure, delay_s)
+            delay_s = retry_delay(failure, delay_s)
         if time.monotonic() + delay_s > deadline:
             raise failure
         pause(delay_s, is_stopped)
-    raise AssertionError("delays never end")
+    raise AssertionError("delays() is infinite")
 
 
 def _find(api: KubernetesApi, path: str) -> dict[str, Any] | None:
@@ -81,26 +82,25 @@ def _find(api: KubernetesApi, path: str) -> dict[str, Any] | None:
         return None
 
 
-def _checked(kind: Kind, rendered: Mapping[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    wanted, metadata = rendered["metadata"], found["metadata"]
+def _check_same_spec(kind: Kind, rendered: Mapping[str, Any], existing: Object) -> None:
+    ours, metadata = rendered["metadata"], existing["metadata"]
     labels = metadata.get("labels") or {}
-    ours = wanted["annotations"][SPEC_HASH_ANNOTATION]
-    theirs = (metadata.get("annotations") or {}).get(SPEC_HASH_ANNOTATION, "none")
-    where = f"the {kind.name} {wanted['name']} in {wanted['namespace']}"
-    if labels.get(JOB_LABEL) != wanted["labels"][JOB_LABEL]:
-        raise ConfigError(f"{where} exists and is not one of rlvr's; delete or rename it")
-    if theirs != ours:
+    our_hash = ours["annotations"][SPEC_HASH_ANNOTATION]
+    their_hash = (metadata.get("annotations") or {}).get(SPEC_HASH_ANNOTATION, "none")
+    where = f"the {kind.name} {ours['name']} in {ours['namespace']}"
+    if labels.get(JOB_LABEL) != ours["labels"][JOB_LABEL]:
+        raise ConfigError(f"{where} exists and was not created by rlvr; delete or rename it")
+    if their_hash != our_hash:
         raise ConfigError(
-            f"{where} exists with another spec (hash {theirs}, ours is {ours}); stop it first "
-            "(`rlvr stop`)"
+            f"{where} exists with another spec (hash {their_hash}, ours is {our_hash}); stop it "
+            "first (`rlvr stop`)"
         )
-    return found
 
 
 def _await_gone(api: KubernetesApi, path: str, name: str, is_stopped: Callable[[], bool]) -> None:
-    """Wait until the old job of this name is gone."""
+    """Wait until the earlier job of this name is gone."""
     deadline = time.monotonic() + GONE_TIMEOUT_S
-    logger.info("%s is terminating; the new one is created after that", name)
+    logger.info("%s is terminating; the new job is created after that", name)
     while _find(api, path) is not None:
         if is_stopped():
             return
@@ -122,7 +122,7 @@ def _await_pods_gone(
     while not is_stopped():
         try:
             pods = api.list(f"/api/v1/namespaces/{namespace}/pods", query, patience_s=0.0)
-        except Outage:  # the create waits for the server, and the operator for the pods
+        except Outage:  # creating waits for the server, and the operator for the pods
             return
         terminating = [
             str(pod["metadata"]["name"])
@@ -145,14 +145,11 @@ def _await_pods_gone(
 
 
 def check_permissions(api: KubernetesApi, kind: Kind, namespace: str) -> None:
-    """Raise ConfigError when the kind is not installed or a right is missing; PlatformError."""
+    """Raise ConfigError if the kind is not installed or a right is missing; PlatformError."""
     try:
         api.get(kind.path(namespace), {"limit": 1})
     except ObjectNotFound:
-        raise ConfigError(
-            f"the cluster knows no {kind.name} ({kind.api_version}); install {kind.needs}, see "
-            "manifests/README.md"
-        ) from None
+        raise not_installed(kind) from None
     for plural in ("pods", "events"):
         api.get(f"/api/v1/namespaces/{namespace}/{plural}", {"limit": 1})
     missing = missing_rights(api, kind, namespace)

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 import yaml
 
-from rlvr_components.steps.summary import is_better, summarise
+from rlvr_components.steps.compare_step import is_better, summarise
 from rlvr_trainer import __version__
 from rlvr_trainer.evaluation.outcome import compare
 from rlvr_trainer.recipe.reader import load_recipe, parse_recipe
