@@ -155,7 +155,7 @@ def test_a_step_that_is_killed_is_told_from_one_that_fails(runs: Runs) -> None:
     code, _, err = runs.run(FAKE_FAULT="evaluate-base:kill")
 
     assert code == 138
-    assert "Evaluate base model ended without a word" in err
+    assert "Evaluate base model terminated without an error" in err
 
 
 def test_ctrl_c_commits_leaves_nothing_running_and_says_how_to_go_on(runs: Runs) -> None:

@@ -17,7 +17,7 @@ from rlvr_pipelines.local import child
 from rlvr_pipelines.local.child import LocalSteps, main
 from rlvr_pipelines.local.claim import RunDir, claim
 from rlvr_trainer.errors import JobFailed
-from rlvr_trainer.recipe.parts import base_recipe, data_recipe
+from rlvr_trainer.recipe.parts import recipe_part
 from rlvr_trainer.recipe.reader import load_recipe
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.run_dir.events import read_events
@@ -52,8 +52,8 @@ def recipe(*overrides: str) -> Recipe:
 def checked(recipe: Recipe) -> Checked:
     return Checked(
         recipe=recipe,
-        data_recipe=data_recipe(recipe),
-        base_recipe=base_recipe(recipe),
+        data_recipe=recipe_part(recipe, "prepare"),
+        base_recipe=recipe_part(recipe, "evaluate-base"),
         data_identity="rows",
         storage="",
         job_image="",
