@@ -79,7 +79,7 @@ def build(images: Images | None = None, *, secret: str = "") -> Any:
             model_name: The model to train; empty: the recipe's.
             model_revision: The commit of a model on the hub.
             evaluation_shots: Numbers of shots to evaluate at, [0, 8]; empty: the recipe's.
-            job_place: The backend of the model steps: pytorchjob, trainjob, or local (their own pods).
+            job_place: The backend of the model steps: pytorchjob, trainjob, local (their own pods).
             job_namespace: The namespace of their jobs; empty: the pipeline's.
             job_num_nodes: Pods that train together; 0: the platform's setting.
             job_gpus_per_node: GPUs of each pod, 0: a CPU; -1: the platform's setting.

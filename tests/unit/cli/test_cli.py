@@ -163,7 +163,7 @@ def test_an_unexpected_error_says_how_to_see_more(monkeypatch: pytest.MonkeyPatc
     def fail(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr("rlvr_pipelines.pipeline.run_plan.plan", fail)
+    monkeypatch.setattr("rlvr_pipelines.pipeline.run_plan.plan_local", fail)
     result = rlvr("plan", TINY)
 
     assert result.exit_code == 1

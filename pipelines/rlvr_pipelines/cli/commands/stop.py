@@ -82,8 +82,8 @@ def _stop_cluster(named: RunName, access: AccessOptions) -> dict[str, Any]:
     living = {job.run_id or job.run_dir: job.name for job in jobs if not job.has_ended}
     if len(living) > 1:
         raise ConfigError(
-            f"{named.text!r} names {len(living)} live runs ({', '.join(living.values())}), maybe of "
-            "other users; stop one by its job's name, or by its id in Kubeflow"
+            f"{named.text!r} names {len(living)} live runs ({', '.join(living.values())}), maybe "
+            "of other users; stop one by its job's name, or by its id in Kubeflow"
         )
     return _stop_jobs(named, jobs, access)
 
