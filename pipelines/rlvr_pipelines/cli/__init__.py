@@ -6,7 +6,7 @@ import click
 
 from rlvr_pipelines.cli.commands.clean import clean
 from rlvr_pipelines.cli.commands.compile import compile_command
-from rlvr_pipelines.cli.commands.evaluate import evaluate
+from rlvr_pipelines.cli.commands.evaluate import evaluate_command
 from rlvr_pipelines.cli.commands.logs import logs
 from rlvr_pipelines.cli.commands.plan import plan_command
 from rlvr_pipelines.cli.commands.publish import publish_command
@@ -30,7 +30,7 @@ def main() -> None:
 
 
 for command in (
-    recipes, plan_command, run, status, logs, stop, clean, evaluate, report, publish_command,
-    compile_command, upload,
+    recipes, plan_command, run, status, logs, stop, clean, evaluate_command, report,
+    publish_command, compile_command, upload,
 ):  # fmt: skip
     main.add_command(command)

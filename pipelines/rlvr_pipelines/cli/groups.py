@@ -99,7 +99,7 @@ class JobOptions:
 
 
 _JOB = (
-    click.option("--storage", default="", metavar="URI", help="The place of run directories: "
+    click.option("--storage", default="", metavar="URI", help="Where to keep run directories: "
                  "s3://bucket/prefix, or a path on a volume of all pods."),
     click.option("--nodes", "num_nodes", type=click.IntRange(min=1), help="The number of pods "
                  "that train together.  [default: the platform's]"),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from rlvr_pipelines.local.run_progress import TITLES, Event, RunProgress, clock, describe_numbers
 
@@ -21,31 +20,6 @@ STYLES = {
 }  # fmt: skip
 REFRESHES_PER_SECOND = 4
 LINES_PER_EVALUATION = 5
-
-
-class Display(Protocol):
-    """A context manager that shows a run's progress."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-    def show(self, event: Event) -> None:
-        """Show an event that the progress has been updated with."""
-
-    def say(self, message: str) -> None:
-        """Show a message."""
-
-
-def open_display(stream: TextIO, progress: RunProgress, heading: str) -> Display:
-    """Return the display for a stream: live if it is a terminal."""
-    kind = LiveDisplay if stream.isatty() else LineDisplay
-    return kind(stream, progress, heading)
 
 
 class LineDisplay:
@@ -202,6 +176,17 @@ class LiveDisplay:
                 Group(*facts),
             )
         return Group(Text(self._heading, style="bold"), table)
+
+
+Display = LineDisplay | LiveDisplay
+"""Shows a run's progress within its context."""
+
+
+def open_display(stream: TextIO, progress: RunProgress, heading: str) -> Display:
+    """Return the display for a stream: live if it is a terminal."""
+    if stream.isatty():
+        return LiveDisplay(stream, progress, heading)
+    return LineDisplay(stream, progress, heading)
 
 
 def _bar(done: int, total: int, seconds_left: float | None) -> RenderableType:

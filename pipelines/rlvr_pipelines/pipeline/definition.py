@@ -88,7 +88,7 @@ def build(images: Images | None = None, *, secret: str = "") -> Any:
             job_tolerations: Taints that a job's pods tolerate, in addition to the platform's.
             job_platform: Other settings of the platform, as JSON or YAML; they override the
                 ConfigMap rlvr-platform of the namespace.
-            storage_uri: The place of the run directories: s3://bucket/prefix, or a path on a
+            storage_uri: Where jobs keep run directories: s3://bucket/prefix, or a path on a
                 volume of all pods; empty: beside this pipeline's artifacts.
             train_reuse: Reuse the adapter of an earlier run of the same recipe, data and image.
             publish_uri: Where to publish a significantly better model; empty: nowhere.

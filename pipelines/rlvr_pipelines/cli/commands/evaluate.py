@@ -18,7 +18,7 @@ from rlvr_pipelines.cli.options import (
 )
 
 
-@click.command()
+@click.command("evaluate")
 @recipe_options
 @click.option(
     "--run-dir",
@@ -30,11 +30,11 @@ from rlvr_pipelines.cli.options import (
     "--adapter",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     metavar="DIR",
-    help="A trained adapter.  [default: the base model is evaluated]",
+    help="A trained adapter.  [default: none, the base model]",
 )
 @output_option
 @debug_option
-def evaluate(
+def evaluate_command(
     recipe: str,
     overrides: tuple[str, ...],
     seed: int | None,

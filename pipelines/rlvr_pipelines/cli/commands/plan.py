@@ -37,7 +37,7 @@ PLACES = dict.fromkeys(
 """Option → the places where it has an effect."""
 
 
-@click.command("plan")
+@click.command("plan", short_help="Print what a run of RECIPE does, without running it.")
 @recipe_options
 @run_dir_option
 @click.option(
@@ -46,7 +46,7 @@ PLACES = dict.fromkeys(
     type=click.Choice(["local", "pytorchjob", "trainjob"]),
     default="local",
     show_default=True,
-    help="The place of the training.",
+    help="Where to train.",
 )
 @job_options
 @cluster_options

@@ -16,7 +16,11 @@ from rlvr_pipelines.cli.options import debug_option, output_option, print_json, 
 @output_option
 @debug_option
 def report(run_dir: Path, output: str) -> None:
-    """Write the evaluation and report of RUN_DIR again, from its samples and events."""
+    """Write the evaluation and report of RUN_DIR again, from its samples and events.
+
+    \b
+    rlvr report runs/arithmetic
+    """
     from rlvr_pipelines.local.claim import RunDir, read_recipe
     from rlvr_pipelines.local.results import print_evaluation
     from rlvr_trainer import api

@@ -63,7 +63,7 @@ PLACES = {
     type=click.Choice(["local", "kubeflow", "pytorchjob", "trainjob"]),
     default="local",
     show_default=True,
-    help="The place of the run. pytorchjob, trainjob: pipeline here, model steps in a cluster.",
+    help="Where to run. pytorchjob, trainjob: pipeline here, model steps in a cluster.",
 )
 @click.option("--sweep", metavar="A.B=V1,V2,…", help="Train once for every value of a field.")
 @job_options
