@@ -1,1 +1,1 @@
-"""The pipeline, its plan, the local runner and the command line."""
+"""The pipeline, runs of it here and elsewhere, and the command line."""

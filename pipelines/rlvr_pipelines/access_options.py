@@ -1,4 +1,4 @@
-"""How a command reaches Kubeflow and the cluster. Imports nothing of theirs."""
+"""The options by which a command reaches Kubeflow and the cluster, and their variables."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from pathlib import Path
 ENDPOINT_VARIABLE = "KF_PIPELINES_ENDPOINT"
 UI_VARIABLE = "KF_PIPELINES_UI_ENDPOINT"
 TOKEN_PATH_VARIABLE = "KF_PIPELINES_SA_TOKEN_PATH"
-"""kfp's own variables."""
+"""Variables of kfp."""
 
 TOKEN_VARIABLE = "RLVR_KUBEFLOW_TOKEN"
 COOKIES_VARIABLE = "RLVR_KUBEFLOW_COOKIES"
-"""For what kfp has no variable: a secret is never an option, which any `ps` would show."""
+"""Variables that kfp does not have. A secret is never an option, which `ps` would show."""
 
 
 @dataclass(frozen=True)
-class Access:
-    """Where they are, and which files say who we are. Nothing here is a secret itself."""
+class AccessOptions:
+    """The address of Kubeflow and the cluster, and the files that hold the credentials."""
 
     endpoint: str = ""
-    """Of Kubeflow Pipelines, or of the UI in front of it; empty: the environment's, or through the
-    cluster."""
+    """The address of Kubeflow Pipelines or of its UI; empty: that of the environment, else through
+    the cluster."""
     namespace: str = ""
-    """Of jobs; in Kubeflow with several users, the profile. Empty: the kubeconfig's."""
+    """The namespace of jobs; in Kubeflow, the profile. Empty: the kubeconfig's."""
     context: str | None = None
-    """Of the kubeconfig."""
+    """The context of the kubeconfig."""
     token_file: Path | None = None
     cookies_file: Path | None = None
     ca_file: Path | None = None
 
     def command(self, *words: str) -> str:
-        """Return `rlvr WORDS` with the options that lead where this access does, for a shell."""
+        """Return `rlvr WORDS` with these options, quoted for a shell."""
         options = {
             "--endpoint": self.endpoint,
             "--namespace": self.namespace,

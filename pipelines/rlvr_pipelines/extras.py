@@ -1,4 +1,4 @@
-"""What is installed with which extra."""
+"""The extras of this package, and the modules that each of them installs."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ S3 = ("s3", ("boto3",))
 
 
 Extra = tuple[str, tuple[str, ...]]
-"""Its name, and the modules that it brings."""
+"""The name of an extra, and the modules that it installs."""
 
 
 def is_installed(extra: Extra) -> bool:
-    """Whether all its modules are there."""
+    """Return True if all modules of the extra are installed."""
     return not _missing(extra)
 
 
 def require(extra: Extra, purpose: str) -> None:
-    """Raise ConfigError with the install line when a module of the extra is missing."""
+    """Raise ConfigError with the install command if a module of the extra is missing."""
     missing = _missing(extra)
     if missing:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""What a person means by RUN: a directory here, a run in Kubeflow, or one in the cluster."""
+"""Parse RUN of the command line: a directory here, a run in Kubeflow, or one in the cluster."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 @dataclass(frozen=True)
 class RunName:
-    """A run, and where to look for it."""
+    """The name of a run, and the place where it is looked up."""
 
     text: str
     where: Literal["local", "kubeflow", "cluster"]
 
     @property
     def path(self) -> Path:
-        """Of a local run."""
+        """The directory of a local run."""
         return Path(self.text)
 
 
 def parse_run(text: str) -> RunName:
-    """A directory that is there, or is written as a path; a Kubeflow run's id; else a name.
+    """Return the directory if there is one or the text is a path, else a Kubeflow id, else a name.
 
-    In the cluster it may be the name of a run or of a job.
+    In the cluster, the name is of a run or a job.
     """
     if Path(text).is_dir() or "/" in text:
         return RunName(text, "local")

@@ -155,7 +155,7 @@ def test_a_killed_step_is_distinguished_from_a_failed_one(runs: Runs) -> None:
     code, _, err = runs.run(FAKE_FAULT="evaluate-base:kill")
 
     assert code == 138
-    assert "Evaluate base model ended without a word" in err
+    assert "Evaluate base model terminated without an error" in err
 
 
 def test_ctrl_c_commits_leaves_nothing_running_and_says_how_to_resume(runs: Runs) -> None:

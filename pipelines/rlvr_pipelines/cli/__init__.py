@@ -1,4 +1,4 @@
-"""The command line. Only click is imported before a command runs, so that `--help` is quick."""
+"""The command line. A command imports what it needs when it runs, so that `--help` is quick."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import click
 
 from rlvr_pipelines.cli.commands.clean import clean
 from rlvr_pipelines.cli.commands.compile import compile_command
-from rlvr_pipelines.cli.commands.evaluate import evaluate
+from rlvr_pipelines.cli.commands.evaluate import evaluate_command
 from rlvr_pipelines.cli.commands.logs import logs
 from rlvr_pipelines.cli.commands.plan import plan_command
-from rlvr_pipelines.cli.commands.publish import publish
+from rlvr_pipelines.cli.commands.publish import publish_command
 from rlvr_pipelines.cli.commands.recipes import recipes
 from rlvr_pipelines.cli.commands.report import report
 from rlvr_pipelines.cli.commands.run import run
@@ -25,12 +25,12 @@ from rlvr_trainer import __version__
 def main() -> None:
     """Reinforcement learning with verifiable rewards, from a laptop to a cluster.
 
-    A recipe says what is trained; `rlvr recipes` lists those that are shipped.
+    A recipe says what a run trains; `rlvr recipes` lists the shipped ones.
     """
 
 
 for command in (
-    recipes, plan_command, run, status, logs, stop, clean, evaluate, report, publish,
-    compile_command, upload,
+    recipes, plan_command, run, status, logs, stop, clean, evaluate_command, report,
+    publish_command, compile_command, upload,
 ):  # fmt: skip
     main.add_command(command)

@@ -1,4 +1,4 @@
-"""How errors reach the person: one message, a stable exit code, a traceback only on request."""
+"""Print an error as one message and exit with its stable code; --debug adds the traceback."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ EXIT_INTERRUPTED = 130
 
 
 class ErrorGroup(click.Group):
-    """Commands in the order that they were added; their errors as messages."""
+    """A group of commands whose errors are printed as messages."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order of a run, not of the alphabet."""
+        """List the commands in the order in which they were added."""
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; end with the exit code of what it raises."""
+        """Run the command; exit with the code of the error that it raises."""
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.Abort, click.exceptions.Exit):
@@ -29,7 +29,7 @@ class ErrorGroup(click.Group):
             click.echo("stopped", err=True)
             ctx.exit(EXIT_INTERRUPTED)
         except BrokenPipeError:
-            raise  # click knows what to do
+            raise  # click handles it
         except Exception as error:
             if ctx.meta.get(DEBUG):
                 raise

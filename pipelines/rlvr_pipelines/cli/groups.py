@@ -1,4 +1,4 @@
-"""Options that belong together, handed to a command as one object."""
+"""Groups of options that a command receives as one object."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rlvr_pipelines.access_options import (
     ENDPOINT_VARIABLE,
     TOKEN_PATH_VARIABLE,
     TOKEN_VARIABLE,
-    Access,
+    AccessOptions,
 )
 from rlvr_pipelines.cli.options import Command
 
@@ -24,7 +24,7 @@ from rlvr_pipelines.cli.options import Command
 def grouped(
     command: Command, name: str, kind: type[Any], options: Iterable[Callable[[Any], Any]]
 ) -> Command:
-    """Hand the values of these options to the command as one object of this dataclass."""
+    """Pass the values of these options to the command as one object of the dataclass `kind`."""
 
     @functools.wraps(command)
     def with_group(**arguments: Any) -> Any:
@@ -44,34 +44,36 @@ def _file(help: str) -> dict[str, Any]:
 
 
 _CLUSTER = (
-    click.option("--namespace", default="", metavar="NAME", help="Of the jobs; in Kubeflow with "
-                 "several users, the profile.  [default: the kubeconfig's]"),
-    click.option("--context", metavar="NAME", help="Of the kubeconfig."),
+    click.option("--namespace", default="", metavar="NAME", help="The namespace of the jobs; in "
+                 "Kubeflow with several users, the profile.  [default: the kubeconfig's]"),
+    click.option("--context", metavar="NAME", help="The context of the kubeconfig."),
 )  # fmt: skip
 _KUBEFLOW = (
-    click.option("--endpoint", default="", metavar="URL", help="Of Kubeflow Pipelines.  [default: "
-                 f"${ENDPOINT_VARIABLE}, else through the cluster]"),
-    click.option("--token-file", **_file("Holds a token for Kubeflow; read again when it changes."
-                 f"  [default: ${TOKEN_PATH_VARIABLE}, or the token in ${TOKEN_VARIABLE}]")),
-    click.option("--cookies-file", **_file("Holds cookies for Kubeflow.  [default: those in "
+    click.option("--endpoint", default="", metavar="URL", help="The address of Kubeflow "
+                 f"Pipelines.  [default: ${ENDPOINT_VARIABLE}, else through the cluster]"),
+    click.option("--token-file", **_file("A file with a token for Kubeflow; read again when it "
+                 f"changes.  [default: ${TOKEN_PATH_VARIABLE}, or the token in "
+                 f"${TOKEN_VARIABLE}]")),
+    click.option("--cookies-file", **_file("A file with cookies for Kubeflow.  [default: those in "
                  f"${COOKIES_VARIABLE}]")),
-    click.option("--ca-file", **_file("Authorities to trust for Kubeflow.")),
+    click.option("--ca-file", **_file("A file with the certificate authorities to trust for "
+                 "Kubeflow.")),
 )  # fmt: skip
 
 
 def cluster_options(command: Command) -> Command:
-    """--namespace and --context, as `access`."""
-    return grouped(command, "access", Access, _CLUSTER)
+    """Add --namespace and --context, as `access`."""
+    return grouped(command, "access", AccessOptions, _CLUSTER)
 
 
 def access_options(command: Command) -> Command:
-    """How to reach the cluster and Kubeflow, as `access`."""
-    return grouped(command, "access", Access, (*_CLUSTER, *_KUBEFLOW))
+    """Add the options that reach the cluster and Kubeflow, as `access`."""
+    return grouped(command, "access", AccessOptions, (*_CLUSTER, *_KUBEFLOW))
 
 
 @dataclass(frozen=True)
 class JobOptions:
-    """Where a job keeps its run directory, how large it is, and the platform's settings."""
+    """The storage of a job's run directory, its size, and the platform's settings."""
 
     storage: str
     num_nodes: int | None
@@ -80,44 +82,44 @@ class JobOptions:
     platform_overrides: tuple[str, ...]
 
     def settings(self) -> dict[str, Any]:
-        """The platform's settings that are given here, nodes and GPUs among them.
+        """Return the platform's settings that are given, nodes and GPUs included.
 
-        Raises ConfigError for what is no setting.
+        Raises ConfigError for an unknown or invalid setting.
         """
         from rlvr_components.platform.settings_file import parse_platform
-        from rlvr_pipelines.cluster.platform_settings import read_settings
+        from rlvr_pipelines.cluster.platform_settings import read_platform_settings
 
-        settings = read_settings(self.platform_file, self.platform_overrides)
+        settings = read_platform_settings(self.platform_file, self.platform_overrides)
         for name in ("num_nodes", "gpus_per_node"):
             if getattr(self, name) is not None:
                 settings[name] = getattr(self, name)
-        # the image may come from the namespace's own settings
+        # the image may come from the namespace's settings
         parse_platform({"image": "none", **settings}, origin="--platform and --platform-set")
         return settings
 
 
 _JOB = (
-    click.option("--storage", default="", metavar="URI", help="Where jobs keep run directories: "
+    click.option("--storage", default="", metavar="URI", help="Where to keep run directories: "
                  "s3://bucket/prefix, or a path on a volume of all pods."),
-    click.option("--nodes", "num_nodes", type=click.IntRange(min=1), help="Pods that train "
-                 "together.  [default: the platform's]"),
+    click.option("--nodes", "num_nodes", type=click.IntRange(min=1), help="The number of pods "
+                 "that train together.  [default: the platform's]"),
     click.option("--gpus", "gpus_per_node", type=click.IntRange(min=0), help="GPUs of each pod; "
-                 "0: a CPU.  [default: the platform's]"),
-    click.option("--platform", "platform_file", **_file("Settings of the platform: "
-                 "image, selectors, volumes; they go before those of the namespace's ConfigMap "
-                 "rlvr-platform.")),
+                 "0 for a CPU.  [default: the platform's]"),
+    click.option("--platform", "platform_file", **_file("A YAML file of the platform's "
+                 "settings (image, selectors, volumes); they override those of the namespace's "
+                 "ConfigMap rlvr-platform.")),
     click.option("--platform-set", "platform_overrides", multiple=True, metavar="A=B",
                  help="Change a setting of the platform; may be repeated."),
 )  # fmt: skip
 
 
 def job_options(command: Command) -> Command:
-    """The size, place and platform of jobs, as `job`."""
+    """Add the size, storage and platform of jobs, as `job`."""
     return grouped(command, "job", JobOptions, _JOB)
 
 
 def check_places(place: str, places_by_option: Mapping[str, Sequence[str]]) -> None:
-    """Refuse an option that would be without effect, since somebody meant something by it."""
+    """Raise UsageError for an option that has no effect at this place."""
     context = click.get_current_context()
     for option in context.command.params:
         places = places_by_option.get(option.name or "", ())
@@ -129,7 +131,7 @@ def check_places(place: str, places_by_option: Mapping[str, Sequence[str]]) -> N
 
 
 def require_storage(place: str, storage: str) -> str:
-    """The storage, for a place that needs one. Raises ConfigError."""
+    """Return the storage of a place that needs one. Raises ConfigError for none."""
     from rlvr_trainer.errors import ConfigError
 
     if not storage:

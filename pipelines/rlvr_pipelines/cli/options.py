@@ -1,4 +1,4 @@
-"""The options that several commands share."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ output_option = click.option(
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
-    help="How facts are printed.",
+    help="The format of the output.",
 )
 run_dir_option = click.option(
     "--run-dir",
@@ -50,13 +50,13 @@ run_dir_argument = click.argument(
 
 
 def package_options(command: Command) -> Command:
-    """--image and --secret: what else a compiled pipeline holds."""
+    """Add --image and --secret, which go into a compiled pipeline."""
     for decorate in (
         click.option(
             "--secret",
             default="",
             metavar="NAME",
-            help="A Secret whose keys are the steps' environment: storage credentials, say.",
+            help="A Secret whose keys become the steps' environment, such as storage credentials.",
         ),
         click.option(
             "--image",
@@ -71,9 +71,9 @@ def package_options(command: Command) -> Command:
 
 
 def recipe_options(command: Command) -> Command:
-    """RECIPE, --set and --seed."""
+    """Add RECIPE, --set and --seed."""
     for decorate in (
-        click.option("--seed", type=int, help="The same as --set seed=N."),
+        click.option("--seed", type=int, metavar="N", help="The same as --set seed=N."),
         click.option(
             "--set",
             "overrides",
@@ -88,7 +88,7 @@ def recipe_options(command: Command) -> Command:
 
 
 def command_again() -> str:
-    """What was typed, to be typed again."""
+    """Return the command line of the current command."""
     context = click.get_current_context()
     words = ["rlvr", *context.command_path.split()[1:]]
     for param in context.command.params:
@@ -97,13 +97,13 @@ def command_again() -> str:
             words.append(str(value))
         elif context.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE:
             flag = isinstance(param, click.Option) and param.is_flag
-            for each in value if param.multiple else (value,):
-                words += [param.opts[0]] if flag else [param.opts[0], str(each)]
+            for argument in value if param.multiple else (value,):
+                words += [param.opts[0]] if flag else [param.opts[0], str(argument)]
     return shlex.join(words)
 
 
 def load(source: str, overrides: Iterable[str], seed: int | None) -> Recipe:
-    """The recipe with its overrides. Raises ConfigError."""
+    """Load a recipe with its overrides. Raises ConfigError."""
     from rlvr_trainer.recipe.reader import load_recipe
 
     seeds = [] if seed is None else [f"seed={seed}"]
@@ -111,9 +111,7 @@ def load(source: str, overrides: Iterable[str], seed: int | None) -> Recipe:
 
 
 def note_files(recipe: Recipe, *, data: bool = True) -> None:
-    """Point out files of this machine: a pod has others, unless its image or a volume has these."""
-    from rlvr_pipelines.local.inputs import files_of_this_machine
-
+    """Print a note for each file of this machine, which pods need too; `data`: for rows too."""
     for name in files_of_this_machine(recipe, data=data):
         click.echo(
             f"note: {name} is on this machine; pods need it at the same path, in their image or on "
@@ -122,8 +120,23 @@ def note_files(recipe: Recipe, *, data: bool = True) -> None:
         )
 
 
+def files_of_this_machine(recipe: Recipe, *, data: bool) -> list[str]:
+    """Return the files and folders here that the recipe names; with `data`, its rows too."""
+    code = (recipe.task, *(reward.function for reward in recipe.rewards.values()))
+    names = [recipe.model.name, *(spec.rpartition(":")[0] for spec in code)]
+    names += [recipe.data.train, recipe.data.test] if data else []
+    return sorted({name for name in names if _exists(name)})
+
+
+def _exists(name: str) -> bool:
+    try:
+        return bool(name) and Path(name).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):
+        return False
+
+
 def default_run_dir(recipe: Recipe, suffix: str = "") -> Path:
-    """`runs/NAME`."""
+    """Return `runs/NAME`."""
     return Path("runs", recipe.name + suffix)
 
 

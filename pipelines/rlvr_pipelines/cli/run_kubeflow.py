@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rlvr_pipelines.access_options import UI_VARIABLE, Access
+from rlvr_pipelines.access_options import UI_VARIABLE, AccessOptions
 from rlvr_pipelines.cli.exit import EXIT_INTERRUPTED
 from rlvr_pipelines.cli.groups import JobOptions, grouped
 from rlvr_pipelines.cli.options import Command, print_json
 
 if TYPE_CHECKING:
     from rlvr_pipelines.kubeflow.connection import Kubeflow
-    from rlvr_pipelines.kubeflow.kubeflow_runs import Run
-    from rlvr_pipelines.kubeflow.kubeflow_steps import Task
+    from rlvr_pipelines.kubeflow.kubeflow_runs import KubeflowRun
+    from rlvr_pipelines.kubeflow.kubeflow_steps import KubeflowTask
     from rlvr_trainer.recipe.schema import Recipe
 
 
 @dataclass(frozen=True)
-class KubeflowRun:
-    """The options of a run in Kubeflow only."""
+class KubeflowRunOptions:
+    """The options of `rlvr run` that only a run in Kubeflow has."""
 
     job_place: str
     experiment: str
@@ -34,33 +34,33 @@ class KubeflowRun:
 _OPTIONS = (
     click.option("--job", "job_place", type=click.Choice(["pytorchjob", "trainjob", "local"]),
                  default="pytorchjob", show_default=True,
-                 help="In Kubeflow: what model steps run as; local: in their own pods."),
+                 help="In Kubeflow: the job of a model step; local: none, its own pod."),
     click.option("--experiment", default="rlvr", show_default=True, metavar="NAME",
                  envvar="KF_PIPELINES_DEFAULT_EXPERIMENT_NAME",
-                 help="In Kubeflow: the runs that this one stands beside."),
+                 help="In Kubeflow: the experiment of the run."),
     click.option("--run-name", metavar="NAME",
-                 help="In Kubeflow.  [default: the recipe's name and the time]"),
-    click.option("--wait", is_flag=True, help="In Kubeflow: follow the run, and end as it ends."),
-    click.option("--no-cache", is_flag=True, help="In Kubeflow: reuse no step's outputs."),
+                 help="In Kubeflow: the name of the run.  [default: the recipe's and the time]"),
+    click.option("--wait", is_flag=True, help="In Kubeflow: follow the run, exit with its code."),
+    click.option("--no-cache", is_flag=True, help="In Kubeflow: run every step again."),
 )  # fmt: skip
 
 
 def kubeflow_run_options(command: Command) -> Command:
-    """As `kubeflow`."""
-    return grouped(command, "kubeflow", KubeflowRun, _OPTIONS)
+    """Add these options, as `kubeflow`."""
+    return grouped(command, "kubeflow", KubeflowRunOptions, _OPTIONS)
 
 
 def run_on_kubeflow(
     recipe: Recipe,
     job: JobOptions,
-    options: KubeflowRun,
-    access: Access,
+    options: KubeflowRunOptions,
+    access: AccessOptions,
     *,
     images: tuple[str, ...],
     secret: str,
     output: str,
 ) -> None:
-    """Start the run and say where it is seen; with --wait, follow it and end as it ends."""
+    """Start the run and print its link; with --wait, follow it and exit with its code."""
     from rlvr_pipelines.extras import PIPELINES, require
 
     require(PIPELINES, "a run in Kubeflow")
@@ -76,7 +76,7 @@ def run_on_kubeflow(
     kubeflow = connect(access)
     chosen = job_parameters(
         place=options.job_place,
-        # a profile's jobs stay in the profile
+        # jobs of a profile run in the profile
         namespace="" if kubeflow.namespace else access.namespace,
         storage=job.storage,
         settings=settings,
@@ -92,9 +92,9 @@ def run_on_kubeflow(
     click.echo(f"{run.name} is run {run.id}", err=True)
     click.echo(run.link, err=output == "json")
     if run.link.startswith("/"):
-        click.echo(f"(below the address of Kubeflow's UI; ${UI_VARIABLE} completes it)", err=True)
+        click.echo(f"(below the address of Kubeflow's UI, which ${UI_VARIABLE} can name)", err=True)
     if not options.wait:
-        click.echo(f"To see how far it is: {run.command('status')}", err=True)
+        click.echo(f"Its status: {run.command('status')}", err=True)
         if output == "json":
             print_json(run.facts())
         return
@@ -105,16 +105,16 @@ def run_on_kubeflow(
     click.echo(f"{run.name} succeeded", err=True)
 
 
-def _wait(kubeflow: Kubeflow, run: Run) -> Run:
+def _wait(kubeflow: Kubeflow, run: KubeflowRun) -> KubeflowRun:
     from rlvr_pipelines.kubeflow.kubeflow_runs import follow_run
 
     try:
         return follow_run(kubeflow, run.id, _show)
     except KeyboardInterrupt:
-        click.echo(f"The run goes on; to stop it: {run.command('stop')}", err=True)
+        click.echo(f"The run continues; to stop it: {run.command('stop')}", err=True)
         click.get_current_context().exit(EXIT_INTERRUPTED)
 
 
-def _show(task: Task) -> None:
+def _show(task: KubeflowTask) -> None:
     first, *more = task.lines()
     click.echo("\n".join([f"{time.strftime('%H:%M:%S')}  {first}", *more]), err=True)

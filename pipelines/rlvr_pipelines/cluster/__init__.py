@@ -1,1 +1,1 @@
-"""TODO."""
+"""Jobs in a cluster, outside the pipeline: list, plan, read, stop, delete."""

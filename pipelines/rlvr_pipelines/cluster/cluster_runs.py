@@ -1,4 +1,4 @@
-"""The jobs of a run in the cluster, by what a person calls the run: list, read, stop, clean."""
+"""List, read, stop and delete the jobs of a run in the cluster."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rlvr_components.jobs.pods import JOB_LABEL
 from rlvr_components.kubernetes.access import find_access
 from rlvr_components.kubernetes.client import KubernetesApi
 from rlvr_components.platform.settings import Platform
-from rlvr_pipelines.access_options import Access
+from rlvr_pipelines.access_options import AccessOptions
 from rlvr_pipelines.cluster.merge_lines import merge_lines
 from rlvr_pipelines.run_name import RunName
 from rlvr_trainer.errors import ConfigError, PlatformError
@@ -21,13 +21,13 @@ from rlvr_trainer.errors import ConfigError, PlatformError
 KIND_OF_NAME = {kind.name: kind for kind in KINDS.values()}
 POLL_S = 1.0
 STOP_MARGIN_S = 60
-"""Beyond the time that pods get to commit: for the kubelet, and the API server to hear of it."""
+"""Seconds that the kubelet and API server need after the grace period of the pods."""
 DEFAULT_GRACE_S = 120
 ENDED_PHASES = ("Succeeded", "Failed")
 
 
-def jobs_of(named: RunName, access: Access, *, namespace: str = "") -> list[JobSummary]:
-    """The run's jobs, or the one of this name, the newest first. Raises ConfigError for none."""
+def jobs_of(named: RunName, access: AccessOptions, *, namespace: str = "") -> list[JobSummary]:
+    """Return the run's jobs, or the job of this name, newest first. Raises ConfigError for none."""
     namespace = namespace or access.namespace
     if named.where == "kubeflow":
         return find_jobs(namespace=namespace, context=access.context, run_id=named.text)
@@ -39,19 +39,18 @@ def jobs_of(named: RunName, access: Access, *, namespace: str = "") -> list[JobS
         return jobs
     where = namespace or find_access(access.context).namespace
     raise ConfigError(
-        f"no run or job {named.text!r} is in namespace {where}; "
-        "`rlvr status` lists those there are, and a run on this machine is named by its directory "
-        f"(runs/{named.text})"
+        f"no run or job {named.text!r} is in namespace {where}; `rlvr status` lists them; name a "
+        f"run on this machine by its directory (runs/{named.text})"
     )
 
 
-def all_jobs(access: Access) -> list[JobSummary]:
-    """Every job of ours in the namespace, the newest first."""
+def all_jobs(access: AccessOptions) -> list[JobSummary]:
+    """Return all jobs of rlvr in the namespace, newest first."""
     return find_jobs(namespace=access.namespace, context=access.context)
 
 
 def newest_attempts(jobs: Iterable[JobSummary], step: str = "") -> list[JobSummary]:
-    """The last attempt of each step's job, the oldest first; with `step`, of that one."""
+    """Return the last attempt of every step's job, oldest first; with `step`, of that step."""
     newest: dict[tuple[str, str], JobSummary] = {}
     for job in jobs:
         newest.setdefault((job.run_id or job.run_dir, job.step), job)
@@ -59,8 +58,10 @@ def newest_attempts(jobs: Iterable[JobSummary], step: str = "") -> list[JobSumma
     return sorted(chosen, key=lambda job: job.created)
 
 
-def job_lines(jobs: Sequence[JobSummary], access: Access, *, follow: bool = False) -> Iterator[str]:
-    """What the jobs print; of several, each line after its step."""
+def job_log_lines(
+    jobs: Sequence[JobSummary], access: AccessOptions, *, follow: bool = False
+) -> Iterator[str]:
+    """Yield the lines of the jobs' logs; with several jobs, each line begins with its step."""
     if len(jobs) == 1:
         return _backend(jobs[0], access).logs(jobs[0].name, follow=follow)
     return merge_lines(
@@ -68,10 +69,10 @@ def job_lines(jobs: Sequence[JobSummary], access: Access, *, follow: bool = Fals
     )
 
 
-def stop_jobs(jobs: Iterable[JobSummary], access: Access) -> list[JobSummary]:
-    """Delete the jobs that live, and wait until none of their pods runs; returns them.
+def stop_jobs(jobs: Iterable[JobSummary], access: AccessOptions) -> list[JobSummary]:
+    """Delete the live jobs and wait until none of their pods runs; return these jobs.
 
-    Raises PlatformError when pods outlive the time that they have.
+    Raises PlatformError if pods outlive their grace period.
     """
     stopped = [job for job in jobs if not job.has_ended]
     for job in stopped:
@@ -82,22 +83,22 @@ def stop_jobs(jobs: Iterable[JobSummary], access: Access) -> list[JobSummary]:
 
 
 def clean_jobs(
-    jobs: Iterable[JobSummary], access: Access, *, older_than_s: float, dry_run: bool
+    jobs: Iterable[JobSummary], access: AccessOptions, *, older_than_s: float, dry_run: bool
 ) -> list[JobSummary]:
-    """Delete the jobs that ended, with their pods, and are old enough; returns them."""
+    """Delete the jobs that have ended and are old enough, with their pods; return them."""
     ended = [
         job for job in jobs if job.has_ended and not job.is_stopping and job.age_s >= older_than_s
     ]
     return ended if dry_run or not ended else delete_jobs(ended, context=access.context)
 
 
-def _backend(job: JobSummary, access: Access) -> ClusterBackend:
-    # the image belongs to jobs that are made
+def _backend(job: JobSummary, access: AccessOptions) -> ClusterBackend:
+    # the image is read only when a job is created
     platform = Platform(image="none", namespace=job.namespace)
     return ClusterBackend(KIND_OF_NAME[job.kind], platform, find_access(access.context))
 
 
-def _await_end(jobs: Sequence[JobSummary], access: Access) -> None:
+def _await_end(jobs: Sequence[JobSummary], access: AccessOptions) -> None:
     names = ",".join(sorted({job.name.rpartition("-")[0] for job in jobs}))
     query = {"labelSelector": f"{JOB_LABEL} in ({names})"}
     api, namespace = KubernetesApi(find_access(access.context)), jobs[0].namespace
@@ -115,8 +116,8 @@ def _await_end(jobs: Sequence[JobSummary], access: Access) -> None:
         if time.monotonic() - started > grace_s + STOP_MARGIN_S:
             left = ", ".join(pod["metadata"]["name"] for pod in living)
             raise PlatformError(
-                f"{left} still runs {grace_s + STOP_MARGIN_S} s after it was stopped; is its node "
-                f"there? kubectl delete pod -n {namespace} --force removes it from the API only"
+                f"{left} still runs {grace_s + STOP_MARGIN_S} s after it was stopped; check its "
+                f"node: kubectl delete pod -n {namespace} --force removes it from the API only"
             )
         time.sleep(POLL_S)
 

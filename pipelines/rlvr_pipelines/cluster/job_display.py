@@ -1,4 +1,4 @@
-"""Jobs and runs as a person reads them in a terminal. Pure."""
+"""Format jobs and runs as lines of text. Pure."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from rlvr_trainer.tables import columns
 
 
 def job_facts(job: JobSummary) -> dict[str, Any]:
-    """As plain data."""
+    """Return the job as plain data."""
     return {"kind": "job", "job_kind": job.kind, **{
         name: value for name, value in asdict(job).items() if name != "kind"
     }}  # fmt: skip
 
 
 def job_lines(job: JobSummary) -> list[str]:
-    """The job, why it waits or failed, and its replicas."""
+    """Return the lines of a job: its phase, its pending reason or cause, its replicas."""
     phase = "stopping" if job.is_stopping else job.phase
     words = [job.step, phase]
     if job.attempt > 1:
@@ -39,23 +39,23 @@ def job_lines(job: JobSummary) -> list[str]:
 
 
 def list_lines(local: Sequence[LocalRun], jobs: Sequence[JobSummary]) -> list[str]:
-    """One line for each run here and each job in the cluster."""
+    """Return a table with a line for every run here and job in the cluster."""
     rows = [_local_row(run) for run in local] + [_job_row(job) for job in jobs]
     if not rows:
-        return ["nothing runs or ran in runs/ or in the namespace"]
+        return ["neither runs/ has a run nor the namespace a job"]
     return columns([("RUN", "STEP", "PHASE", "PROGRESS", "REWARD", "WHERE"), *rows])
 
 
 def _replica_lines(replicas: Sequence[Replica]) -> list[str]:
     rows = [
         (
-            f"  {each.name}",
-            each.phase,
-            each.node,
-            f"{each.num_restarts} restarts" if each.num_restarts else "",
-            each.reason,
+            f"  {replica.name}",
+            replica.phase,
+            replica.node,
+            f"{replica.num_restarts} restarts" if replica.num_restarts else "",
+            replica.reason,
         )
-        for each in replicas
+        for replica in replicas
     ]
     return columns(rows)
 

@@ -1,4 +1,4 @@
-"""The job that a run in a cluster would submit, before it does."""
+"""Plan the job that a run in a cluster would submit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IMAGE = re.compile(r"""(^|[{,\s])["']?image["']?\s*:""", re.M)
 
 @dataclass(frozen=True)
 class ClusterJob:
-    """A job, as it would be sent."""
+    """A planned job: its settings, its spec and the rendered object."""
 
     platform: Platform
     spec: JobSpec
@@ -34,7 +34,7 @@ class ClusterJob:
 
     @property
     def world_size(self) -> int:
-        """Processes that train together."""
+        """The number of processes that train together."""
         return self.platform.world_size
 
 
@@ -48,9 +48,9 @@ def plan_job(
     overrides: OverridesField = NEWEST_OVERRIDES,
     environment: Mapping[str, str] = os.environ,
 ) -> ClusterJob:
-    """The training job of a run of this id. Pure but for its default environment.
+    """Render the training job of a run with this id. Pure, except for the default environment.
 
-    Raises ConfigError for what the API server would refuse.
+    Raises ConfigError for a job that the API server would refuse.
     """
     run_dir = f"{storage.rstrip('/')}/{run_id}"
     spec = cluster_job(
@@ -60,17 +60,17 @@ def plan_job(
 
 
 def run_id_of(recipe: Recipe, run_dir: Path) -> str:
-    """What the run in this directory is called in a cluster; zeros before it was ever started."""
-    known = RunDir(run_dir).remote_id
-    return known.read_text("utf-8").strip() if known.is_file() else f"{recipe.name}-{'0' * 12}"
+    """Return the id of the run in a cluster; one of zeros if it was not started yet."""
+    file = RunDir(run_dir).remote_id
+    return file.read_text("utf-8").strip() if file.is_file() else f"{recipe.name}-{'0' * 12}"
 
 
 def platform_of(form: Form) -> Platform:
-    """The form's settings on top of the namespace's ConfigMap, if there is a cluster.
+    """Merge the form's settings into the namespace's ConfigMap, if a cluster is configured.
 
-    Raises ConfigError when neither names an image, PlatformError.
+    Raises ConfigError if neither names an image; PlatformError.
     """
-    config_map, namespace, where = "", form.job_namespace, "no cluster is known"
+    config_map, namespace, where = "", form.job_namespace, "no cluster is configured"
     if has_cluster():
         from rlvr_components.kubernetes.client import KubernetesApi
 
@@ -88,7 +88,7 @@ def platform_of(form: Form) -> Platform:
 
 
 def known_overrides(place: ClusterPlace) -> OverridesField:
-    """Return the TrainJob's field that the cluster knows; the newest one without a cluster.
+    """Return the field for overrides of the cluster's TrainJob; without a cluster, the newest.
 
     Raises ConfigError, PlatformError.
     """

@@ -1,4 +1,4 @@
-"""Several streams of lines as one."""
+"""Merge several streams of lines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MAX_WAITING_LINES = 1000
 
 
 def merge_lines(streams: Mapping[str, Iterator[str]]) -> Iterator[str]:
-    """The lines as they come, each after its stream's name; an error of any stream is raised."""
+    """Yield the lines as they arrive, each after its stream's name; raise a stream's error."""
     lines: queue.Queue[str | BaseException | None] = queue.Queue(MAX_WAITING_LINES)
     width = max(map(len, streams), default=0)
 
@@ -19,7 +19,7 @@ def merge_lines(streams: Mapping[str, Iterator[str]]) -> Iterator[str]:
             for line in stream:
                 lines.put(f"{name:<{width}}  {line}")
             lines.put(None)
-        except BaseException as error:  # for whoever reads the lines
+        except BaseException as error:  # raised by the reader of the lines
             lines.put(error)
 
     for name, stream in streams.items():

@@ -1,4 +1,4 @@
-"""The platform's settings as the command line gives them: a file, and `a=b` on top of it."""
+"""Read the platform's settings of the command line: a file, with `a=b` merged into it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rlvr_components.platform.settings_file import override_settings
 from rlvr_trainer.errors import ConfigError
 
 
-def read_settings(path: Path | None, overrides: Iterable[str]) -> dict[str, Any]:
-    """The settings of a YAML file with the overrides; not validated yet. Raises ConfigError."""
+def read_platform_settings(path: Path | None, overrides: Iterable[str]) -> dict[str, Any]:
+    """Return a YAML file's settings with the overrides, unvalidated. Raises ConfigError."""
     return override_settings(_read(path) if path else {}, overrides)
 
 

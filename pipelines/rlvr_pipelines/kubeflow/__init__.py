@@ -1,4 +1,4 @@
-"""Kubeflow Pipelines from outside: connect, upload, run, follow.
+"""A client of Kubeflow Pipelines: connect, upload, run, follow.
 
-Importing a module of this package imports kfp, so commands do so after parsing.
+Its modules import kfp, so commands import them after parsing.
 """

@@ -1,7 +1,7 @@
-"""A connection to Kubeflow Pipelines: kfp's own client, with time-outs and errors for people.
+"""A connection to Kubeflow Pipelines: kfp's client, with time-outs and explained errors.
 
-Who the caller is, kfp's client finds out as ever: a projected token in a cluster, a token or
-cookies from a file or the environment, the kubeconfig's credentials through the API server's proxy.
+kfp's client finds the credentials: a projected token in a cluster, a token or cookies from a file
+or the environment, the kubeconfig's through the API server's proxy.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import kfp.client  # noqa: TID253  (this package is for nothing else)
+import kfp.client  # noqa: TID253  (commands import this module after parsing)
 from kfp.client.set_volume_credentials import (  # noqa: TID253
     ServiceAccountTokenVolumeCredentials,
 )
@@ -29,7 +29,7 @@ from rlvr_pipelines.access_options import (
     TOKEN_PATH_VARIABLE,
     TOKEN_VARIABLE,
     UI_VARIABLE,
-    Access,
+    AccessOptions,
 )
 from rlvr_pipelines.kubeflow.kfp_errors import explained
 from rlvr_trainer.errors import ConfigError
@@ -38,38 +38,38 @@ CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10, 60
 OLDEST_VERSION = (2, 5)
 HEALTH_PATH = "/apis/v2beta1/healthz"
 NO_HOST = "http://localhost"
-"""What the generated client talks to when nobody told it anything."""
+"""The host of the generated client if none is configured."""
 
 
 @dataclass(frozen=True)
 class Health:
-    """What the server says of itself."""
+    """The server's answer to a health check."""
 
     version: str
-    """Its release; `unknown` in a build of one's own."""
+    """The release; `unknown` for a custom build."""
     multi_user: bool
 
 
 class Kubeflow:
-    """Kubeflow Pipelines' API, known to be there, to be new enough, and to let us in."""
+    """The API of a Kubeflow Pipelines whose version and access have been checked."""
 
-    def __init__(self, client: Any, host: str, health: Health, access: Access) -> None:
+    def __init__(self, client: Any, host: str, health: Health, access: AccessOptions) -> None:
         self.experiments, self.pipelines, self.runs = (
             client.experiments, client.pipelines, client.runs,
         )  # fmt: skip
         self.uploads = client.pipeline_uploads
         self.health, self.access = health, access
         self.namespace = _profile(client, health, access)
-        """None where there are no profiles: then naming one is an error there."""
+        """The profile; None for a Kubeflow without profiles, which rejects a namespace."""
         self._host = host
         self._ui = os.environ.get(UI_VARIABLE) or access.endpoint or _endpoint() or "/pipeline"
 
     def call(self, function: Callable[..., Any], **arguments: Any) -> Any:
-        """A call of the generated API. Raises ConfigError for a refusal, else PlatformError."""
+        """Call a function of the generated API. Raises ConfigError if refused, or PlatformError."""
         return _call(self._host, function, **arguments)
 
     def get(self, path: str) -> Any:
-        """The JSON of a path that the generated API has no call for; raises as `call` does."""
+        """Return the JSON of a path that the generated API lacks. Raises as `call` does."""
         return self.call(
             self.runs.api_client.call_api,
             resource_path=path,
@@ -80,28 +80,31 @@ class Kubeflow:
         )
 
     def get_text(self, path: str) -> str:
-        """The text of a path; raises as `call` does."""
+        """Return the text of a path. Raises as `call` does."""
         api_client = self.runs.api_client
         arguments = {"resource_path": path, "method": "GET", "auth_settings": ["Bearer"]}
-        with contextlib.suppress(UnicodeDecodeError):  # the client's; the bytes are kept
+        with contextlib.suppress(UnicodeDecodeError):  # of the client; the bytes are kept
             self.call(api_client.call_api, **arguments)
         data: str | bytes = api_client.last_response.data
         return data if isinstance(data, str) else data.decode("utf-8", "replace")
 
     def link(self, path: str) -> str:
-        """Where the UI shows it; without a host when only the API server's proxy is known."""
+        """Return the UI's address of a path; without a host behind the API server's proxy."""
         ui = self._ui if self._ui.startswith(("http", "/")) else f"https://{self._ui}"
         return f"{ui.rstrip('/')}/#/{path}"
 
 
-def connect(access: Access) -> Kubeflow:
-    """Connect as kfp's client does, and check what answers.
+def connect(access: AccessOptions) -> Kubeflow:
+    """Connect as kfp's client does, and check the server.
 
-    Raises ConfigError when it is too old, not named or refuses; PlatformError when nobody answers.
+    Raises ConfigError if the server is too old, not configured or refuses; PlatformError if it does
+    not answer.
     """
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns of each try; the error suffices
-    said = io.StringIO()  # the client prints what it could not load, on standard output
-    with warnings.catch_warnings(), contextlib.redirect_stdout(said):
+    logging.getLogger("urllib3").setLevel(
+        logging.ERROR
+    )  # it warns of every attempt; the error suffices
+    ignored = io.StringIO()  # the client prints on standard output what it could not load
+    with warnings.catch_warnings(), contextlib.redirect_stdout(ignored):
         warnings.simplefilter("ignore", FutureWarning)  # "only works with v2"
         warnings.simplefilter("ignore", UserWarning)  # an endpoint without https://
         client = _Client(**_arguments(access))
@@ -110,26 +113,26 @@ def connect(access: Access) -> Kubeflow:
 
 
 class _Client(kfp.client.Client):
-    """kfp's client without its 20 s of further tries when nobody answers the constructor."""
+    """kfp's client without the constructor's 20 s of retries if the server does not answer."""
 
     @cached_property
     def host(self) -> str:
         configuration = self._healthz_api.api_client.configuration
-        # Through the API server's proxy it ends with a slash and every path begins with one: two of
-        # them are redirected, and a redirected POST is a GET.
+        # Through the API server's proxy the host ends with a slash and every path begins with one:
+        # a double slash is redirected, and a redirected POST becomes a GET.
         configuration.host = configuration.host.rstrip("/")
         return str(configuration.host)
 
     @cached_property
     def health(self) -> Health:
-        """Asked for before anything else."""
+        """The server's health, requested before anything else."""
         if self.host == NO_HOST:
             raise ConfigError(
-                "no endpoint of Kubeflow Pipelines is known, and there is no kubeconfig; give "
+                "neither an endpoint of Kubeflow Pipelines nor a kubeconfig is configured; give "
                 f"--endpoint URL or set {ENDPOINT_VARIABLE} (after `kubectl port-forward -n "
                 "kubeflow svc/ml-pipeline-ui 8080:80` it is http://localhost:8080)"
             )
-        # The generated call drops the release's name from the answer.
+        # The generated call drops the release from the answer.
         answer = _call(
             self.host,
             self._healthz_api.api_client.call_api,
@@ -142,7 +145,7 @@ class _Client(kfp.client.Client):
         return Health(str(answer.get("tag_name") or "unknown"), bool(answer.get("multi_user")))
 
     def get_kfp_healthz(self, sleep_duration: int = 0) -> Health:
-        """What the constructor asks for, to see whether there are profiles."""
+        """Return the health, which the constructor reads to find out if there are profiles."""
         return self.health
 
 
@@ -153,17 +156,17 @@ def _call(host: str, function: Callable[..., Any], **arguments: Any) -> Any:
     api_client = getattr(caller, "api_client", caller)
     content_type = api_client.last_response.getheader("content-type") or ""
     if content_type.startswith("text/html"):
-        # A proxy in front of Kubeflow sends who is not logged in to a page, with status 200.
+        # A proxy in front of Kubeflow answers with a login page, with status 200.
         raise ConfigError(
-            f"{host} answers with a web page, as it does before a login; give --token-file or "
+            f"{host} answers with a web page, as before a login; give --token-file or "
             f"--cookies-file (or set {TOKEN_VARIABLE} or {COOKIES_VARIABLE}), and check that "
             "--endpoint ends as the UI's address does (/pipeline in a full Kubeflow)"
         )
     return answer
 
 
-def _arguments(access: Access) -> dict[str, Any]:
-    """What kfp's client is given."""
+def _arguments(access: AccessOptions) -> dict[str, Any]:
+    """Return the arguments of kfp's client."""
     endpoint = access.endpoint or _endpoint()
     arguments: dict[str, Any] = {
         "host": endpoint or None,
@@ -173,8 +176,8 @@ def _arguments(access: Access) -> dict[str, Any]:
     }
     token_path = access.token_file or os.environ.get(TOKEN_PATH_VARIABLE)
     if token_path:
-        _read(Path(token_path))  # the client would only log that it cannot, and go on without
-        # Read again for every request, since the kubelet renews it.
+        _read(Path(token_path))  # the client would only log an error and continue
+        # This reads the file for every request, since the kubelet renews it.
         arguments["credentials"] = ServiceAccountTokenVolumeCredentials(path=str(token_path))
     elif token := os.environ.get(TOKEN_VARIABLE):
         arguments["existing_token"] = token
@@ -203,18 +206,18 @@ def _check_version(version: str, host: str) -> None:
     if match and (int(match[1]), int(match[2])) < OLDEST_VERSION:
         oldest = ".".join(map(str, OLDEST_VERSION))
         raise ConfigError(
-            f"{host} is Kubeflow Pipelines {version}, and the pipeline needs {oldest} or newer; "
+            f"{host} runs Kubeflow Pipelines {version}, and the pipeline needs {oldest} or newer; "
             "upgrade it, or run with --on pytorchjob"
         )
 
 
-def _profile(client: Any, health: Health, access: Access) -> str | None:
+def _profile(client: Any, health: Health, access: AccessOptions) -> str | None:
     if not health.multi_user:
         return None
     namespace = access.namespace or client.get_user_namespace()
     if not namespace:
         raise ConfigError(
-            "this Kubeflow has a namespace for each profile, and none is given; add --namespace "
-            "(your profile's name stands at the top of the dashboard)"
+            "this Kubeflow has profiles, and none is given; add --namespace (the name of your "
+            "profile is at the top of the dashboard)"
         )
     return str(namespace)

@@ -1,4 +1,4 @@
-"""What a failed call to Kubeflow Pipelines means, and what to do about it."""
+"""Turn a failed call to Kubeflow Pipelines into an error that says what to do."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from rlvr_trainer.errors import ConfigError, PlatformError, RLVRError
 MAX_MESSAGE_CHARACTERS = 400
 
 
-class NotFound(ConfigError):
-    """There is nothing of that id, or no such path."""
+class KubeflowNotFound(ConfigError):
+    """The id or path does not exist (404)."""
 
 
-class AlreadyThere(ConfigError):
-    """The name is taken."""
+class KubeflowConflict(ConfigError):
+    """The name exists already (409)."""
 
 
 @contextmanager
 def explained(host: str) -> Iterator[None]:
-    """Raise what goes wrong within as ConfigError (refused) or PlatformError (try again)."""
+    """Raise an error of the body as ConfigError (refused) or PlatformError (worth a retry)."""
     try:
         yield
     except ApiException as error:
@@ -35,39 +35,43 @@ def explained(host: str) -> Iterator[None]:
 
 
 def of_status(host: str, status: int, body: str | bytes | None) -> RLVRError:
-    """The error behind an HTTP status."""
+    """Return the error for an HTTP status."""
     said = message_of(body)
     match status:
         case 401:
             return ConfigError(
                 f"{host} does not know who is calling (401{said}); give --token-file or "
-                "--cookies-file: a token that has expired is to be fetched anew"
+                "--cookies-file; a token that has expired must be fetched again"
             )
         case 403:
             return ConfigError(
-                f"{host} denies it (403{said}); check --namespace, and that your account may use "
-                "it: a namespace that does not exist is denied too"
+                f"{host} denies the request (403{said}); check --namespace, and that your account "
+                "may use it: a namespace that does not exist is denied too"
             )
         case 404:
-            return NotFound(
-                f"{host} has no such thing (404{said}); check the id, and that --endpoint is "
+            return KubeflowNotFound(
+                f"{host} has no such id or path (404{said}); check the id, and that --endpoint is "
                 "Kubeflow Pipelines 2.5 or newer"
             )
         case 409:
-            return AlreadyThere(f"{host} has that already (409{said}); choose another name")
+            return KubeflowConflict(
+                f"{host} has that name already (409{said}); choose another name"
+            )
         case 408 | 429 | 500 | 502 | 503 | 504:
             return PlatformError(f"{host} could not answer ({status}{said}); try again later")
         case _:
-            return ConfigError(f"{host} refuses it ({status}{said}); correct what it names")
+            return ConfigError(
+                f"{host} refuses the request ({status}{said}); correct what it names"
+            )
 
 
 def message_of(body: str | bytes | None) -> str:
-    """What the server said, as `: …`; the outer layers of its message are left out."""
+    """Return the server's innermost message as `: …`, or nothing."""
     text = body.decode("utf-8", "replace") if isinstance(body, bytes) else body or ""
     try:
         answer = json.loads(text)
     except ValueError:
-        # not KFP's own words but a proxy's: `RBAC: access denied`, or a page of HTML
+        # a proxy's answer: `RBAC: access denied`, or a page of HTML
         return "" if "<" in text else _short(text)
     return _short(_innermost(answer)) if isinstance(answer, dict) else ""
 
@@ -93,7 +97,7 @@ def _of_transport(host: str, error: urllib3.exceptions.HTTPError) -> RLVRError:
     cause = getattr(error, "reason", None) or error
     if isinstance(cause, urllib3.exceptions.SSLError):
         return ConfigError(
-            f"{host} shows a certificate that is not trusted here ({cause}); give --ca-file with "
+            f"{host} has a certificate that is not trusted here ({cause}); give --ca-file with "
             "the authority that signed it"
         )
     match cause:

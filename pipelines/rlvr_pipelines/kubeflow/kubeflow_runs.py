@@ -1,4 +1,4 @@
-"""A run in Kubeflow: start it, see how far it is, follow it to its end, terminate it."""
+"""Start, inspect, follow and terminate a run in Kubeflow."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from kfp_server_api import (
 )
 
 from rlvr_components.workflow import NEW_RUN, RETRY, Failure, first_failed
-from rlvr_pipelines.access_options import Access
+from rlvr_pipelines.access_options import AccessOptions
 from rlvr_pipelines.kubeflow.connection import Kubeflow
-from rlvr_pipelines.kubeflow.kubeflow_steps import ENDED, Causes, Task, read_steps
+from rlvr_pipelines.kubeflow.kubeflow_steps import ENDED, Causes, KubeflowTask, read_steps
 from rlvr_pipelines.kubeflow.versions import equals, find_uploaded
 from rlvr_pipelines.pipeline.package import Package
 from rlvr_trainer.errors import EXIT_PREEMPTED, ConfigError, JobFailed, PlatformError
@@ -27,23 +27,23 @@ MAX_SILENCE_S = 300.0
 
 
 @dataclass(frozen=True)
-class Run:
+class KubeflowRun:
     """A run of the pipeline."""
 
     id: str
     name: str
     state: str
     link: str
-    tasks: tuple[Task, ...] = ()
+    tasks: tuple[KubeflowTask, ...] = ()
     terminated: str = ""
-    """When somebody terminated it; empty for a run that was not."""
+    """The time at which the run was terminated; empty if it was not."""
     job_namespace: str = ""
-    """Where its jobs are; empty: not known."""
-    access: Access = field(default_factory=Access)
-    """How it was reached."""
+    """The namespace of its jobs; empty: unknown."""
+    access: AccessOptions = field(default_factory=AccessOptions)
+    """The options by which the run is reached."""
 
     def facts(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return the run as plain data."""
         failed = self.failed
         return {
             "run": self.id,
@@ -59,25 +59,25 @@ class Run:
 
     @property
     def ended(self) -> bool:
-        """Whether it will change no more."""
+        """True if the run has reached its final state."""
         return self.state in ENDED
 
     @property
     def phase(self) -> str:
-        """Its state in a word; KFP itself calls a terminated run failed."""
+        """The state in a word; KFP calls a terminated run failed."""
         if self.state == "CANCELED" or (self.terminated and self.ended):
             return "terminated"
         return self.state.lower()
 
     @property
-    def failed(self) -> Task | None:
+    def failed(self) -> KubeflowTask | None:
         """The step that made the run fail."""
         first = first_failed([task.step for task in self.tasks])
         return next((task for task in self.tasks if task.step is first), None)
 
     @property
     def exit_code(self) -> int | None:
-        """With which `run --wait` ends; None while it runs."""
+        """The exit code of `run --wait`; None while the run is active."""
         if not self.ended:
             return None
         if self.state in ("SUCCEEDED", "SKIPPED"):
@@ -87,7 +87,7 @@ class Run:
         return self._cause(self.failed).exit_code
 
     def outcome(self) -> str:
-        """Why it did not succeed and what continues it, in a line."""
+        """Return the cause of a failure, and what resumes the run, in a line."""
         if self.phase == "terminated":
             when = f" at {self.terminated}" if self.terminated else ""
             return (
@@ -101,10 +101,10 @@ class Run:
         return f"run {self.name} failed{where}: {cause}; {cause.remedy}"
 
     def command(self, verb: str, *options: str) -> str:
-        """A command about this run that works as it stands."""
+        """Return an `rlvr` command for this run, quoted for a shell."""
         return self.access.command(verb, self.id, *options)
 
-    def _cause(self, task: Task | None) -> Failure:
+    def _cause(self, task: KubeflowTask | None) -> Failure:
         if task and task.failure:
             return task.failure
         return Failure("KFP gives no cause", JobFailed.exit_code)
@@ -117,16 +117,16 @@ def start_run(
     experiment: str,
     name: str,
     parameters: Mapping[str, Any],
-) -> Run:
-    """Run the package with these parameters; the experiment is made where there is none.
+) -> KubeflowRun:
+    """Run the package with these parameters in an experiment, which is created if missing.
 
-    The run belongs to the uploaded version where there is one with the same bytes.
-    Raises ConfigError for an archived experiment or what the server refuses, PlatformError.
+    The run refers to the uploaded version with the same bytes, if there is one.
+    Raises ConfigError if the experiment is archived or the server refuses, PlatformError.
     """
     uploaded = find_uploaded(kubeflow, package)
-    what: dict[str, Any] = {"pipeline_spec": package.spec}
+    pipeline: dict[str, Any] = {"pipeline_spec": package.spec}
     if uploaded is not None:
-        what = {
+        pipeline = {
             "pipeline_version_reference": V2beta1PipelineVersionReference(
                 pipeline_id=uploaded.pipeline_id,
                 pipeline_version_id=uploaded.pipeline_version_id,
@@ -136,29 +136,30 @@ def start_run(
         display_name=name,
         description=package.description,
         experiment_id=_experiment_id(kubeflow, experiment),
-        **what,
+        **pipeline,
         runtime_config=V2beta1RuntimeConfig(parameters=dict(parameters)),
     )
     created = kubeflow.call(kubeflow.runs.run_service_create_run, run=run)
     return _run(kubeflow, created, Causes(kubeflow, created.run_id))
 
 
-def get_run(kubeflow: Kubeflow, run_id: str, causes: Causes | None = None) -> Run:
-    """How far the run is. Raises ConfigError when there is none of that id."""
+def get_run(kubeflow: Kubeflow, run_id: str, causes: Causes | None = None) -> KubeflowRun:
+    """Return the run of an id. Raises ConfigError if there is none."""
     run = kubeflow.call(kubeflow.runs.run_service_get_run, run_id=run_id)
     return _run(kubeflow, run, causes or Causes(kubeflow, run_id))
 
 
 def terminate_run(kubeflow: Kubeflow, run_id: str) -> None:
-    """As Terminate in the UI: the steps get SIGTERM, and the training job is deleted by its own."""
+    """Terminate the run, as in the UI: its steps get SIGTERM, and delete their jobs."""
     kubeflow.call(kubeflow.runs.run_service_terminate_run, run_id=run_id)
 
 
-def follow_run(kubeflow: Kubeflow, run_id: str, show: Callable[[Task], None]) -> Run:
-    """Show each task when its state changes; returns the run once it has ended.
+def follow_run(
+    kubeflow: Kubeflow, run_id: str, show: Callable[[KubeflowTask], None]
+) -> KubeflowRun:
+    """Show every task whose state changes; return the run once it has ended.
 
-    A server that does not answer for a few minutes is waited for, then PlatformError: the run
-    itself goes on.
+    Raises PlatformError if the server does not answer for MAX_SILENCE_S; the run itself continues.
     """
     shown: dict[str, list[str]] = {}
     causes, heard = Causes(kubeflow, run_id), time.monotonic()
@@ -169,7 +170,7 @@ def follow_run(kubeflow: Kubeflow, run_id: str, show: Callable[[Task], None]) ->
             if time.monotonic() - heard > MAX_SILENCE_S:
                 command = kubeflow.access.command("status", run_id)
                 raise PlatformError(
-                    f"{error}; the run goes on: `{command}` tells how far it is"
+                    f"{error}; the run continues: `{command}` shows its status"
                 ) from None
             time.sleep(POLL_S)
             continue
@@ -183,8 +184,8 @@ def follow_run(kubeflow: Kubeflow, run_id: str, show: Callable[[Task], None]) ->
         time.sleep(POLL_S)
 
 
-def check_outcome(run: Run) -> None:
-    """Raise JobFailed unless the run succeeded: the cause and the exit code of `--wait`."""
+def check_outcome(run: KubeflowRun) -> None:
+    """Raise JobFailed with the cause and exit code of a run that did not succeed."""
     if run.exit_code:
         more = f"; its log: {run.command('logs')}" if run.failed else ""
         raise JobFailed(run.outcome() + more, exit_code=run.exit_code)
@@ -192,14 +193,14 @@ def check_outcome(run: Run) -> None:
 
 def _experiment_id(kubeflow: Kubeflow, name: str) -> str:
     where = {"namespace": kubeflow.namespace} if kubeflow.namespace else {}
-    found = kubeflow.call(
+    listing = kubeflow.call(
         kubeflow.experiments.experiment_service_list_experiments, filter=equals(name), **where
     )
-    for experiment in found.experiments or ():
+    for experiment in listing.experiments or ():
         if experiment.storage_state == "ARCHIVED":
-            # Kubeflow would run it all the same, and the UI hide it.
+            # Kubeflow would start the run, and the UI would hide it.
             raise ConfigError(
-                f"experiment {name!r} is archived, and a run in it would not be seen; restore it "
+                f"experiment {name!r} is archived, and the UI would hide a run in it; restore it "
                 "in the UI, or use another --experiment"
             )
         return str(experiment.experiment_id)
@@ -210,11 +211,11 @@ def _experiment_id(kubeflow: Kubeflow, name: str) -> str:
     return str(created.experiment_id)
 
 
-def _run(kubeflow: Kubeflow, run: Any, causes: Causes) -> Run:
+def _run(kubeflow: Kubeflow, run: Any, causes: Causes) -> KubeflowRun:
     state = run.state or "PENDING"
     workflow, steps = read_steps(kubeflow, run)
     namespace = workflow["metadata"].get("namespace") or ""
-    return Run(
+    return KubeflowRun(
         id=run.run_id,
         name=run.display_name,
         state=state,
@@ -232,7 +233,7 @@ def _job_namespace(run: Any) -> str:
 
 
 def _terminated(run: Any) -> str:
-    """When the run was terminated, unless it was retried since: KFP sets FAILED after CANCELING."""
+    """Return when the run was terminated, unless retried since: CANCELING becomes FAILED."""
     history = [status for status in run.state_history or () if status.state not in ENDED]
     if run.state == "SUCCEEDED" or not history or history[-1].state != "CANCELING":
         return ""

@@ -1,7 +1,7 @@
-"""The steps of a run in Kubeflow, why they failed, and what they printed.
+"""The steps of a run in Kubeflow, the causes of their failures, and their logs.
 
-KFP's API tells no cause of a failure: it is in the log of the step's pod. Which pods a step had is
-in the Argo Workflow, which the first version of the API gives with a run.
+KFP's API has no cause of a failure: it is in the log of the step's pod. The pods of a step are in
+the Argo Workflow, which version v1beta1 of the API returns with a run.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from typing import Any
 from rlvr_components.steps.step_process import STARTED
 from rlvr_components.workflow import Failure, StepAttempt, WorkflowStep, failure_of, steps_of
 from rlvr_pipelines.kubeflow.connection import Kubeflow
-from rlvr_pipelines.kubeflow.kfp_errors import NotFound
+from rlvr_pipelines.kubeflow.kfp_errors import KubeflowNotFound
 from rlvr_pipelines.local.run_progress import clock
 from rlvr_trainer.errors import ConfigError, RLVRError
 
 FOLLOW_S = 3.0
 ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
-"""kfp's own wait does not know CANCELED, and would wait for ever."""
+"""kfp's own wait does not know CANCELED, and would never return."""
 WORKFLOW_PATH = "/apis/v1beta1/runs/{run_id}"
 LOG_PATH = "/apis/v1alpha1/runs/{run_id}/nodes/{pod}/log"
 UI_LOG_PATH = "/k8s/pod/logs?podname={pod}&runid={run_id}&podnamespace={namespace}&createdat={day}"
-"""All releases from 2.5 to 2.17 serve them. The log is the pod's, or Argo's archive of it.
+"""Releases 2.5 to 2.17 serve these paths. The log is the pod's, or Argo's archive of it.
 
-The UI hands only v1beta1 and v2beta1 on to the API server, and has a path of its own for logs.
+The UI forwards only v1beta1 and v2beta1 to the API server, and has its own path for logs.
 """
 ARGO_PHASES = {
     state: state.capitalize() for state in ("PENDING", "RUNNING", "SUCCEEDED", "FAILED", "SKIPPED")
@@ -36,38 +36,38 @@ ARGO_PHASES = {
 
 
 @dataclass(frozen=True)
-class Task:
+class KubeflowTask:
     """A step of a run, with the cause of each attempt that failed."""
 
     step: WorkflowStep
     failures: tuple[Failure | None, ...] = ()
-    """One for each attempt; None for those that did not fail."""
+    """The failure of every attempt; None for one that did not fail."""
 
     @property
     def name(self) -> str:
-        """The task's, `train`."""
+        """The name of the task: `train`."""
         return self.step.name
 
     @property
     def state(self) -> str:
-        """PENDING, RUNNING, SUCCEEDED, REUSED, FAILED, TERMINATED, NOT_RUN."""
+        """One of PENDING, RUNNING, SUCCEEDED, REUSED, FAILED, TERMINATED, NOT_RUN."""
         return self.step.state
 
     @property
     def failure(self) -> Failure | None:
-        """Why the step failed; None unless it did."""
+        """The cause of a failed step; None for others."""
         if self.state not in ("FAILED", "TERMINATED"):
             return None
         return self.failures[-1] if self.failures else None
 
     @property
     def earlier(self) -> dict[int, Failure]:
-        """The causes of the attempts before the last, by their number from 1."""
+        """Number (from 1) → cause of the failed attempts before the last."""
         numbered = enumerate(self.failures[:-1] if self.failure else self.failures, 1)
         return {number: failure for number, failure in numbered if failure}
 
     def facts(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return the task as plain data."""
         return {
             "name": self.name,
             "state": self.state,
@@ -81,7 +81,7 @@ class Task:
         }
 
     def lines(self) -> list[str]:
-        """For people: how far the step is, its cause, and those of earlier attempts."""
+        """Return lines of text: the state, the cause, and the causes of earlier attempts."""
         seconds, number = self.step.seconds, len(self.step.attempts)
         took = f"after {clock(seconds)}" if seconds is not None else ""
         attempt = f"attempt {number}" if number > 1 else ""
@@ -94,27 +94,27 @@ class Task:
 
 
 class Causes:
-    """The causes of attempts that failed: each log is read once."""
+    """The causes of failed attempts, for which a log is read only once."""
 
     def __init__(self, kubeflow: Kubeflow, run_id: str) -> None:
         self._kubeflow, self._run_id = kubeflow, run_id
         self._known: dict[str, Failure] = {}
 
-    def task(self, step: WorkflowStep, namespace: str) -> Task:
-        """The step with them."""
+    def task(self, step: WorkflowStep, namespace: str) -> KubeflowTask:
+        """Return the step with its causes."""
         failures = []
         for attempt in step.attempts:
             if attempt.has_failed and attempt.pod not in self._known:
                 log = None
-                with suppress(RLVRError):  # its pod is gone, and nobody kept the log
+                with suppress(RLVRError):  # the pod is gone, and its log was not archived
                     log = read_log(self._kubeflow, self._run_id, attempt, namespace)
                 self._known[attempt.pod] = failure_of(attempt, log)
             failures.append(self._known[attempt.pod] if attempt.has_failed else None)
-        return Task(step, tuple(failures))
+        return KubeflowTask(step, tuple(failures))
 
 
 def _read_workflow(kubeflow: Kubeflow, run: Any) -> dict[str, Any]:
-    """The Argo Workflow of a run (as `get_run` gives it); without pods if the API has it not."""
+    """Return the Argo Workflow of a run; one without pods if the API does not have it."""
     with suppress(RLVRError, ValueError):
         answer = kubeflow.get(WORKFLOW_PATH.format(run_id=run.run_id))
         manifest = (answer.get("pipeline_runtime") or {}).get("workflow_manifest")
@@ -125,7 +125,7 @@ def _read_workflow(kubeflow: Kubeflow, run: Any) -> dict[str, Any]:
 
 
 def read_log(kubeflow: Kubeflow, run_id: str, attempt: StepAttempt, namespace: str) -> str:
-    """What a pod of the run printed. Raises ConfigError, PlatformError, also when it is gone."""
+    """Return the log of an attempt's pod. Raises ConfigError or PlatformError if it is gone."""
     day = attempt.started[:10]
     errors: list[RLVRError] = []
     for path in (LOG_PATH, UI_LOG_PATH):  # the endpoint may be the API server's or the UI's
@@ -135,11 +135,11 @@ def read_log(kubeflow: Kubeflow, run_id: str, attempt: StepAttempt, namespace: s
             )
         except RLVRError as error:
             errors.append(error)
-    raise min(errors, key=lambda error: isinstance(error, NotFound))
+    raise min(errors, key=lambda error: isinstance(error, KubeflowNotFound))
 
 
 def read_steps(kubeflow: Kubeflow, run: Any) -> tuple[dict[str, Any], tuple[WorkflowStep, ...]]:
-    """The run's Workflow and its steps; after its end, whatever did not run never will."""
+    """Return the run's Workflow and its steps; in a run that has ended, no step is pending."""
     workflow = _read_workflow(kubeflow, run)
     status = dict(workflow.get("status") or {})
     if run.state in ENDED and status.get("phase") not in ("Succeeded", "Failed", "Error"):
@@ -147,13 +147,13 @@ def read_steps(kubeflow: Kubeflow, run: Any) -> tuple[dict[str, Any], tuple[Work
     return workflow, steps_of({**workflow, "status": status})
 
 
-def log_lines(
+def kubeflow_log_lines(
     kubeflow: Kubeflow, run_id: str, *, step: str = "", follow: bool = False
 ) -> Iterator[str]:
-    """What the steps (or one) printed, in their order, each line after its step if it is of all.
+    """Yield the log lines of the steps in their order, each after its step's name, or of one step.
 
-    The server tells what there is and never waits for more, so that following reads again.
-    Raises ConfigError when there is no such run or no pod, PlatformError.
+    The server does not stream a log, so that following polls.
+    Raises ConfigError if there is no such run or no pod, PlatformError.
     """
     printed: dict[str, int] = {}
     complete: set[str] = set()
@@ -162,10 +162,10 @@ def log_lines(
         workflow, steps = read_steps(kubeflow, run)
         namespace = workflow["metadata"].get("namespace", "")
         attempts = [
-            (each.name, number, attempt)
-            for each in steps
-            for number, attempt in enumerate(each.attempts, 1)
-            if step in ("", each.name)
+            (candidate.name, number, attempt)
+            for candidate in steps
+            for number, attempt in enumerate(candidate.attempts, 1)
+            if step in ("", candidate.name)
             and attempt.phase != "Pending"
             and attempt.pod not in complete
         ]
@@ -187,13 +187,13 @@ def log_lines(
     if not printed:
         raise ConfigError(
             f"{f'step {step}' if step else 'no step'} of run {run_id} "
-            f"{'had no pod' if step else 'has had a pod'}, so that there is no log; "
-            f"{kubeflow.access.command('status', run_id)} shows how far the run is"
+            f"{'had no pod' if step else 'has had a pod'}, and so there is nothing to print; "
+            f"{kubeflow.access.command('status', run_id)} shows the steps"
         )
 
 
 def _own_lines(log: str, attempt: StepAttempt) -> list[str]:
-    """What the step printed; before it, KFP prints the executor's input with the whole recipe."""
+    """Return the step's own lines, without the executor's input that KFP prints before them."""
     lines = log.splitlines()
     for index, line in enumerate(lines):
         if line.startswith(STARTED):
@@ -202,7 +202,7 @@ def _own_lines(log: str, attempt: StepAttempt) -> list[str]:
 
 
 def _workflow_of_details(run: Any) -> dict[str, Any]:
-    """What the run's task details tell of the Workflow: the states of steps, and no pods."""
+    """Return a Workflow made from the run's task details: states of steps, without pods."""
     details = (run.run_details.task_details if run.run_details else None) or ()
     nodes: dict[str, Mapping[str, Any]] = {
         f"{number}": {

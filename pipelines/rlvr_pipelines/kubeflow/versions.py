@@ -1,4 +1,4 @@
-"""The pipeline as a version in Kubeflow: named by package and recipe, and uploaded once."""
+"""Upload the pipeline to Kubeflow as a version, named by package and recipe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Literal
 from kfp_server_api import V2beta1Pipeline
 
 from rlvr_pipelines.kubeflow.connection import Kubeflow
-from rlvr_pipelines.kubeflow.kfp_errors import AlreadyThere
+from rlvr_pipelines.kubeflow.kfp_errors import KubeflowConflict
 from rlvr_pipelines.pipeline.package import Package
 
 NUM_HASH_DIGITS = 8
@@ -28,14 +28,14 @@ class Upload:
     version_id: str
     link: str
     outcome: Literal["created", "added", "unchanged"]
-    """A new pipeline, a new version of one, or the same bytes were there already."""
+    """A new pipeline, a new version, or a version with the same bytes."""
 
 
-def upload(kubeflow: Kubeflow, package: Package) -> Upload:
-    """Create the pipeline, or add a version to it, unless these very bytes are there.
+def upload_package(kubeflow: Kubeflow, package: Package) -> Upload:
+    """Create the pipeline, or add a version to it, unless one has the same bytes.
 
-    A version is never replaced, since runs refer to it: other content under the same name (another
-    image, say) becomes a version with the content's hash at the end of its name.
+    A version is never replaced, since runs refer to it: other content of the same name (another
+    image, say) becomes a version with a hash of the content in its name.
 
     Raises ConfigError, PlatformError.
     """
@@ -65,64 +65,64 @@ def upload(kubeflow: Kubeflow, package: Package) -> Upload:
 
 
 def find_uploaded(kubeflow: Kubeflow, package: Package) -> Any:
-    """The uploaded version with these very bytes; None where there is none.
+    """Return the uploaded version with the same bytes, or None.
 
     Raises ConfigError, PlatformError.
     """
     pipeline = _find_pipeline(kubeflow, package.name)
     for name in (package.version, _version_by_content(package)) if pipeline else ():
-        there = _find_version(kubeflow, pipeline.pipeline_id, name)
-        if there is not None and there.pipeline_spec == package.spec:
-            return there
+        version = _find_version(kubeflow, pipeline.pipeline_id, name)
+        if version is not None and version.pipeline_spec == package.spec:
+            return version
     return None
 
 
 def equals(display_name: str) -> str:
-    """The filter of a list by name, as the API takes it."""
+    """Return the API's filter of a list by name."""
     predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": display_name}
     return json.dumps({"predicates": [predicate]})
 
 
 def _find_pipeline(kubeflow: Kubeflow, name: str) -> Any:
     where = {"namespace": kubeflow.namespace} if kubeflow.namespace else {}
-    found = kubeflow.call(
+    listing = kubeflow.call(
         kubeflow.pipelines.pipeline_service_list_pipelines, filter=equals(name), **where
     )
-    return next(iter(found.pipelines or ()), None)
+    return next(iter(listing.pipelines or ()), None)
 
 
 def _ensure_version(kubeflow: Kubeflow, pipeline_id: str, package: Package) -> tuple[Any, bool]:
-    """The version with this content, and whether it had to be added."""
-    there = _find_version(kubeflow, pipeline_id, package.version)
-    if there is None:
+    """Return the version with this content, and True if it was added."""
+    version = _find_version(kubeflow, pipeline_id, package.version)
+    if version is None:
         return _add_version(kubeflow, pipeline_id, package.version, package)
-    if there.pipeline_spec == package.spec:
-        return there, False
+    if version.pipeline_spec == package.spec:
+        return version, False
     name = _version_by_content(package)
-    there = _find_version(kubeflow, pipeline_id, name)
-    return (there, False) if there else _add_version(kubeflow, pipeline_id, name, package)
+    version = _find_version(kubeflow, pipeline_id, name)
+    return (version, False) if version else _add_version(kubeflow, pipeline_id, name, package)
 
 
 def _version_by_content(package: Package) -> str:
-    """A version's name that whoever bears it has this content."""
+    """Return a version's name that identifies the content."""
     digest = hashlib.sha256(package.text.encode()).hexdigest()[:NUM_HASH_DIGITS]
     return f"{package.version}-{digest}"
 
 
 def _find_version(kubeflow: Kubeflow, pipeline_id: str, name: str) -> Any:
-    found = kubeflow.call(
+    listing = kubeflow.call(
         kubeflow.pipelines.pipeline_service_list_pipeline_versions,
         pipeline_id=pipeline_id,
         filter=equals(name),
     )
-    return next(iter(found.pipeline_versions or ()), None)
+    return next(iter(listing.pipeline_versions or ()), None)
 
 
 def _add_version(
     kubeflow: Kubeflow, pipeline_id: str, name: str, package: Package
 ) -> tuple[Any, bool]:
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "pipeline.yaml")  # the server goes by the suffix
+        file = Path(folder, "pipeline.yaml")  # the server reads the suffix
         file.write_text(package.text, "utf-8")
         try:
             added = kubeflow.call(
@@ -132,9 +132,9 @@ def _add_version(
                 pipelineid=pipeline_id,
                 description=package.description,
             )
-        except AlreadyThere:  # somebody else was quicker
-            there = _find_version(kubeflow, pipeline_id, name)
-            if there is None:
+        except KubeflowConflict:  # another client was faster
+            version = _find_version(kubeflow, pipeline_id, name)
+            if version is None:
                 raise
-            return there, False
+            return version, False
     return added, True

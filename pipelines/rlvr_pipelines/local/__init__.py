@@ -1,1 +1,1 @@
-"""TODO."""
+"""A run on this machine: its run directory, its processes, its progress."""

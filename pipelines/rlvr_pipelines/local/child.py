@@ -1,7 +1,7 @@
 """Run the steps on this machine, in order: `python -m rlvr_pipelines.local.child DIR ARGUMENTS`.
 
-The process leads a process group of its own. Its standard input is the lifeline: when it ends, the
-process that started the run is gone, and the group is stopped.
+The process leads a process group. Its standard input is the lifeline: when it closes, the process
+that started the run has terminated, and the group is stopped.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ from rlvr_components.steps.finish import finish
 from rlvr_components.steps.remote_step import EvaluateStep
 from rlvr_components.steps.step_process import attempt
 from rlvr_pipelines.local.claim import RunDir, read_recipe
-from rlvr_pipelines.local.inputs import fingerprint
-from rlvr_trainer import api
+from rlvr_trainer import __version__, api
 from rlvr_trainer.errors import EXIT_PREEMPTED, JobFailed
 from rlvr_trainer.launch.operator_environment import num_gpus
 from rlvr_trainer.recipe.schema import Recipe
@@ -41,7 +40,7 @@ from rlvr_trainer.run_dir.events import emit
 from rlvr_trainer.storage.atomic_files import write_text
 
 ORPHAN_STOP_S = 120
-"""How long steps may take to stop when the process that started the run is gone."""
+"""Seconds for the steps to stop after the process that started the run has terminated."""
 
 
 def main(run_dir: RunDir, arguments: Mapping[str, Any]) -> None:
@@ -52,7 +51,7 @@ def main(run_dir: RunDir, arguments: Mapping[str, Any]) -> None:
     with nullcontext() if place == "local" else _finishing(storage):
         with attempt("check"):
             form["recipe"] = recipe.model_dump_json()
-            # a training is reused by the key of its adapter, within the run directory
+            # within a run directory, the key of its adapter decides if a training is reused
             checked = check(Form(**form), storage_uri=storage, train_reuse=True)
         LocalSteps(run_dir, place, checked).run()
     shutil.rmtree(run_dir.pipeline, ignore_errors=True)
@@ -67,7 +66,7 @@ class LocalSteps:
     checked: Checked
 
     def run(self) -> None:
-        """Run all steps. Raises SystemExit with the code of one that fails."""
+        """Run all steps. Raises SystemExit with the exit code of a step that fails."""
         run_dir, checked = self.run_dir, self.checked
         base, whole = checked.base_recipe, checked.recipe
         data = self._make(
@@ -89,19 +88,19 @@ class LocalSteps:
     ) -> str:
         """Make a step's output, unless `target` carries the key of its recipe and inputs.
 
-        Returns the key with a stamp of when the output was made, so that what depends on it is made
-        again too. What `make` leaves in the folder that it is given becomes `target`.
+        `make` writes into an empty folder, which becomes `target`. Return the key with the time at
+        which the output was made: later steps have it in their keys, so that they run again too.
         """
         with attempt(phase):
             where = (self.place, self.checked.storage, self.checked.job_image)
-            content = [fingerprint(self.checked.recipe), *where, recipe.model_dump_json(), inputs]
+            content = [__version__, *where, recipe.model_dump_json(), inputs]
             key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-            carried = self.run_dir.pipeline / f"{phase}.key"
-            known = carried.read_text("utf-8") if carried.is_file() and target.exists() else ""
-            if known.startswith(key):
+            key_file = self.run_dir.pipeline / f"{phase}.key"
+            earlier = key_file.read_text("utf-8") if key_file.is_file() and target.exists() else ""
+            if earlier.startswith(key):
                 emit("phase", phase=phase, state="reused")
-                return known
-            carried.unlink(missing_ok=True)
+                return earlier
+            key_file.unlink(missing_ok=True)
             aside = self.run_dir.pipeline / f"{phase}.tmp"
             shutil.rmtree(aside, ignore_errors=True)
             make(recipe, aside)
@@ -109,9 +108,9 @@ class LocalSteps:
                 shutil.rmtree(target, ignore_errors=True)
                 aside.rename(target)
             _free_memory()
-            made = f"{key} {time.time_ns()}"
-            write_text(carried, made)
-            return made
+            stamped = f"{key} {time.time_ns()}"
+            write_text(key_file, stamped)
+            return stamped
 
     def _evaluate_base(self, recipe: Recipe, folder: Path) -> None:
         self._evaluate("evaluate-base", recipe, folder, None)
@@ -136,12 +135,14 @@ class LocalSteps:
             launch(LocalBackend(), job)
         else:
             finished = api.train(recipe, run_dir.path, run_dir.data)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which training takes
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # training set its own handler
             if not finished:
-                raise JobFailed("a signal stopped it after a commit", exit_code=EXIT_PREEMPTED)
+                raise JobFailed(
+                    "a signal stopped the training after a commit", exit_code=EXIT_PREEMPTED
+                )
 
     def _compare(self) -> None:
-        """Write the results aside, then put them in place, the evaluation last."""
+        """Write the results aside, then move them into place, evaluation.json last."""
         run_dir, aside = self.run_dir, self.run_dir.pipeline / "results"
         events = run_dir.events if self.place == "local" else run_dir.history
         api.compare(self.checked.recipe, run_dir.data, run_dir.before, run_dir.after, events, aside)
@@ -151,10 +152,10 @@ class LocalSteps:
 
 @contextmanager
 def _finishing(storage: str) -> Iterator[None]:
-    """Delete the run's jobs that are left at the end, and keep its outcome, whatever happened."""
+    """Delete the run's live jobs and record its outcome when the body ends, also by an error."""
 
     def exit_once(number: int, _: object) -> None:
-        signal.signal(number, lambda *_: None)  # the jobs are deleted without interruption
+        signal.signal(number, lambda *_: None)  # deleting the jobs is not interrupted
         raise SystemExit(EXIT_PREEMPTED)
 
     signal.signal(signal.SIGTERM, exit_once)
@@ -171,7 +172,7 @@ def _finishing(storage: str) -> Iterator[None]:
 
 
 def _free_memory() -> None:
-    """Free a finished step's memory for the next step, which may be a process of its own."""
+    """Free the memory of a finished step: the next one may run in another process."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_initialized():
@@ -180,15 +181,15 @@ def _free_memory() -> None:
 
 def _watch_lifeline() -> None:
     lifeline = os.dup(0)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
 
     def wait() -> None:
         while os.read(lifeline, 1):
             pass
-        with suppress(OSError):  # of a full disk
-            print("the process that started this run is gone; stopping", flush=True)
+        with suppress(OSError):  # the disk may be full
+            print("the process that started this run has terminated; stopping", flush=True)
         os.killpg(0, signal.SIGTERM)
         time.sleep(ORPHAN_STOP_S)
         os.killpg(0, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The run directory: where its parts are, and who may write to it."""
+"""The run directory: its files, and the lock of the process that may write to it."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from rlvr_trainer.recipe.trajectory import (
 from rlvr_trainer.run_dir.checkpoint import newest_committed
 from rlvr_trainer.storage.atomic_files import disk_error, write_text
 
-_OURS = ("data", "checkpoints", "adapter", "before", "after", "metrics.jsonl", "samples.jsonl",
+_RESULTS = ("data", "checkpoints", "adapter", "before", "after", "metrics.jsonl", "samples.jsonl",
          "evaluation.json", "report.html")  # fmt: skip
-"""What a run replaces."""
+"""Files and folders that a run replaces."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class RunDir:
 
 @dataclass(frozen=True)
 class Claim:
-    """A run directory that this process alone may run in."""
+    """A run directory that is locked for this process."""
 
     run_dir: RunDir
     lock: IO[str]
@@ -117,14 +117,14 @@ class Claim:
 
 @contextmanager
 def claim(path: Path, recipe: Recipe, *, reopen: bool = True) -> Iterator[Claim]:
-    """Make the directory this recipe's, and keep others out of it.
+    """Lock the directory, and write the recipe into it.
 
-    Settings that changed since it was claimed last are told. Those that decide the weights may
-    change until something is trained; those that decide results have a finished run evaluated
-    again, or are refused without `reopen`.
+    Changed settings are printed. Settings that decide the weights may change until a checkpoint is
+    committed. If settings that decide the results changed, a finished run is evaluated again;
+    without `reopen`, that is an error.
 
-    Raises ConfigError when it cannot be written, is in use, was trained with other settings, or
-    holds somebody's own files, CheckpointError, and PlatformError for a full disk.
+    Raises ConfigError if the directory cannot be written, is in use, was trained with other
+    settings, or holds files that no run wrote; CheckpointError; PlatformError for a full disk.
     """
     run_dir = RunDir(path)
     _check_nothing_is_replaced(run_dir)
@@ -143,7 +143,7 @@ def claim(path: Path, recipe: Recipe, *, reopen: bool = True) -> Iterator[Claim]
 
 
 def read_recipe(run_dir: RunDir) -> Recipe:
-    """The recipe of an existing run. Raises ConfigError."""
+    """Return the recipe of an existing run. Raises ConfigError."""
     return parse_recipe(_read_tree(run_dir), origin=str(run_dir.recipe))
 
 
@@ -164,30 +164,30 @@ def _lock(lock: IO[str], path: Path) -> None:
 
 
 def _check_nothing_is_replaced(run_dir: RunDir) -> None:
-    """Without a recipe it was not a run that wrote what is there."""
+    """Raise ConfigError for files in a folder without recipe.json: no run wrote them."""
     if run_dir.recipe.exists():
         return
-    taken = [name for name in _OURS if (run_dir.path / name).exists()]
-    if taken:
+    names = [name for name in _RESULTS if (run_dir.path / name).exists()]
+    if names:
         raise ConfigError(
-            f"{run_dir.path} is no run directory (no recipe.json), and a run would replace "
-            f"{', '.join(taken)} in it; name another --run-dir"
+            f"{run_dir.path} is not a run directory (no recipe.json), and a run would replace "
+            f"{', '.join(names)} in it; name another --run-dir"
         )
 
 
 def _apply_changes(run_dir: RunDir, recipe: Recipe, *, reopen: bool) -> None:
-    """Tell which settings changed, and invalidate results that were made with others."""
-    there, own = read_recipe(run_dir), trajectory_of(recipe)
+    """Print the settings that changed; delete an evaluation that was made with other settings."""
+    recorded, own = read_recipe(run_dir), trajectory_of(recipe)
     committed = newest_committed(run_dir.checkpoints)
-    earlier = read_trajectory(committed) if committed else Trajectory(there, {})
+    earlier = read_trajectory(committed) if committed else Trajectory(recorded, {})
     if (committed or run_dir.adapter.exists()) and (different := own.differences(earlier)):
         raise ConfigError(
             f"{run_dir.path} was trained with other settings:\n{listed(different)}\n"
             "Use another --run-dir, or the same settings and files to continue that run"
         )
-    if not (changes := recipe_changes(there, recipe)):
+    if not (changes := recipe_changes(recorded, recipe)):
         return
-    changed = own.result_differences(Trajectory(there, earlier.files))
+    changed = own.result_differences(Trajectory(recorded, earlier.files))
     if changed and run_dir.evaluation.exists():
         if not reopen:
             raise ConfigError(
@@ -211,5 +211,5 @@ def _read_tree(run_dir: RunDir) -> dict[str, Any]:
             f"{run_dir.recipe} cannot be read ({error}); use another --run-dir"
         ) from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"{run_dir.recipe} holds no recipe; use another --run-dir")
+        raise ConfigError(f"{run_dir.recipe} is not a recipe; use another --run-dir")
     return tree

@@ -1,13 +1,12 @@
-"""What a person sees of a running pipeline: a live table on a terminal, lines elsewhere."""
+"""Show the progress of a run: a live table on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from rlvr_pipelines.local.run_progress import TITLES, Event, Progress, clock, describe_numbers
+from rlvr_pipelines.local.run_progress import TITLES, Event, RunProgress, clock, describe_numbers
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -23,36 +22,10 @@ REFRESHES_PER_SECOND = 4
 LINES_PER_EVALUATION = 5
 
 
-class Display(Protocol):
-    """Shows a run's progress while it is entered."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-    def show(self, event: Event) -> None:
-        """An event came, and the progress has taken it in."""
-
-    def say(self, message: str) -> None:
-        """Show a message to the person."""
-
-
-def open_display(stream: TextIO, progress: Progress, heading: str) -> Display:
-    """The display that suits the stream."""
-    if stream.isatty():
-        return LiveDisplay(stream, progress, heading)
-    return LineDisplay(stream, progress, heading)
-
-
 class LineDisplay:
-    """One line for each event that a person cares for."""
+    """One line for each event that is of interest."""
 
-    def __init__(self, stream: TextIO, progress: Progress, heading: str) -> None:
+    def __init__(self, stream: TextIO, progress: RunProgress, heading: str) -> None:
         self._stream = stream
         self._progress = progress
         self._heading = heading
@@ -67,7 +40,7 @@ class LineDisplay:
 
     def show(self, event: Event) -> None:
         """Write the event's line, if it has one."""
-        text = line(event, self._progress)
+        text = event_line(event, self._progress)
         if text and not self._too_often(event):
             stamp = time.strftime("%H:%M:%S", time.localtime(float(event["time"])))
             self.say(f"{stamp}  {text}")
@@ -77,7 +50,7 @@ class LineDisplay:
         print(message, file=self._stream, flush=True)
 
     def _too_often(self, event: Event) -> bool:
-        """A long evaluation tells of every batch; a few lines of it are enough."""
+        """Return True for all but a few of the events that an evaluation emits, one a batch."""
         total = event.get("total")
         if event["event"] != "evaluation" or event["phase"] == "train" or not total:
             return False
@@ -88,8 +61,8 @@ class LineDisplay:
         return False
 
 
-def line(event: Event, progress: Progress) -> str:
-    """An event as one line of text; empty for one that is not shown."""
+def event_line(event: Event, progress: RunProgress) -> str:
+    """Return an event as one line of text; empty for an event that is not shown."""
     match event.get("event"):
         case "phase":
             return _phase_line(event, progress)
@@ -109,7 +82,7 @@ def line(event: Event, progress: Progress) -> str:
             return ""
 
 
-def _phase_line(event: Event, progress: Progress) -> str:
+def _phase_line(event: Event, progress: RunProgress) -> str:
     step = progress.steps.get(event["phase"])
     if step is None:
         return ""
@@ -131,12 +104,12 @@ def _line(phase: str, text: str) -> str:
 
 
 class LiveDisplay:
-    """A table of all steps, drawn again a few times a second."""
+    """A table of all steps, drawn several times a second."""
 
     def __init__(
         self,
         stream: TextIO,
-        progress: Progress,
+        progress: RunProgress,
         heading: str,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -161,14 +134,14 @@ class LiveDisplay:
         self._live.stop()
 
     def show(self, event: Event) -> None:
-        """Nothing to do: the table is drawn from the progress."""
+        """Do nothing: the table is drawn from the progress."""
 
     def say(self, message: str) -> None:
         """Print above the table."""
         self._live.console.print(message, markup=False)
 
     def render(self) -> RenderableType:
-        """The table as it is now."""
+        """Return the table for the current progress."""
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
@@ -203,6 +176,17 @@ class LiveDisplay:
                 Group(*facts),
             )
         return Group(Text(self._heading, style="bold"), table)
+
+
+Display = LineDisplay | LiveDisplay
+"""Shows a run's progress within its context."""
+
+
+def open_display(stream: TextIO, progress: RunProgress, heading: str) -> Display:
+    """Return the display for a stream: live if it is a terminal."""
+    if stream.isatty():
+        return LiveDisplay(stream, progress, heading)
+    return LineDisplay(stream, progress, heading)
 
 
 def _bar(done: int, total: int, seconds_left: float | None) -> RenderableType:

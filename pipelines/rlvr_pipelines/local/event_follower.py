@@ -1,50 +1,36 @@
-"""Read a growing file of events."""
+"""Follow the events that are appended to a run directory."""
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rlvr_trainer.run_dir.events import parse_events
+from rlvr_trainer.run_dir.metrics_log import MetricsFollower
+from rlvr_trainer.storage.open import LocalStorage
+
 POLL_S = 0.1
 
 
 class EventFollower:
-    """Gives the events that were appended to a file since it was asked last."""
+    """The events that are appended to a run directory after the follower was made."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = path.stat().st_size if path.exists() else 0
-        self._partial = b""
+    def __init__(self, run_dir: Path) -> None:
+        self._metrics = MetricsFollower(LocalStorage(run_dir))
+        self._metrics.new_lines()
 
     def new_events(self) -> list[dict[str, Any]]:
-        """Whole new lines only; a line that is not an event is passed over."""
-        try:
-            with self._path.open("rb") as file:
-                file.seek(self._offset)
-                content = file.read()
-        except FileNotFoundError:
-            return []
-        self._offset += len(content)
-        *lines, self._partial = (self._partial + content).split(b"\n")
-        events = []
-        for each in lines:
-            try:
-                event = json.loads(each)
-            except ValueError:
-                continue
-            if isinstance(event, dict) and "event" in event:
-                events.append(event)
-        return events
+        """Return the events since the last call. Raises PlatformError, ConfigError."""
+        return list(parse_events(self._metrics.new_lines()))
 
 
 @contextmanager
-def following(path: Path, take: Callable[[dict[str, Any]], None]) -> Iterator[None]:
-    """Hand each new event to `take`, from a thread, while within."""
-    follower, ended = EventFollower(path), threading.Event()
+def following(run_dir: Path, take: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    """Call `take` with each new event, from a thread, until the body ends."""
+    follower, ended = EventFollower(run_dir), threading.Event()
 
     def poll() -> None:
         while not ended.wait(POLL_S):

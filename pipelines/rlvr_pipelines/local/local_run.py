@@ -1,4 +1,4 @@
-"""A run on this machine, as another shell sees it: how far it is, its log, and its end."""
+"""Inspect a run on this machine from another process: its status and log; stop it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from rlvr_components.steps.step_process import STARTED
 from rlvr_pipelines.local.claim import RunDir, read_recipe
-from rlvr_pipelines.local.run_progress import Progress, Step, describe_numbers
+from rlvr_pipelines.local.run_progress import RunProgress, StepProgress, describe_numbers
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.run_dir.events import read_events
 
@@ -26,26 +26,26 @@ Phase = Literal["running", "succeeded", "failed", "stopped"]
 
 @dataclass(frozen=True)
 class LocalRun:
-    """Where a run on this machine stands."""
+    """The status of a run on this machine."""
 
     run_dir: RunDir
     name: str
     recipe_hash: str
     phase: Phase
     cause: str
-    """Of a failure."""
+    """The cause of a failure."""
     process: int | None
-    """The process that runs it."""
-    progress: Progress
+    """The id of the process that runs it."""
+    progress: RunProgress
 
     @property
-    def step(self) -> Step | None:
-        """The step that it is at, or was when it ended."""
+    def step(self) -> StepProgress | None:
+        """The current step, or the last one if the run has ended."""
         begun = [step for step in self.progress.steps.values() if step.state != "pending"]
         return begun[-1] if begun else None
 
     def facts(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return the status as plain data."""
         return {
             "run": str(self.run_dir.path),
             "kind": "local",
@@ -62,7 +62,7 @@ class LocalRun:
         }  # fmt: skip
 
     def lines(self) -> list[str]:
-        """For people: a line for each step that began."""
+        """Return a line of text for each step."""
         width = max(len(step.title) for step in self.progress.steps.values())
         lines = []
         for step in self.progress.steps.values():
@@ -73,10 +73,10 @@ class LocalRun:
 
 
 def inspect_run(path: Path) -> LocalRun:
-    """Where the run in this directory stands. Raises ConfigError when it is no run directory."""
+    """Return the status of a run. Raises ConfigError if the path is not a run directory."""
     run_dir = RunDir(path)
     recipe = read_recipe(run_dir)
-    progress, last = Progress(), 0.0
+    progress, last = RunProgress(), 0.0
     for event in read_events(run_dir.events):
         progress.update(event)
         last = float(event.get("time") or last)
@@ -93,14 +93,14 @@ def inspect_run(path: Path) -> LocalRun:
     return LocalRun(run_dir, recipe.name, recipe.hash, phase, cause, process, progress)
 
 
-def _is_finished_evaluation(run_dir: RunDir, progress: Progress) -> bool:
-    """Whether `rlvr evaluate`, which is no pipeline, has come to its end there."""
+def _is_finished_evaluation(run_dir: RunDir, progress: RunProgress) -> bool:
+    """Return True if the directory is of `rlvr evaluate`, which has finished."""
     begun = [step.state for step in progress.steps.values() if step.state != "pending"]
     return len(begun) > 1 and set(begun) == {"done"} and not run_dir.pipeline.exists()
 
 
 def is_running(run_dir: RunDir) -> bool:
-    """Whether a process holds the run's lock: the run's own, or a step that outlived it."""
+    """Return True if a process holds the run's lock: the run's own, or a step that outlived it."""
     try:
         with _lock(run_dir).open(encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -112,7 +112,7 @@ def is_running(run_dir: RunDir) -> bool:
 
 
 def holder(run_dir: RunDir) -> int | None:
-    """The process that the lock names, if it has the lock's file open."""
+    """Return the process that the lock file names, if it has that file open."""
     try:
         process = int(_lock(run_dir).read_text("utf-8"))
     except (OSError, ValueError):
@@ -125,14 +125,14 @@ def holder(run_dir: RunDir) -> int | None:
             with suppress(OSError):
                 if os.path.samestat(entry.stat(), lock):
                     return process
-    return None  # a number that another process has by now
+    return None  # another process has the number now
 
 
-def stop(path: Path, wait_s: float) -> bool:
-    """Ask the run to stop, and wait for its end; whether it came. Raises ConfigError.
+def stop_run(path: Path, wait_s: float) -> bool:
+    """Ask the run to stop and wait for it; return False if it still runs. Raises ConfigError.
 
-    Training commits a checkpoint at the end of its step. A run whose own process is gone is
-    stopping already.
+    Training commits a checkpoint at the end of its optimizer step. A run whose own process has
+    terminated is stopping already.
     """
     run_dir = RunDir(path)
     read_recipe(run_dir)
@@ -150,8 +150,8 @@ def stop(path: Path, wait_s: float) -> bool:
     return True
 
 
-def log_lines(path: Path, *, step: str = "", follow: bool = False) -> Iterator[str]:
-    """The lines of the run's log, of one step or of all; with `follow`, until the run has ended.
+def run_log_lines(path: Path, *, step: str = "", follow: bool = False) -> Iterator[str]:
+    """Yield the lines of the run's log, of one step or all; with `follow`, until the run ends.
 
     Raises ConfigError.
     """
@@ -175,7 +175,9 @@ def _grow(run_dir: RunDir, *, follow: bool) -> Iterator[str]:
     with file:
         partial = ""
         while True:
-            running = follow and is_running(run_dir)  # before reading: then nothing is missed
+            running = follow and is_running(
+                run_dir
+            )  # asked before reading, so that no line is missed
             *lines, partial = (partial + file.read()).split("\n")
             yield from lines
             if not running:
@@ -190,8 +192,8 @@ def _terminate(process: int, path: Path) -> None:
         os.kill(process, signal.SIGTERM)
     except PermissionError:
         raise ConfigError(
-            f"{path} is run by process {process}, which belongs to another user; ask them, or use "
-            "sudo"
+            f"{path} is run by process {process}, which belongs to another user; ask that user to "
+            "stop it, or use sudo"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""A child process with a process group of its own, of which nothing is left behind."""
+"""A child process in its own process group, all of which can be killed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ENDED = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 
 
 class ProcessGroup:
-    """A process that leads a session and group of its own, and all that it starts."""
+    """A process that leads its own session and group, and everything that it starts."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class ProcessGroup:
         output: IO[bytes],
         keep_open: Iterable[int] = (),
     ) -> None:
-        # The child reads its standard input's end when this process is gone, however it went.
+        # However this process terminates, the child then reads the end of its standard input.
         self._leader = subprocess.Popen(
             argv,
             env=env,
@@ -40,26 +40,30 @@ class ProcessGroup:
 
     @property
     def id(self) -> int:
-        """Of the group, and of its leader."""
+        """The id of the group and of its leader."""
         return self._leader.pid
 
     def poll(self) -> int | None:
-        """The leader's return code once it has ended."""
+        """Return the leader's return code once it has terminated."""
         return self._leader.poll()
 
     def signal(self, number: int) -> None:
-        """Send a signal to every process of the group that is left."""
+        """Send a signal to all processes of the group."""
         # macOS refuses when only zombies are left
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.id, number)
 
     def is_alive(self) -> bool:
-        """Whether any process of the group still runs."""
-        self._leader.poll()  # so that it does not stay as a zombie
-        return _any_alive(self.id)
+        """Return True while a process of the group runs; an unreaped zombie does not count."""
+        self._leader.poll()  # reaps it
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                if os.getpgid(process.pid) == self.id and process.status() not in ENDED:
+                    return True
+        return False
 
     def kill(self) -> None:
-        """End whatever is left of the group, at once."""
+        """Kill all processes of the group."""
         deadline = time.monotonic() + KILL_WAIT_S
         while self.is_alive() and time.monotonic() < deadline:
             self.signal(signal.SIGKILL)
@@ -67,12 +71,3 @@ class ProcessGroup:
         self._leader.wait()
         if self._leader.stdin:
             self._leader.stdin.close()
-
-
-def _any_alive(group: int) -> bool:
-    """Return whether a process of the group runs; a zombie that nobody collects does not count."""
-    for process in psutil.process_iter():
-        with suppress(psutil.Error, OSError):
-            if os.getpgid(process.pid) == group and process.status() not in ENDED:
-                return True
-    return False

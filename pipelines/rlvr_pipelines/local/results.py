@@ -1,4 +1,4 @@
-"""The outcome of a run as a person reads it in a terminal."""
+"""Print the outcome of a run or sweep."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def print_evaluation(evaluation: Mapping[str, Any], stream: TextIO) -> None:
 
 
 def print_sweep(runs: Sequence[Mapping[str, Any]], stream: TextIO) -> None:
-    """Print a row for each value of a sweep, at the shots that its verdict is about."""
+    """Print a row for each value of a sweep, at the number of shots of its verdict."""
     _print(sweep_table(runs, HEADS), stream)
 
 

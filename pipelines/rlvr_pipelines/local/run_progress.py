@@ -1,4 +1,4 @@
-"""How far a run is: its events, folded into the state of each step. Pure."""
+"""The progress of a run: its events, folded into the state of each step. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TITLES = {
     "evaluate-trained": "Evaluate trained model",
     "report": "Compare and report",
 }
-"""The steps in their order, by the phase that their events name."""
+"""Phase → title of the steps, in their order."""
 
 STATES: Mapping[str, State] = {
     "started": "running",
@@ -30,22 +30,22 @@ SPLITS = ("train", "validation", "test")
 
 
 @dataclass
-class Step:
-    """A step of the pipeline."""
+class StepProgress:
+    """The progress of a step of the pipeline."""
 
     title: str
     state: State = "pending"
     started: float = 0.0
     ended: float = 0.0
     done: int = 0
-    """Optimizer steps or rows that are done."""
+    """The number of optimizer steps or rows that are done."""
     total: int = 0
     numbers: dict[str, Any] = field(default_factory=dict)
-    """The newest event's."""
+    """The numbers of the newest event."""
     _times: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=NUM_TIMED_STEPS))
 
     def seconds(self, now: float) -> float:
-        """How long it ran, or has been running."""
+        """Return how long the step ran, or has been running."""
         match self.state:
             case "pending" | "reused":
                 return 0.0
@@ -55,43 +55,43 @@ class Step:
                 return self.ended - self.started
 
     def seconds_left(self, now: float) -> float | None:
-        """An estimate from the last few steps; None when there is nothing to estimate from."""
+        """Return an estimate from the last few optimizer steps or batches; None before two."""
         if self.state != "running" or len(self._times) < 2:
             return None
         (first, since), (last, until) = self._times[0], self._times[-1]
         if last <= first:
             return None
-        each = (until - since) / (last - first)
-        return max(0.0, each * (self.total - last) - (now - until))
+        pace_s = (until - since) / (last - first)
+        return max(0.0, pace_s * (self.total - last) - (now - until))
 
     def start(self, time: float) -> None:
-        """It begins, perhaps again."""
+        """Begin, or begin again."""
         self.state, self.started, self.done, self.numbers = "running", time, 0, {}
         self._times.clear()
         self._times.append((0, time))
 
     def advance(self, time: float, done: int, total: int) -> None:
-        """It got this far."""
+        """Record that `done` of `total` are done."""
         if not self.done and len(self._times) == 1:
-            # What came before is loading, or the steps of an earlier attempt: not a measure.
+            # Until now the model was loaded, or an earlier attempt's steps were skipped.
             self._times.clear()
         self.done, self.total = done, total
         self._times.append((done, time))
 
 
-class Progress:
-    """The steps of a run and where each of them stands."""
+class RunProgress:
+    """The progress of each step of a run."""
 
     def __init__(self, phases: Iterable[str] = TITLES) -> None:
-        self.steps = {phase: Step(TITLES[phase]) for phase in phases}
+        self.steps = {phase: StepProgress(TITLES[phase]) for phase in phases}
         self.failure: Event | None = None
-        """The newest cause since a step began; that of the last step, finish, hides no other."""
+        """The newest failure since a step began; a failure of `finish` replaces no other."""
 
     def update(self, event: Event) -> bool:
-        """Take in one event; return False for one that says nothing about this run.
+        """Apply one event; return False for an event that is ignored.
 
-        A step that has not started cannot advance or finish: such an event was written by a process
-        of an earlier attempt.
+        A step that has not started cannot advance or finish: a process of an earlier attempt wrote
+        such an event.
         """
         kind, time, state = event.get("event"), float(event.get("time") or 0), event.get("state")
         if kind == "failure":
@@ -123,24 +123,24 @@ class Progress:
         return True
 
     @property
-    def running(self) -> Step | None:
-        """The step that runs now."""
+    def running(self) -> StepProgress | None:
+        """The step that is running."""
         return next((step for step in self.steps.values() if step.state == "running"), None)
 
     def end(self, time: float, state: State = "failed") -> None:
-        """The run has ended, and with it whatever seemed to be running."""
+        """End the steps that are running, since the run has ended."""
         for step in self.steps.values():
             if step.state == "running":
                 step.state, step.ended = state, time
 
     @property
     def step_seconds(self) -> float:
-        """How long the last optimizer step took; 0 before the first."""
+        """The duration of the last optimizer step; 0 before the first."""
         return float(self.steps["train"].numbers.get("step_time") or 0)
 
 
 def describe_numbers(numbers: Event) -> str:
-    """What a person wants to see of an event: `reward 0.61  format 0.35  …`."""
+    """Return the numbers of an event that are shown: `reward 0.61  format 0.35  …`."""
     parts = []
     if "step" in numbers:
         parts += [
@@ -179,7 +179,7 @@ def _rewards(numbers: Event) -> list[tuple[str, str]]:
 
 
 def clock(seconds: float) -> str:
-    """`4.1 s`, `2 min 05 s`, `1 h 12 min`."""
+    """Format a duration: `4.1 s`, `2 min 05 s`, `1 h 12 min`."""
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)

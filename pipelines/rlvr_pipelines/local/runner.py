@@ -1,8 +1,8 @@
 """Run the steps on this machine: start them, show their progress, stop them.
 
-The steps run in a child process with a process group of its own (`local_child`), so that one signal
-reaches everything that they start and nothing outlives the run. This process draws the progress,
-which it reads from the run's events.
+The steps run in a child process (`child.py`) in its own process group, so that one signal reaches
+everything that they start and nothing outlives the run. This process shows the progress, which it
+reads from the run's events.
 """
 
 from __future__ import annotations
@@ -26,14 +26,8 @@ from rlvr_pipelines.local.claim import Claim, RunDir, claim
 from rlvr_pipelines.local.display import Display, open_display
 from rlvr_pipelines.local.event_follower import EventFollower
 from rlvr_pipelines.local.process_group import ProcessGroup
-from rlvr_pipelines.local.run_progress import TITLES, Progress, clock
-from rlvr_trainer.errors import (
-    EXIT_PREEMPTED,
-    ConfigError,
-    JobFailed,
-    PlatformError,
-    RLVRError,
-)
+from rlvr_pipelines.local.run_progress import TITLES, RunProgress, clock
+from rlvr_trainer.errors import EXIT_PREEMPTED, ConfigError, JobFailed, PlatformError, RLVRError
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.run_dir.events import EVENTS_VARIABLE
 from rlvr_trainer.storage.atomic_files import disk_error, write_text
@@ -46,7 +40,7 @@ MIN_FREE_BYTES = 1 << 20
 
 
 class Interrupted(RLVRError):
-    """A signal ended the run; running it again continues."""
+    """A signal stopped the run, which can be resumed."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
@@ -60,20 +54,20 @@ def run_pipeline(
     arguments: Mapping[str, Any] = MappingProxyType({}),
     progress_to: TextIO | None = None,
 ) -> RunDir:
-    """Run the recipe's steps in a run directory, or continue there; return it with its artifacts.
+    """Run or resume the recipe's steps in a run directory; return that with its artifacts.
 
     `arguments` are parameters of the pipeline: with `job_place` pytorchjob or trainjob, and
-    `storage_uri`, its model steps run in a cluster. A run that is whole is not run again.
-    Raises ConfigError for a run directory that cannot be used, JobFailed with the code of a failed
-    step, Interrupted.
+    `storage_uri`, its model steps run in a cluster. A finished run does not run again.
+    Raises ConfigError for a run directory that cannot be used, JobFailed with the exit code of a
+    failed step, Interrupted.
     """
     with claim(path, recipe) as claimed:
         run_dir = claimed.run_dir
         stream = progress_to or sys.stderr
         if run_dir.evaluation.exists():
-            print(f"{path} is finished; to train anew, use another --run-dir", file=stream)
+            print(f"{path} is finished; to train again, use another --run-dir", file=stream)
             return run_dir
-        progress = Progress()
+        progress = RunProgress()
         heading = f"{recipe.name}  recipe {recipe.hash}  into {path}"
         with open_display(stream, progress, heading) as display:
             _run_child(recipe, claimed, dict(arguments), progress, display)
@@ -84,7 +78,7 @@ def _run_child(
     recipe: Recipe,
     claimed: Claim,
     arguments: dict[str, Any],
-    progress: Progress,
+    progress: RunProgress,
     display: Display,
 ) -> None:
     run_dir = claimed.run_dir
@@ -96,7 +90,7 @@ def _run_child(
         log = run_dir.log.open("ab")
     except OSError as error:
         raise disk_error(run_dir.path, error) from error
-    events, log_start = EventFollower(run_dir.events), log.tell()
+    events, log_start = EventFollower(run_dir.path), log.tell()
 
     def update() -> None:
         for event in events.new_events():
@@ -109,7 +103,7 @@ def _run_child(
             [*child, json.dumps(arguments)],
             env=environment,
             output=log,
-            keep_open=[claimed.lock.fileno()],  # locked until the last of this run is gone
+            keep_open=[claimed.lock.fileno()],  # locked until the run's last process ends
         )
         try:
             while group.poll() is None and not received:
@@ -131,13 +125,13 @@ def _run_child(
 def _stop(
     group: ProcessGroup,
     received: list[int],
-    progress: Progress,
+    progress: RunProgress,
     display: Display,
     update: Callable[[], None],
 ) -> None:
-    """Ask the group to stop and give it time to; a second signal ends the wait."""
+    """Send SIGTERM and wait, until a second signal or for a limited time."""
     training = progress.steps["train"].state == "running"
-    # training stops, and commits, at the end of a step
+    # training commits and stops at the end of an optimizer step
     step_s = 2 * progress.step_seconds if training else 0.0
     wait_s = min(max(STOP_WAIT_S, step_s), MAX_STOP_WAIT_S)
     what = "training commits a checkpoint at the end of its step" if training else "the step ends"
@@ -154,7 +148,7 @@ def _stop(
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect the signals that come while within."""
+    """Collect the signals that arrive in the body."""
     received: list[int] = []
 
     def receive(number: int, frame: FrameType | None) -> None:
@@ -170,7 +164,7 @@ def _signals() -> Iterator[list[int]]:
 
 
 def _end_last_line(path: Path) -> None:
-    """End half a line that a killed process left, which the next event would continue."""
+    """End the partial line of a process that was killed, so that the next event is a line."""
     content = path.read_bytes() if path.exists() else b""
     if content and not content.endswith(b"\n"):
         with path.open("ab") as file:
@@ -181,8 +175,8 @@ def _environment(recipe: Recipe, run_dir: RunDir, arguments: Mapping[str, Any]) 
     environment = {
         **os.environ,
         EVENTS_VARIABLE: str(run_dir.events.resolve()),
-        "PYTHONSAFEPATH": "1",  # a folder here is no package
-        "PYTHONUNBUFFERED": "1",  # the log is read while it is written
+        "PYTHONSAFEPATH": "1",  # the working directory has no packages
+        "PYTHONUNBUFFERED": "1",  # `rlvr logs -f` reads the log while it is written
     }
     if arguments["job_place"] != "local":
         environment[RUN_ID_VARIABLE] = _remote_id(recipe, run_dir, arguments)
@@ -190,7 +184,7 @@ def _environment(recipe: Recipe, run_dir: RunDir, arguments: Mapping[str, Any]) 
 
 
 def _remote_id(recipe: Recipe, run_dir: RunDir, arguments: Mapping[str, Any]) -> str:
-    """Name the run in the cluster, by the same name in every attempt."""
+    """Return the run's id in the cluster, the same for every attempt."""
     if not arguments.get("storage_uri"):
         raise ConfigError(
             f"a run on {arguments['job_place']} has no storage; name s3://bucket/prefix, or a path "
@@ -202,9 +196,9 @@ def _remote_id(recipe: Recipe, run_dir: RunDir, arguments: Mapping[str, Any]) ->
 
 
 def _failure(
-    run_dir: RunDir, log_start: int, code: int, progress: Progress, running: str
+    run_dir: RunDir, log_start: int, code: int, progress: RunProgress, running: str
 ) -> RLVRError:
-    """Return the cause of a failed run, with the end of its log and where that is."""
+    """Return the cause of a failed run, with the last lines and the path of its log."""
     if failure := progress.failure:
         phase, message = failure["phase"], failure["message"]
         lines = _last_lines(run_dir.log, log_start, phase)
@@ -226,8 +220,8 @@ def _failure(
     if any(line.startswith("Traceback") for line in lines):
         return JobFailed(f"{running} failed before it began; is the installation whole?{where}")
     return PlatformError(
-        f"{running} ended without a word, as a process does that is killed when memory runs out; "
-        "free some memory, or lower the recipe's batch sizes, and run the same command again"
+        f"{running} terminated without an error, as if killed for lack of memory; free some "
+        "memory, or lower the recipe's batch sizes, and run the same command again"
         f"{where}"
     )
 
@@ -238,7 +232,7 @@ def _log(lines: Sequence[str], run_dir: RunDir) -> str:
 
 
 def _last_lines(path: Path, start: int, phase: str = "") -> list[str]:
-    """Return what this step printed in this attempt; without `phase`, the last step."""
+    """Return the output of this step, or without `phase` of the last one, in this attempt."""
     with path.open("rb") as file:
         file.seek(start)
         text = file.read().decode("utf-8", errors="replace")

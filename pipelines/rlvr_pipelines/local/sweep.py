@@ -1,4 +1,4 @@
-"""One field, several values: a run for each, and a report that compares them."""
+"""A sweep: one run for each value of a field, and a report that compares them."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from rlvr_trainer.evaluation.outcome import write_json
 from rlvr_trainer.report import render_sweep_report, write_report
 
 SWEEP_INFIX = "-sweep-"
-"""Between the recipe's name and the field, in the name of a sweep's own folder in runs/."""
+"""The part between the recipe's name and the field in the name of a sweep's folder."""
 
 MAX_NAME_LENGTH = 150
-"""Of a value's folder; file systems allow 255 bytes, and a hash follows a name that is cut."""
+"""The limit for a value's folder: file systems allow 255 bytes, and a cut name gets a hash."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A field and its values, as they stand in `--sweep`."""
+    """The field and the values of `--sweep`."""
 
     field: str
     values: tuple[str, ...]
 
     def override(self, value: str) -> str:
-        """The `--set` of one value."""
+        """Return the `--set` of one value."""
         return f"{self.field}={value}"
 
     def run_dir(self, root: Path, value: str) -> Path:
-        """Return the run directory of one value; no two values have the same."""
+        """Return the run directory of one value, unique to it."""
         name = quote(self.override(value), safe="=,+@")
         if len(name) > MAX_NAME_LENGTH:
             name = f"{name[:MAX_NAME_LENGTH]}-{hashlib.sha256(value.encode()).hexdigest()[:12]}"
@@ -43,7 +43,7 @@ class Sweep:
 
 
 def parse_sweep(text: str) -> Sweep:
-    """Return the field and values of `FIELD=V1,V2,…`. Raises ConfigError.
+    """Parse `FIELD=V1,V2,…`. Raises ConfigError.
 
     A comma within quotes, brackets or braces belongs to its value: `lora.targets=[q,v],[q]`.
     """
@@ -52,7 +52,7 @@ def parse_sweep(text: str) -> Sweep:
     if not field.strip() or not parts or not all(parts):
         raise ConfigError(f"--sweep {text!r} names no values; write it as section.field=V1,V2")
     if len(set(parts)) < len(parts):
-        raise ConfigError(f"--sweep {text!r} names a value twice; name each once")
+        raise ConfigError(f"--sweep {text!r} names a value twice; name every value once")
     return Sweep(field.strip(), parts)
 
 
@@ -62,21 +62,21 @@ def _split(values: str) -> tuple[str, ...]:
         node = yaml.compose(listing, Loader=yaml.SafeLoader)
     except yaml.YAMLError:
         node = None
-    if not isinstance(node, yaml.SequenceNode):  # @x, say: a comma can only separate
+    if not isinstance(node, yaml.SequenceNode):  # not YAML (`@x`): every comma separates
         return tuple(value.strip() for value in values.split(","))
-    return tuple(listing[each.start_mark.index : each.end_mark.index] for each in node.value)
+    return tuple(listing[item.start_mark.index : item.end_mark.index] for item in node.value)
 
 
 def write_sweep(root: Path, sweep: Sweep) -> list[dict[str, Any]]:
-    """Write `sweep.json` and `report.html` that compare the runs; returns what is compared.
+    """Write `sweep.json` and `report.html`, which compare the runs; return the compared runs.
 
-    The evaluation of a run that failed is None.
+    The evaluation of a failed run is None.
     """
     runs: list[dict[str, Any]] = []
     for value in sweep.values:
         run_dir = RunDir(sweep.run_dir(root, value))
-        whole = run_dir.evaluation.exists()
-        evaluation = json.loads(run_dir.evaluation.read_text("utf-8")) if whole else None
+        finished = run_dir.evaluation.exists()
+        evaluation = json.loads(run_dir.evaluation.read_text("utf-8")) if finished else None
         name = run_dir.path.name
         runs.append(
             {"field": sweep.field, "value": value, "run_dir": name, "evaluation": evaluation}

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The pipeline: its definition, its package for Kubeflow, and the plan of a run."""

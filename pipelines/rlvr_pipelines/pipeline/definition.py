@@ -1,15 +1,15 @@
-"""The pipeline as Kubeflow runs it; `local_child` calls the same steps on this machine.
+"""The pipeline as Kubeflow runs it; `local/child.py` calls the same steps on this machine.
 
     check → prepare data → evaluate base ∥ train → evaluate trained → compare and report → publish
 
-Whatever happens, `finish` comes last. The model steps launch jobs and follow them; what only
-Kubeflow can do for a step (image, security context, retries) is set here.
+`finish` always runs last. The model steps launch jobs and follow them. This module sets what only
+Kubeflow can do for a step: image, security context, retries.
 """
 
 # KFP reads the annotations as objects, so they must not be postponed.
 from typing import Any
 
-from kfp import dsl, kubernetes  # noqa: TID253  (a pipeline is made by a decorator)
+from kfp import dsl, kubernetes  # noqa: TID253  (a decorator makes the pipeline)
 
 from rlvr_components.pipeline_run import NAMESPACE_VARIABLE, RUN_ID_VARIABLE
 from rlvr_components.platform.images import Images
@@ -18,18 +18,17 @@ from rlvr_components.steps import components
 
 HOUR_S = 3600
 LAUNCHER_RETRIES = 3
-"""Of a step that follows a job: another attempt adopts a job that lives.
+"""The retries of a step that follows a job: a retry adopts a live job.
 
-KFP sets no policy, so that Argo's configuration decides what is retried. With KFP's stock one of
-2.17 it is a pod that was lost, and not a process that was killed or an error of ours; without it,
-it is the other way round, and an error that stays one (exit codes 2 to 99) is retried in vain,
-since KFP can express neither a policy nor an expression. Whatever is not retried, KFP's Retry of
-the run continues.
+KFP cannot express a retry policy, so Argo's configuration decides. The one that KFP 2.17 ships
+retries a step whose pod was lost, but not one whose process was killed or exited with an error.
+Without it, Argo does the opposite, and also retries permanent errors (exit codes 2 to 99). A step
+that is not retried can be resumed by KFP's Retry of the run.
 """
 
 
 def build(images: Images | None = None, *, secret: str = "") -> Any:
-    """The pipeline on these images, with the keys of a Secret of this name in its steps."""
+    """Build the pipeline on these images, with the keys of the Secret in the steps' environment."""
     chosen = images or Images()
 
     def on_kubernetes(task: Any, title: str, *, timeout_s: int = 0, retries: int = 0) -> Any:
@@ -75,24 +74,24 @@ def build(images: Images | None = None, *, secret: str = "") -> Any:
         """Prepare data, then evaluate the base model and train, evaluate again, compare.
 
         Args:
-            recipe: The recipe: the name of one that is shipped, or a recipe as JSON or YAML.
-            recipe_overrides: Fields to change, one `section.field=value` a line (or a JSON list).
-            model_name: Trains this model instead of the recipe's; empty: the recipe's.
-            model_revision: Its commit, for a model on the hub.
+            recipe: The recipe: the name of a shipped one, or a recipe as JSON or YAML.
+            recipe_overrides: Fields to change: a `section.field=value` per line, or a JSON list.
+            model_name: The model to train; empty: the recipe's.
+            model_revision: The commit of a model on the hub.
             evaluation_shots: Numbers of shots to evaluate at, [0, 8]; empty: the recipe's.
-            job_place: Where the model steps run: pytorchjob, trainjob, or local (their own pods).
-            job_namespace: Where their jobs are created; empty: the pipeline's own namespace.
-            job_num_nodes: Pods that train together; 0: as the platform's settings have it.
-            job_gpus_per_node: GPUs of each pod, 0: a CPU; -1: as the platform's settings have it.
-            job_queue: Kueue's local queue; empty: as the platform's settings have it.
-            job_node_selector: Labels that a job's nodes must have, beside the platform's.
-            job_tolerations: Taints that a job's pods tolerate, beside the platform's.
-            job_platform: Other settings of the platform, as JSON or YAML; they go before the
+            job_place: The backend of the model steps: pytorchjob, trainjob, local (their own pods).
+            job_namespace: The namespace of their jobs; empty: the pipeline's.
+            job_num_nodes: Pods that train together; 0: the platform's setting.
+            job_gpus_per_node: GPUs of each pod, 0: a CPU; -1: the platform's setting.
+            job_queue: Kueue's local queue; empty: the platform's setting.
+            job_node_selector: Labels that a job's nodes must have, in addition to the platform's.
+            job_tolerations: Taints that a job's pods tolerate, in addition to the platform's.
+            job_platform: Other settings of the platform, as JSON or YAML; they override the
                 ConfigMap rlvr-platform of the namespace.
-            storage_uri: Where jobs keep their run directories: s3://bucket/prefix, or a path on a
+            storage_uri: Where jobs keep run directories: s3://bucket/prefix, or a path on a
                 volume of all pods; empty: beside this pipeline's artifacts.
-            train_reuse: Take the adapter of an earlier run of the same recipe, data and image.
-            publish_uri: Where the model goes once it is significantly better; empty: nowhere.
+            train_reuse: Reuse the adapter of an earlier run of the same recipe, data and image.
+            publish_uri: Where to publish a significantly better model; empty: nowhere.
             publish_merge: Publish the merged model, not the adapter alone.
         """
         finished = components.finish(storage_uri=storage_uri)
@@ -118,7 +117,7 @@ def build(images: Images | None = None, *, secret: str = "") -> Any:
                 publish_uri=publish_uri,
             )
             on_kubernetes(checked, "Check", timeout_s=HOUR_S)
-            checked.set_caching_options(False)  # what it looks at may have changed
+            checked.set_caching_options(False)  # what it checks may have changed
             whole = checked.outputs["resolved_recipe"]
             launched = {
                 "place": job_place,
@@ -158,7 +157,7 @@ def build(images: Images | None = None, *, secret: str = "") -> Any:
             compared.set_caching_options(False)
 
             with (
-                dsl.If(publish_uri != "", name="Publishing is wanted"),
+                dsl.If(publish_uri != "", name="Publishing is requested"),
                 dsl.If(compared.outputs["Output"] == True, name="Significantly better"),  # noqa: E712
             ):
                 published = components.publish(
@@ -175,4 +174,4 @@ def build(images: Images | None = None, *, secret: str = "") -> Any:
 
 
 rlvr_pipeline = build()
-"""On this package's own images."""
+"""The pipeline on the images of this package."""

@@ -1,4 +1,4 @@
-"""What the command line says of jobs, as parameters of the pipeline: the form's own."""
+"""Turn the command line's job options into parameters of the pipeline."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 OWN_PARAMETERS = {"num_nodes": "job_num_nodes", "gpus_per_node": "job_gpus_per_node"}
-"""Settings of the platform that have a field of their own in the form."""
+"""Setting of the platform → its field in the form."""
 
 
 def job_parameters(
     *, place: str, namespace: str, storage: str, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Only what was chosen, so that the UI shows that; the rest is left to the form's defaults.
+    """Return the parameters that were chosen; the others keep the form's defaults.
 
-    `settings` are the platform's, and go before the namespace's ConfigMap.
+    `settings` are the platform's; they override the namespace's ConfigMap.
     """
     chosen: dict[str, Any] = {"job_place": place}
     if namespace:

@@ -1,4 +1,4 @@
-"""The pipeline as KFP's YAML: the same recipe gives the same bytes."""
+"""Compile the pipeline to KFP's YAML: the same recipe gives the same bytes."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class Package:
     """A compiled pipeline."""
 
     name: str
-    """Of the pipeline: `rlvr-RECIPE`."""
+    """The name of the pipeline: `rlvr-RECIPE`."""
     version: str
-    """Of this package and of the recipe."""
+    """The version of this package and the hash of the recipe."""
     description: str
     text: str
-    """YAML."""
+    """The YAML."""
 
     @cached_property
     def spec(self) -> dict[str, Any]:
-        """As KFP's API takes it and gives it back: with its platform's part, if there is one."""
+        """The object of KFP's API, with the platform's part if there is one."""
         import yaml
 
         pipeline, *platforms = yaml.load_all(
@@ -49,10 +49,10 @@ def compile_package(
     use_cache: bool = True,
     manifest_namespace: str | None = None,
 ) -> Package:
-    """The pipeline with this recipe as its default, on these images.
+    """Compile the pipeline with this recipe as its default, on these images.
 
-    The steps' environment has the keys of `secret`. With `manifest_namespace` (empty: none in
-    particular) the text is a Pipeline and a PipelineVersion for `kubectl apply`.
+    The keys of `secret` are in the steps' environment. With `manifest_namespace` (may be empty),
+    the text is a Pipeline and a PipelineVersion for `kubectl apply`.
     """
     from kfp import compiler
 
@@ -61,17 +61,17 @@ def compile_package(
     name, version = f"rlvr-{recipe.name}", f"{__version__}-{recipe.hash}"
     pipeline = build(images, secret=secret)
     if not use_cache:
-        pipeline = copy.deepcopy(pipeline)  # the module's may be everyone's
+        pipeline = copy.deepcopy(pipeline)  # other callers may share it
         _forget_caching(pipeline.pipeline_spec)
     options = compiler.compiler_utils.KubernetesManifestOptions(
         pipeline_name=name,
-        pipeline_version_name=f"{name}-{version}",  # one of its kind in the namespace
+        pipeline_version_name=f"{name}-{version}",  # unique in the namespace
         pipeline_version_display_name=version,
         namespace=manifest_namespace or None,
         include_pipeline_manifest=True,
     )
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "pipeline.yaml")  # kfp goes by the suffix
+        file = Path(folder, "pipeline.yaml")  # kfp reads the suffix
         compiler.Compiler().compile(
             pipeline,
             str(file),
@@ -85,25 +85,25 @@ def compile_package(
 
 
 def compile_pipeline(recipe: Recipe, path: Path, **settings: Any) -> None:
-    """Write what `compile_package` gives. Raises PlatformError."""
+    """Write the text of `compile_package`. Raises PlatformError."""
     write_text(path, compile_package(recipe, **settings).text)
 
 
 def parse_images(values: tuple[str, ...]) -> Images:
-    """`trainer=REF` and `components=REF`. Raises ConfigError."""
+    """Parse `trainer=REF` and `components=REF`. Raises ConfigError."""
     names = [field.name for field in fields(Images)]
     images: dict[str, str] = {}
     for value in values:
         name, _, reference = value.partition("=")
         if name not in names or reference.split() != [reference]:
-            forms = " or ".join(f"{each}=REGISTRY/NAME@sha256:…" for each in names)
-            raise ConfigError(f"--image {value!r} names no image of ours; write it as {forms}")
+            forms = " or ".join(f"{image}=REGISTRY/NAME@sha256:…" for image in names)
+            raise ConfigError(f"--image {value!r} does not name an image; write {forms}")
         images[name] = reference
     return Images(**images)
 
 
 def _forget_caching(spec: Any) -> None:
-    """No step's outputs are reused. (kfp's own switch leaves out the steps within a group.)"""
+    """Disable the cache of every step. (kfp's own switch skips the steps within a group.)"""
     for component in (spec.root, *spec.components.values()):
         for task in component.dag.tasks.values():
             task.caching_options.Clear()

@@ -1,4 +1,4 @@
-"""What a run will do, before it does it: rows, steps, tokens, and the job that is launched."""
+"""The plan of a run: its rows, steps and tokens, and the job that it launches."""
 
 from __future__ import annotations
 
@@ -24,45 +24,44 @@ if TYPE_CHECKING:
     from rlvr_pipelines.cluster.job_plan import ClusterJob
 
 CHARACTERS_PER_TOKEN = 3.6
-"""Of English text with numbers; a plan does not load a tokenizer."""
+"""The average of English text with numbers; a plan does not load a tokenizer."""
 REMOTE_SCHEMES = ("hub://", "s3://")
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much there is to do."""
+    """The sizes of a run."""
 
     num_rows: dict[str, int]
-    """By split, and quarantined."""
+    """Split (or `quarantined`) → number of rows."""
     num_steps: int
     completions_per_step: int
     questions_per_step: int
     header_tokens: int
     question_tokens: int
     tokens_per_step: int
-    """At the most: every completion at its limit; what is shared counts once where it is computed
-    once."""
+    """The maximum, with every completion at its limit; a shared prefix counts once if it is
+    computed once."""
     num_evaluated: int
-    """Completions of one evaluation."""
+    """The number of completions of one evaluation."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe, what it amounts to, and the job that trains it."""
+    """A recipe, its sizes, and the job that trains it."""
 
     recipe: Recipe
     run_dir: Path
     world_size: int
-    """Processes that train together."""
+    """The number of processes that train together."""
     sizes: Sizes | None
-    """None when the rows are elsewhere, and counted once they have been read."""
+    """None if the rows are not on this machine: they are counted once they have been read."""
     job: JobSpec
     rendered: LocalProcess | dict[str, Any]
-    """The job as its backend renders it: the process that is started, or the object that is sent.
-    """
+    """The job as its backend renders it: the process to start, or the object to send."""
 
     def facts(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return the plan as plain data."""
         sizes = None
         if self.sizes:
             sizes = {**vars(self.sizes), "estimated": ["header_tokens", "question_tokens",
@@ -83,10 +82,10 @@ class Plan:
         }
 
 
-def plan(recipe: Recipe, run_dir: Path) -> Plan:
-    """Compose the plan of a run on this machine; reads the rows where they are here.
+def plan_local(recipe: Recipe, run_dir: Path) -> Plan:
+    """Plan a run on this machine; read the rows if they are here.
 
-    Raises ConfigError, for rewards that cannot be loaded or fail on gold completions too, and
+    Raises ConfigError, also for rewards that cannot be loaded or fail on gold completions, and
     DataError.
     """
     build_rewards(recipe)
@@ -98,14 +97,14 @@ def plan(recipe: Recipe, run_dir: Path) -> Plan:
 
 
 def plan_in_cluster(recipe: Recipe, run_dir: Path, job: ClusterJob) -> Plan:
-    """Likewise of a run whose model steps are jobs. Raises ConfigError for what does not fit."""
+    """Plan a run whose model steps are jobs. Raises ConfigError, DataError."""
     sizes = _sizes(recipe, job.world_size)
     return Plan(recipe, run_dir, job.world_size, sizes, job.spec, job.manifest)
 
 
 def _sizes(recipe: Recipe, world_size: int) -> Sizes | None:
     check_local_model(recipe)
-    batch_of(recipe, world_size)  # also where the rows are elsewhere
+    batch_of(recipe, world_size)  # also checked if the rows are not here
     remote = any(
         source.startswith(REMOTE_SCHEMES) for source in (recipe.data.train, recipe.data.test)
     )
@@ -113,10 +112,10 @@ def _sizes(recipe: Recipe, world_size: int) -> Sizes | None:
 
 
 def measure(recipe: Recipe, world_size: int = 1) -> Sizes:
-    """Prepare the rows aside and count; lengths in tokens are estimates from the characters.
+    """Prepare the rows in a temporary folder and count; token lengths are estimates.
 
-    Raises ConfigError when there are fewer rows than one step takes or when nothing would be
-    learnt, DataError.
+    Raises ConfigError if there are fewer rows than one step takes or nothing would be learnt,
+    DataError.
     """
     from rlvr_trainer.data import load_exemplars, load_rows, prepare
     from rlvr_trainer.tasks.prompt import PromptLayout
@@ -162,7 +161,7 @@ def measure(recipe: Recipe, world_size: int = 1) -> Sizes:
 
 
 def _steps(recipe: Recipe, num_batches: int, batch: int) -> int:
-    """Of whole generation batches, as TRL's sampler draws them; `batch` completions on a device."""
+    """Return the number of steps of whole generation batches, as TRL's sampler draws them."""
     training = recipe.training
     micro_steps: int = batch // training.per_device_batch_size
     micro_steps *= recipe.grpo.get("num_iterations", 1)

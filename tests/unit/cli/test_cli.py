@@ -163,7 +163,7 @@ def test_an_unexpected_error_says_how_to_see_more(monkeypatch: pytest.MonkeyPatc
     def fail(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr("rlvr_pipelines.pipeline.run_plan.plan", fail)
+    monkeypatch.setattr("rlvr_pipelines.pipeline.run_plan.plan_local", fail)
     result = rlvr("plan", TINY)
 
     assert result.exit_code == 1
@@ -313,7 +313,7 @@ def test_an_interrupted_run_says_how_to_resume(
 
     assert result.exit_code == 130
     assert result.stderr.rstrip().endswith(
-        "To go on: rlvr run arithmetic --set 'prompt.stop=Next problem' --seed 3 "
+        "To resume: rlvr run arithmetic --set 'prompt.stop=Next problem' --seed 3 "
         f"--run-dir '{tmp_path}/a b'"
     )
 
@@ -428,6 +428,6 @@ def test_the_command_that_resumes_has_every_option(
 
     result = rlvr("run", TINY, *JOBS, "--platform-set", "queue=q", "--output", "json")
 
-    again = result.stderr.rstrip().partition("To go on: ")[2].split()
+    again = result.stderr.rstrip().partition("To resume: ")[2].split()
     assert again[:3] == ["rlvr", "run", TINY]
     assert sorted(again[3:]) == sorted([*JOBS, "--platform-set", "queue=q", "--output", "json"])

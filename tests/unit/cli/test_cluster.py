@@ -267,7 +267,7 @@ def test_stop_does_not_choose_among_runs_of_one_name(cluster: FakeCluster) -> No
     result = rlvr("stop", "tiny")
 
     assert result.exit_code == 2
-    assert "2 runs named 'tiny' live here" in result.stderr
+    assert "'tiny' names 2 live runs" in result.stderr
     assert other.name in result.stderr
     assert len(cluster.jobs) == 4
 

@@ -277,7 +277,7 @@ def test_interrupting_the_wait_leaves_the_run(
 
     (run_id,) = fake.runs
     assert result.exit_code == 130
-    assert f"The run goes on; to stop it: rlvr stop {run_id}" in result.stderr
+    assert f"The run continues; to stop it: rlvr stop {run_id}" in result.stderr
     assert fake.runs[run_id].state == "PENDING"
 
 
@@ -294,7 +294,7 @@ def test_facts_go_to_standard_output_alone(serve: Serve) -> None:
     ("settings", "words", "exit_code"),
     [
         ({"failures": [401]}, "does not know who is calling", ConfigError.exit_code),
-        ({"failures": [403]}, "denies it", ConfigError.exit_code),
+        ({"failures": [403]}, "denies the request", ConfigError.exit_code),
         ({"failures": [404]}, "2.5 or newer", ConfigError.exit_code),
         ({"failures": [503]}, "try again later", PlatformError.exit_code),
         ({"version": "2.3.0"}, "needs 2.5 or newer", ConfigError.exit_code),
@@ -349,7 +349,7 @@ def test_stop_does_not_say_that_nothing_runs_where_it_found_no_job(
     result = rlvr("stop", run_id, "--endpoint", fake.url, "--output", "json")
 
     assert result.exit_code == 0, result.stderr
-    assert "no job of it is in the namespace of the kubeconfig" in result.stderr
+    assert "it has no job in the namespace of the kubeconfig" in result.stderr
     assert "is running" not in result.stderr
     assert json.loads(result.stdout)["jobs"] == []
 
@@ -363,7 +363,7 @@ def test_upload_says_what_it_did(serve: Serve) -> None:
 
     assert (first.exit_code, again.exit_code) == (0, 0)
     assert "rlvr-tiny is a new pipeline" in first.stdout
-    assert "is there already, with the same content" in again.stdout
+    assert "has this version already" in again.stdout
     assert facts["outcome"] == "unchanged"
     assert facts["link"] in first.stdout
     assert fake.versions[facts["version_id"]].display_name == facts["version"]

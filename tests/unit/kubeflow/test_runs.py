@@ -6,18 +6,18 @@ import pytest
 from kfp_server_api import V2beta1Experiment
 
 from rlvr_components.workflow import STEPS
-from rlvr_pipelines.access_options import Access
+from rlvr_pipelines.access_options import AccessOptions
 from rlvr_pipelines.kubeflow import kubeflow_runs
 from rlvr_pipelines.kubeflow.connection import Kubeflow, connect
 from rlvr_pipelines.kubeflow.kubeflow_runs import (
-    Run,
+    KubeflowRun,
     check_outcome,
     follow_run,
     get_run,
     start_run,
     terminate_run,
 )
-from rlvr_pipelines.kubeflow.versions import upload
+from rlvr_pipelines.kubeflow.versions import upload_package
 from rlvr_pipelines.pipeline.package import Package
 from rlvr_trainer.errors import EXIT_PREEMPTED, ConfigError, JobFailed, PlatformError
 
@@ -28,7 +28,7 @@ from .workflows import pod_of
 PACKAGE = Package("rlvr-tiny", "0.1.0-abc", "A tiny one.", "root: {a: 1}\n")
 
 
-def start(kubeflow: Kubeflow, experiment: str = "rlvr") -> Run:
+def start(kubeflow: Kubeflow, experiment: str = "rlvr") -> KubeflowRun:
     return start_run(
         kubeflow,
         PACKAGE,
@@ -45,7 +45,7 @@ def fake(serve: Serve) -> FakeKubeflow:
 
 @pytest.fixture
 def kubeflow(fake: FakeKubeflow) -> Kubeflow:
-    return connect(Access(endpoint=fake.url))
+    return connect(AccessOptions(endpoint=fake.url))
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +72,7 @@ def test_a_run_has_its_pipeline_parameters_and_experiment(
 def test_a_run_belongs_to_the_uploaded_version_with_the_same_bytes(
     fake: FakeKubeflow, kubeflow: Kubeflow
 ) -> None:
-    uploaded = upload(kubeflow, PACKAGE)
+    uploaded = upload_package(kubeflow, PACKAGE)
 
     same, changed = (
         start(kubeflow),
@@ -114,12 +114,12 @@ def test_nothing_starts_in_an_archived_experiment(fake: FakeKubeflow, kubeflow: 
 def test_in_a_profile_the_experiment_is_the_profiles(serve: Serve) -> None:
     fake = serve(multi_user=True, namespaces=("me",))
 
-    run = start(connect(Access(endpoint=fake.url, namespace="me")))
+    run = start(connect(AccessOptions(endpoint=fake.url, namespace="me")))
 
     assert fake.experiments[fake.runs[run.id].experiment_id].namespace == "me"
 
 
-def states(run: Run) -> dict[str, str]:
+def states(run: KubeflowRun) -> dict[str, str]:
     return {task.name: task.state for task in run.tasks}
 
 
@@ -129,7 +129,7 @@ def test_only_steps_are_shown_of_what_argo_runs_in_the_pipelines_order(
     is_stock: bool, has_first_version: bool, serve: Serve
 ) -> None:
     fake = serve(is_stock=is_stock, has_first_version=has_first_version)
-    kubeflow = connect(Access(endpoint=fake.url))
+    kubeflow = connect(AccessOptions(endpoint=fake.url))
     run = start(kubeflow)
     fake.course = [("RUNNING", {"train": "RUNNING", "prepare-data": "SUCCEEDED"})]
 
@@ -190,7 +190,7 @@ def test_a_lasting_outage_of_the_server_does_not_end_the_run(
     monkeypatch.setattr(kubeflow_runs, "MAX_SILENCE_S", 0.0)
     fake.failures = [503] * 3
 
-    with pytest.raises(PlatformError, match=f"the run goes on: `rlvr status {run.id} --endpoint"):
+    with pytest.raises(PlatformError, match=f"the run continues: `rlvr status {run.id} --endpoint"):
         follow_run(kubeflow, run.id, lambda task: None)
 
 

@@ -2,7 +2,7 @@ import io
 from typing import Any
 
 from rlvr_pipelines.local.display import LineDisplay, LiveDisplay, open_display
-from rlvr_pipelines.local.run_progress import Progress
+from rlvr_pipelines.local.run_progress import RunProgress
 
 NUMBERS = {"reward": 0.61, "rewards/format/mean": 0.35, "tokens_per_second": 212.0}
 EVENTS: list[dict[str, Any]] = [
@@ -25,7 +25,7 @@ class Terminal(io.StringIO):
 
 
 def written(events: list[dict[str, Any]]) -> str:
-    stream, progress = io.StringIO(), Progress()
+    stream, progress = io.StringIO(), RunProgress()
     with open_display(stream, progress, "the run") as display:
         for event in events:
             progress.update(event)
@@ -59,14 +59,14 @@ def test_a_long_evaluation_takes_a_few_lines() -> None:
 
 
 def test_a_terminal_gets_a_live_table() -> None:
-    assert isinstance(open_display(Terminal(), Progress(), ""), LiveDisplay)
-    assert isinstance(open_display(io.StringIO(), Progress(), ""), LineDisplay)
+    assert isinstance(open_display(Terminal(), RunProgress(), ""), LiveDisplay)
+    assert isinstance(open_display(io.StringIO(), RunProgress(), ""), LineDisplay)
 
 
 def test_the_live_table_shows_every_step_and_where_training_is() -> None:
     from rich.console import Console
 
-    progress = Progress()
+    progress = RunProgress()
     for event in EVENTS:
         progress.update(event)
     display = LiveDisplay(Terminal(), progress, "the run", now=lambda: 165.0)
@@ -91,7 +91,7 @@ def test_the_live_table_shows_every_step_and_where_training_is() -> None:
 def test_the_live_table_fits_a_narrow_terminal() -> None:
     from rich.console import Console
 
-    progress = Progress()
+    progress = RunProgress()
     for event in EVENTS:
         progress.update(event)
     display = LiveDisplay(Terminal(), progress, "the run", now=lambda: 165.0)
@@ -103,7 +103,7 @@ def test_the_live_table_fits_a_narrow_terminal() -> None:
 
 def test_messages_appear_on_a_terminal() -> None:
     stream = Terminal()
-    with open_display(stream, Progress(), "the run") as display:
+    with open_display(stream, RunProgress(), "the run") as display:
         display.say("Stopping: [1/2]")
 
     assert "Stopping: [1/2]" in stream.getvalue()

@@ -6,7 +6,7 @@ from rlvr_pipelines.local.event_follower import EventFollower, following
 def test_appended_content_is_yielded_once(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"event": "step", "step": 1}\n')
-    follower = EventFollower(path)
+    follower = EventFollower(tmp_path)
     assert follower.new_events() == []
 
     with path.open("a") as file:
@@ -16,9 +16,9 @@ def test_appended_content_is_yielded_once(tmp_path: Path) -> None:
     assert follower.new_events() == []
 
 
-def test_a_line_is_given_once_it_is_whole(tmp_path: Path) -> None:
+def test_a_line_is_returned_once_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    follower = EventFollower(path)
+    follower = EventFollower(tmp_path)
     assert follower.new_events() == []
     path.write_text('{"event": "st')
     assert follower.new_events() == []
@@ -31,18 +31,18 @@ def test_a_line_is_given_once_it_is_whole(tmp_path: Path) -> None:
 
 def test_lines_that_are_not_events_are_ignored(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    follower = EventFollower(path)
+    follower = EventFollower(tmp_path)
     path.write_text('oops\n[1]\n{"time": 1}\n{"event": "step"}\n')
 
     assert follower.new_events() == [{"event": "step"}]
 
 
-def test_events_are_handed_over_while_something_runs_and_none_is_lost_at_its_end(
+def test_events_are_followed_while_the_body_runs_and_none_is_lost_at_its_end(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "metrics.jsonl"
     taken: list[object] = []
-    with following(path, lambda event: taken.append(event["step"])):
+    with following(tmp_path, lambda event: taken.append(event["step"])):
         for step in range(3):
             with path.open("a") as file:
                 file.write(f'{{"event": "step", "step": {step}}}\n')

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rlvr_pipelines.local.claim import RunDir, claim
-from rlvr_pipelines.local.local_run import inspect_run, is_running, log_lines, stop
+from rlvr_pipelines.local.local_run import inspect_run, is_running, run_log_lines, stop_run
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.recipe.reader import load_recipe
 
@@ -122,7 +122,7 @@ def test_a_folder_that_is_not_a_run_directory_is_refused(tmp_path: Path) -> None
 
 def test_stop_ends_the_process_and_waits_for_it(tmp_path: Path) -> None:
     with running(tmp_path) as process:
-        assert stop(tmp_path, wait_s=10)
+        assert stop_run(tmp_path, wait_s=10)
 
         assert process.wait() == -signal.SIGTERM
         assert not is_running(RunDir(tmp_path))
@@ -130,21 +130,21 @@ def test_stop_ends_the_process_and_waits_for_it(tmp_path: Path) -> None:
 
 def test_stop_reports_a_process_that_does_not_end(tmp_path: Path) -> None:
     with running(tmp_path, "deaf"):
-        assert not stop(tmp_path, wait_s=0.5)
+        assert not stop_run(tmp_path, wait_s=0.5)
         assert is_running(RunDir(tmp_path))
 
 
 def test_stopping_an_idle_run_is_not_an_error(tmp_path: Path) -> None:
     ended(tmp_path)
 
-    assert stop(tmp_path, wait_s=0)
+    assert stop_run(tmp_path, wait_s=0)
 
 
 def test_a_reused_process_id_is_not_killed(tmp_path: Path) -> None:
     with running(tmp_path, "deaf"), subprocess.Popen(["sleep", "60"]) as bystander:
         (tmp_path / ".lock").write_text(str(bystander.pid))
         try:
-            assert not stop(tmp_path, wait_s=0.3)
+            assert not stop_run(tmp_path, wait_s=0.3)
             assert bystander.poll() is None
         finally:
             bystander.kill()
@@ -161,9 +161,9 @@ step 1
 def test_the_log_is_given_whole_or_by_step(tmp_path: Path) -> None:
     ended(tmp_path).log.write_text(LOG)
 
-    assert list(log_lines(tmp_path)) == LOG.splitlines()
-    assert list(log_lines(tmp_path, step="train")) == LOG.splitlines()[3:]
-    assert list(log_lines(tmp_path, step="report")) == []
+    assert list(run_log_lines(tmp_path)) == LOG.splitlines()
+    assert list(run_log_lines(tmp_path, step="train")) == LOG.splitlines()[3:]
+    assert list(run_log_lines(tmp_path, step="report")) == []
 
 
 def test_a_log_that_is_followed_ends_with_the_run(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_log_that_is_followed_ends_with_the_run(tmp_path: Path) -> None:
                 file.write("o\nthree")
             process.kill()
 
-        lines = log_lines(tmp_path, follow=True)
+        lines = run_log_lines(tmp_path, follow=True)
         assert next(lines) == "one"
         threading.Timer(0.3, go_on).start()
         assert list(lines) == ["two", "three"]
@@ -186,4 +186,4 @@ def test_a_run_without_a_log_has_not_begun(tmp_path: Path) -> None:
     ended(tmp_path)
 
     with pytest.raises(ConfigError, match="has the run begun"):
-        list(log_lines(tmp_path))
+        list(run_log_lines(tmp_path))

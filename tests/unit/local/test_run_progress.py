@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from rlvr_pipelines.local.run_progress import Progress, clock, describe_numbers
+from rlvr_pipelines.local.run_progress import RunProgress, clock, describe_numbers
 
 
 def phase(name: str, state: str, time: float, **facts: Any) -> dict[str, Any]:
@@ -13,8 +13,8 @@ def optimizer_step(step: int, time: float) -> dict[str, Any]:
     return {"event": "step", "step": step, "max_steps": 10, "time": time, "step_time": 5.0}
 
 
-def progress_of(*events: dict[str, Any]) -> Progress:
-    progress = Progress()
+def progress_of(*events: dict[str, Any]) -> RunProgress:
+    progress = RunProgress()
     for event in events:
         progress.update(event)
     return progress
@@ -112,7 +112,7 @@ def test_steps_running_at_the_end_of_the_run_ended_with_it() -> None:
 def test_events_of_a_step_that_has_not_started_are_of_an_earlier_attempt(
     orphan: dict[str, Any],
 ) -> None:
-    progress = Progress()
+    progress = RunProgress()
 
     assert not progress.update(orphan)
     assert [step.state for step in progress.steps.values()] == ["pending"] * 5

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from rlvr_components.jobs.local_process import LocalBackend
-from rlvr_pipelines.pipeline.run_plan import measure, plan
+from rlvr_pipelines.pipeline.run_plan import measure, plan_local
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.recipe.reader import load_recipe
 from rlvr_trainer.recipe.schema import Recipe
@@ -69,7 +69,7 @@ def test_a_plan_says_that_one_step_with_a_warm_up_learns_nothing() -> None:
 )
 def test_a_plan_refuses_what_the_model_does_not_have(override: str, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
-        plan(tiny("model.name=embedded:smollm2-135m-instruct", override), Path("runs/x"))
+        plan_local(tiny("model.name=embedded:smollm2-135m-instruct", override), Path("runs/x"))
 
 
 def test_each_batch_is_trained_on_num_iterations_times() -> None:
@@ -93,7 +93,7 @@ def test_a_shared_header_counts_once() -> None:
 
 
 def test_rows_elsewhere_are_not_fetched_for_a_plan() -> None:
-    planned = plan(tiny("data.train=s3://bucket/rows.jsonl"), Path("runs/x"))
+    planned = plan_local(tiny("data.train=s3://bucket/rows.jsonl"), Path("runs/x"))
 
     assert planned.sizes is None
     assert planned.facts()["sizes"] is None
@@ -111,21 +111,21 @@ def test_a_plan_tries_the_rewards(tmp_path: Path, body: str, cause: str) -> None
     (tmp_path / "mine.py").write_text(body)
     recipe = tiny(f"rewards.mine={{function: '{tmp_path}/mine.py:f'}}")
     with pytest.raises(ConfigError) as caught:
-        plan(recipe, Path("runs/x"))
+        plan_local(recipe, Path("runs/x"))
     assert cause in str(caught.value)
     assert "rewards.mine.function" in str(caught.value)
 
 
 def test_a_plan_loads_rewards_where_the_rows_are_elsewhere() -> None:
     with pytest.raises(ConfigError, match=r"rewards\.mine\.function: .* is not installed"):
-        plan(
+        plan_local(
             tiny("data.train=s3://bucket/rows.jsonl", "rewards.mine={function: 'no_such:f'}"),
             Path("runs/x"),
         )
 
 
 def test_the_planned_recipe_is_submitted() -> None:
-    planned = plan(tiny(), Path("runs/x"))
+    planned = plan_local(tiny(), Path("runs/x"))
 
     assert planned.rendered == LocalBackend().render(planned.job)
     assert planned.job.command[-1] == str(Path("runs/x").resolve())

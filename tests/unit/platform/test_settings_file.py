@@ -4,7 +4,7 @@ import pytest
 
 from rlvr_components.platform.settings import Platform
 from rlvr_components.platform.settings_file import override_settings, parse_platform
-from rlvr_pipelines.cluster.platform_settings import read_settings
+from rlvr_pipelines.cluster.platform_settings import read_platform_settings
 from rlvr_trainer.errors import ConfigError
 
 MANIFESTS = Path(__file__).parents[3] / "manifests"
@@ -16,7 +16,7 @@ MANIFESTS = Path(__file__).parents[3] / "manifests"
     ids=lambda path: path.relative_to(MANIFESTS).as_posix(),
 )
 def test_every_overlays_settings_are_valid(path: Path) -> None:
-    settings = read_settings(path, ())
+    settings = read_platform_settings(path, ())
     assert parse_platform(settings, origin=str(path)).service_account == "rlvr-trainer"
 
 
@@ -33,7 +33,7 @@ def test_overrides_go_before_the_file_and_leave_the_rest(tmp_path: Path) -> None
     path.write_text("image: trainer:1\nnum_nodes: 2\nenv: {A: '1'}\n")
 
     platform = parse_platform(
-        read_settings(path, ["num_nodes=3", "env.B=2", "secrets=[one]"]), origin="here"
+        read_platform_settings(path, ["num_nodes=3", "env.B=2", "secrets=[one]"]), origin="here"
     )
 
     assert platform == Platform(
@@ -83,9 +83,9 @@ def test_an_error_names_the_field(source: str, message: str, tmp_path: Path) -> 
     path = tmp_path / "platform.yaml"
     path.write_text(source)
     with pytest.raises(ConfigError, match=message):
-        parse_platform(read_settings(path, ()), origin="here")
+        parse_platform(read_platform_settings(path, ()), origin="here")
 
 
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.yaml cannot be read.*check the path"):
-        read_settings(tmp_path / "none.yaml", ())
+        read_platform_settings(tmp_path / "none.yaml", ())

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The commands of `rlvr`, one module each."""

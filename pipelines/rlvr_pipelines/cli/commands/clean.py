@@ -6,7 +6,7 @@ import re
 
 import click
 
-from rlvr_pipelines.access_options import Access
+from rlvr_pipelines.access_options import AccessOptions
 from rlvr_pipelines.cli.groups import cluster_options
 from rlvr_pipelines.cli.options import debug_option, output_option, print_json
 
@@ -14,12 +14,12 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}
 
 
 def _parse_age(ctx: click.Context, option: click.Parameter, value: str | None) -> float:
-    """`90m`, `12h`, `7d`, in seconds."""
+    """Return the seconds of `90m`, `12h` or `7d`."""
     if value is None:
         return 0.0
     match = re.fullmatch(r"(\d+)([smhdw])", value)
     if not match:
-        raise click.BadParameter(f"{value!r} is no age; write 90m, 12h or 7d")
+        raise click.BadParameter(f"{value!r} is not an age; write 90m, 12h or 7d")
     return float(match[1]) * SECONDS[match[2]]
 
 
@@ -30,16 +30,19 @@ def _parse_age(ctx: click.Context, option: click.Parameter, value: str | None) -
     "older_than_s",
     callback=_parse_age,
     metavar="AGE",
-    help="Only those made so long ago: 90m, 12h, 7d.",
+    help="Only jobs that are older than this: 90m, 12h, 7d.",
 )
-@click.option("--dry-run", is_flag=True, help="Show what would be deleted.")
+@click.option("--dry-run", is_flag=True, help="Print the jobs without deleting them.")
 @cluster_options
 @output_option
 @debug_option
-def clean(run: str | None, older_than_s: float, dry_run: bool, access: Access, output: str) -> None:
-    """Delete the jobs that have ended, of RUN or of the whole namespace.
+def clean(
+    run: str | None, older_than_s: float, dry_run: bool, access: AccessOptions, output: str
+) -> None:
+    """Delete the jobs that have ended, of RUN or of the namespace.
 
-    Run directories are left alone, and so is what still runs.
+    RUN is the name of a run or job in the cluster, or the id of a run in Kubeflow. Live jobs and
+    run directories stay.
 
     \b
     rlvr clean --older-than 7d --dry-run
@@ -56,8 +59,8 @@ def clean(run: str | None, older_than_s: float, dry_run: bool, access: Access, o
     named = parse_run(run) if run else None
     if named and named.where == "local":
         raise ConfigError(
-            f"{run} is a run directory, and there is nothing to clean but itself; `rm -r {run}` "
-            "deletes it with its checkpoints"
+            f"{run} is a run directory, which has no jobs to delete; `rm -r {run}` deletes it with "
+            "its checkpoints"
         )
     jobs = jobs_of(named, access) if named else all_jobs(access)
     cleaned = clean_jobs(jobs, access, older_than_s=older_than_s, dry_run=dry_run)
@@ -67,4 +70,4 @@ def clean(run: str | None, older_than_s: float, dry_run: bool, access: Access, o
     for job in cleaned:
         click.echo(f"{job.name}  {job.phase}  {'would be deleted' if dry_run else 'deleted'}")
     if not cleaned:
-        click.echo("no job has ended that is old enough" if older_than_s else "no job has ended")
+        click.echo("no ended job is old enough" if older_than_s else "no job has ended")

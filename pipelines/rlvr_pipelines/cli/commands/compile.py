@@ -23,13 +23,13 @@ from rlvr_pipelines.cli.options import (
     type=click.Path(path_type=Path, dir_okay=False),
     required=True,
     metavar="FILE",
-    help="Where the YAML goes.",
+    help="The YAML file to write.",
 )
 @package_options
 @click.option(
     "--kubernetes-manifests",
     is_flag=True,
-    help="Write a Pipeline and a PipelineVersion, for `kubectl apply`.",
+    help="Write a Pipeline and a PipelineVersion for `kubectl apply`.",
 )
 @click.option("--namespace", metavar="NAME", help="The namespace of these manifests.")
 @debug_option
@@ -43,7 +43,7 @@ def compile_command(
     kubernetes_manifests: bool,
     namespace: str | None,
 ) -> None:
-    """Write the pipeline with RECIPE as KFP's YAML: the same bytes every time.
+    """Write the pipeline with RECIPE as KFP's YAML, the same bytes every time.
 
     \b
     rlvr compile gsm8k -o pipeline.yaml
@@ -53,7 +53,7 @@ def compile_command(
     from rlvr_pipelines.extras import PIPELINES, require
 
     if namespace and not kubernetes_manifests:
-        raise click.UsageError("--namespace is that of --kubernetes-manifests; add it")
+        raise click.UsageError("--namespace needs --kubernetes-manifests; add it")
     loaded = load(recipe, overrides, seed)
     note_files(loaded)
     require(PIPELINES, "compiling")

@@ -18,23 +18,23 @@ from rlvr_pipelines.cli.options import (
 )
 
 
-@click.command()
+@click.command("evaluate")
 @recipe_options
 @click.option(
     "--run-dir",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Where data and samples go.  [default: runs/NAME-evaluate]",
+    help="The directory of data and samples.  [default: runs/NAME-evaluate]",
 )
 @click.option(
     "--adapter",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     metavar="DIR",
-    help="A trained adapter; without one, the base model is evaluated.",
+    help="A trained adapter.  [default: none, the base model]",
 )
 @output_option
 @debug_option
-def evaluate(
+def evaluate_command(
     recipe: str,
     overrides: tuple[str, ...],
     seed: int | None,
@@ -42,7 +42,12 @@ def evaluate(
     adapter: Path | None,
     output: str,
 ) -> None:
-    """Evaluate RECIPE's model, or an adapter, on the test rows."""
+    """Evaluate RECIPE's model, or an adapter, on the test rows.
+
+    \b
+    rlvr evaluate arithmetic
+    rlvr evaluate arithmetic --adapter runs/arithmetic/adapter
+    """
     from rlvr_pipelines.extras import TRAIN, require
 
     loaded = load(recipe, overrides, seed)
@@ -50,14 +55,14 @@ def evaluate(
     from rlvr_pipelines.local.claim import claim
     from rlvr_pipelines.local.display import LineDisplay
     from rlvr_pipelines.local.event_follower import following
-    from rlvr_pipelines.local.run_progress import Event, Progress
+    from rlvr_pipelines.local.run_progress import Event, RunProgress
     from rlvr_trainer import api
     from rlvr_trainer.evaluation.outcome import count, percent, read_samples, summarise
     from rlvr_trainer.run_dir.events import EVENTS_VARIABLE
 
     label: Literal["before", "after"] = "after" if adapter else "before"
-    progress = Progress(["prepare", "evaluate-trained" if adapter else "evaluate-base"])
-    # Lines, on a terminal too: what the libraries say of their own would break a live table.
+    progress = RunProgress(["prepare", "evaluate-trained" if adapter else "evaluate-base"])
+    # Lines on a terminal, too: the output of libraries would break a live table.
     display = LineDisplay(sys.stderr, progress, f"{loaded.name}  recipe {loaded.hash}")
 
     def show(event: Event) -> None:
@@ -66,12 +71,12 @@ def evaluate(
 
     path = run_dir or Path("runs", f"{loaded.name}-evaluate")
     with claim(path, loaded, reopen=False) as claimed:
-        found = claimed.run_dir
-        os.environ[EVENTS_VARIABLE] = str(found.events)
-        with display, following(found.events, show):
-            api.prepare(loaded, found.data)
-            api.evaluate(loaded, found.data, found.path / label, label=label, adapter_dir=adapter)
-        samples_file = found.path / label / "samples.jsonl"
+        data, folder = claimed.run_dir.data, path / label
+        os.environ[EVENTS_VARIABLE] = str(claimed.run_dir.events)
+        with display, following(path, show):
+            api.prepare(loaded, data)
+            api.evaluate(loaded, data, folder, label=label, adapter_dir=adapter)
+        samples_file = folder / "samples.jsonl"
     pass_at_k = loaded.evaluation.pass_at_k
     shots = summarise(read_samples(samples_file), k=pass_at_k.k if pass_at_k else ())
     if output == "json":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rlvr_pipelines.access_options import Access
+from rlvr_pipelines.access_options import AccessOptions
 from rlvr_pipelines.cli.groups import access_options
 from rlvr_pipelines.cli.options import debug_option
 
@@ -18,20 +18,20 @@ STEPS = (
     "check", "prepare", "evaluate-base", "train", "evaluate-trained", "report", "publish", "finish",
 )  # fmt: skip
 TASKS = {"prepare": "prepare-data", "report": "compare-and-report"}
-"""Kubeflow's names of steps that are called otherwise here."""
+"""Step → task in Kubeflow, where the names differ."""
 
 
-@click.command(short_help="Print what RUN printed.")
+@click.command(short_help="Print the log of RUN.")
 @click.argument("run")
-@click.option("-f", "--follow", is_flag=True, help="Go on until the run or job has ended.")
-@click.option("--step", type=click.Choice(STEPS), help="Of this step only.")
+@click.option("-f", "--follow", is_flag=True, help="Follow the log until the run or job ends.")
+@click.option("--step", type=click.Choice(STEPS), help="Print the log of this step only.")
 @access_options
 @debug_option
-def logs(run: str, follow: bool, step: str | None, access: Access) -> None:
-    """Print what RUN printed; of a job all ranks, each line with its own.
+def logs(run: str, follow: bool, step: str | None, access: AccessOptions) -> None:
+    """Print the log of RUN; each line of a job begins with its rank.
 
     RUN is a run directory here, the name of a run or job in the cluster, or the id of a run in
-    Kubeflow, whose steps' logs come through Kubeflow alone.
+    Kubeflow, whose logs are read through Kubeflow alone.
 
     \b
     rlvr logs runs/arithmetic -f
@@ -42,9 +42,9 @@ def logs(run: str, follow: bool, step: str | None, access: Access) -> None:
     named = parse_run(run)
     match named.where:
         case "local":
-            from rlvr_pipelines.local.local_run import log_lines
+            from rlvr_pipelines.local.local_run import run_log_lines
 
-            lines = log_lines(named.path, step=step or "", follow=follow)
+            lines = run_log_lines(named.path, step=step or "", follow=follow)
         case "kubeflow":
             lines = _kubeflow_lines(named, access, step or "", follow)
         case "cluster":
@@ -52,16 +52,16 @@ def logs(run: str, follow: bool, step: str | None, access: Access) -> None:
     try:
         for line in lines:
             click.echo(line)
-    except KeyboardInterrupt:  # the way to end -f; what is looked at goes on
+    except KeyboardInterrupt:  # ends -f; the run continues
         return
 
 
-def _job_lines(named: RunName, access: Access, step: str, follow: bool) -> Iterator[str]:
+def _job_lines(named: RunName, access: AccessOptions, step: str, follow: bool) -> Iterator[str]:
     from rlvr_pipelines.extras import KUBERNETES, require
 
     require(KUBERNETES, "reading a cluster's logs")
     from rlvr_components.kubernetes.access import use_context
-    from rlvr_pipelines.cluster.cluster_runs import job_lines, jobs_of, newest_attempts
+    from rlvr_pipelines.cluster.cluster_runs import job_log_lines, jobs_of, newest_attempts
     from rlvr_trainer.errors import ConfigError
 
     use_context(access.context)
@@ -69,21 +69,24 @@ def _job_lines(named: RunName, access: Access, step: str, follow: bool) -> Itera
     if not jobs:
         of = f" of step {step}" if step else ""
         raise ConfigError(
-            f"{named.text} has no job{of}; `rlvr status {named.text}` shows what it has. Steps "
-            "that are no jobs have their logs where the pipeline runs: in the UI, or in the run "
-            "directory"
+            f"{named.text} has no job{of}; `rlvr status {named.text}` shows its jobs. The log of a "
+            "step that is not a job is where the pipeline runs: in the UI, or in the run directory"
         )
-    return job_lines(jobs, access, follow=follow)
+    return job_log_lines(jobs, access, follow=follow)
 
 
-def _kubeflow_lines(named: RunName, access: Access, step: str, follow: bool) -> Iterator[str]:
-    """The steps' logs; those of a step that follows a job hold the job's lines, of all ranks."""
+def _kubeflow_lines(
+    named: RunName, access: AccessOptions, step: str, follow: bool
+) -> Iterator[str]:
+    """Return the lines of the steps; a step that follows a job prints the lines of all ranks."""
     from rlvr_components.kubernetes.access import use_context
     from rlvr_pipelines.extras import PIPELINES, require
 
-    require(PIPELINES, "looking at a run in Kubeflow")
+    require(PIPELINES, "reading a run in Kubeflow")
     use_context(access.context)
     from rlvr_pipelines.kubeflow.connection import connect
-    from rlvr_pipelines.kubeflow.kubeflow_steps import log_lines
+    from rlvr_pipelines.kubeflow.kubeflow_steps import kubeflow_log_lines
 
-    return log_lines(connect(access), named.text, step=TASKS.get(step, step), follow=follow)
+    return kubeflow_log_lines(
+        connect(access), named.text, step=TASKS.get(step, step), follow=follow
+    )

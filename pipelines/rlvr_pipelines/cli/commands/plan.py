@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from rlvr_pipelines.access_options import Access
+from rlvr_pipelines.access_options import AccessOptions
 from rlvr_pipelines.cli.groups import (
     JobOptions,
     check_places,
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 PLACES = dict.fromkeys(
     (*JobOptions.__dataclass_fields__, "namespace", "context"), ("pytorchjob", "trainjob")
 )
-"""Where an option means something."""
+"""Option → the places where it has an effect."""
 
 
-@click.command("plan")
+@click.command("plan", short_help="Print what a run of RECIPE does, without running it.")
 @recipe_options
 @run_dir_option
 @click.option(
@@ -46,7 +46,7 @@ PLACES = dict.fromkeys(
     type=click.Choice(["local", "pytorchjob", "trainjob"]),
     default="local",
     show_default=True,
-    help="Where the training would run.",
+    help="Where to train.",
 )
 @job_options
 @cluster_options
@@ -59,22 +59,22 @@ def plan_command(
     run_dir: Path | None,
     place: Literal["local", "pytorchjob", "trainjob"],
     job: JobOptions,
-    access: Access,
+    access: AccessOptions,
     output: str,
 ) -> None:
-    """Show what a run of RECIPE would do, without doing it.
+    """Print the recipe, steps, sizes and job of a run of RECIPE, without running it.
 
     \b
     rlvr plan gsm8k
     rlvr plan gsm8k --on pytorchjob --storage s3://bucket/runs --nodes 2 --gpus 8
     """
-    from rlvr_pipelines.pipeline.run_plan import plan, plan_in_cluster
+    from rlvr_pipelines.pipeline.run_plan import plan_in_cluster, plan_local
 
     check_places(place, PLACES)
     loaded = load(recipe, overrides, seed)
     path = run_dir or default_run_dir(loaded)
     if place == "local":
-        planned = plan(loaded, path)
+        planned = plan_local(loaded, path)
     else:
         planned = plan_in_cluster(loaded, path, _cluster_job(loaded, path, place, job, access))
     if output == "json":
@@ -88,7 +88,7 @@ def _cluster_job(
     run_dir: Path,
     place: Literal["pytorchjob", "trainjob"],
     job: JobOptions,
-    access: Access,
+    access: AccessOptions,
 ) -> ClusterJob:
     from rlvr_components.kubernetes.access import has_cluster, use_context
 
@@ -125,7 +125,11 @@ def _describe(plan: Plan) -> str:
         plan.recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=96
     )
     steps = list(plan.facts()["steps"])
-    sizes = _sizes(plan.sizes) if plan.sizes else ["rows    elsewhere; counted when they are read"]
+    sizes = (
+        _sizes(plan.sizes)
+        if plan.sizes
+        else ["rows    not on this machine; counted when they are read"]
+    )
     lines = [
         recipe.rstrip(),
         "",

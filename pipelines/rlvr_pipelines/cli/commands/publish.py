@@ -9,7 +9,7 @@ import click
 from rlvr_pipelines.cli.options import debug_option, run_dir_argument
 
 
-@click.command(short_help="Write a trained adapter or merged model, with a card.")
+@click.command("publish", short_help="Write a trained adapter or merged model with a card.")
 @run_dir_argument
 @click.option("--merge", is_flag=True, help="Merge the adapter into the model.")
 @click.option(
@@ -18,17 +18,21 @@ from rlvr_pipelines.cli.options import debug_option, run_dir_argument
     type=click.Path(path_type=Path, file_okay=False),
     required=True,
     metavar="DIR",
-    help="Where the model goes.",
+    help="The directory to write.",
 )
 @debug_option
-def publish(run_dir: Path, merge: bool, output_dir: Path) -> None:
-    """Write what RUN_DIR trained as an adapter, or a merged model, with a card."""
+def publish_command(run_dir: Path, merge: bool, output_dir: Path) -> None:
+    """Write the adapter of RUN_DIR, or the merged model, with a card.
+
+    \b
+    rlvr publish runs/arithmetic --merge -o model
+    """
     from rlvr_pipelines.extras import TRAIN, require
 
     require(TRAIN, "publishing")
     from rlvr_pipelines.local.claim import RunDir, read_recipe
-    from rlvr_trainer.export import publish as publish_run
+    from rlvr_trainer.export import publish
 
-    read_recipe(RunDir(run_dir))  # so that a mistyped path is told before anything is loaded
-    publish_run(run_dir, output_dir, merge=merge)
+    read_recipe(RunDir(run_dir))  # fails for a mistyped path before a model is loaded
+    publish(run_dir, output_dir, merge=merge)
     click.echo(f"Model: {output_dir}")

@@ -9,11 +9,11 @@ from rlvr_pipelines.cli.options import debug_option, load, output_option, print_
 
 @click.command()
 @click.option("--schema", is_flag=True, help="Print the JSON schema of a recipe.")
-@click.option("--fields", is_flag=True, help="Print all fields of a recipe, as Markdown.")
+@click.option("--fields", is_flag=True, help="Print the fields of a recipe as Markdown.")
 @output_option
 @debug_option
 def recipes(schema: bool, fields: bool, output: str) -> None:
-    """List the recipes that are shipped."""
+    """List the shipped recipes."""
     from rlvr_trainer.recipe.json_schema import fields_page, recipe_schema
     from rlvr_trainer.recipe.reader import shipped_recipes
     from rlvr_trainer.tables import columns
@@ -41,4 +41,4 @@ def recipes(schema: bool, fields: bool, output: str) -> None:
             ]
         )
         return
-    click.echo("\n".join(columns((name, one.description) for name, one in loaded.items())))
+    click.echo("\n".join(columns((name, recipe.description) for name, recipe in loaded.items())))

@@ -11,30 +11,34 @@ import click
 from rlvr_pipelines.cli.options import debug_option, output_option, print_json, run_dir_argument
 
 
-@click.command(short_help="Write the evaluation and report of a run again.")
+@click.command(short_help="Write the evaluation and report of RUN_DIR again.")
 @run_dir_argument
 @output_option
 @debug_option
 def report(run_dir: Path, output: str) -> None:
-    """Write the evaluation and report of RUN_DIR again, from its samples and events."""
+    """Write the evaluation and report of RUN_DIR again, from its samples and events.
+
+    \b
+    rlvr report runs/arithmetic
+    """
     from rlvr_pipelines.local.claim import RunDir, read_recipe
     from rlvr_pipelines.local.results import print_evaluation
     from rlvr_trainer import api
     from rlvr_trainer.evaluation.outcome import read_samples, write_samples
 
-    found = RunDir(run_dir)
-    recipe = read_recipe(found)
-    samples = read_samples(found.samples)
+    files = RunDir(run_dir)
+    recipe = read_recipe(files)
+    samples = read_samples(files.samples)
     with tempfile.TemporaryDirectory() as folder:
         sides = {label: Path(folder, label) for label in ("before", "after")}
         for label, side in sides.items():
             own = [sample for sample in samples if sample["model"] == label]
             write_samples(side / "samples.jsonl", own)
         evaluation = api.compare(
-            recipe, found.data, sides["before"], sides["after"], found.events, found.path
+            recipe, files.data, sides["before"], sides["after"], files.events, files.path
         )
     if output == "json":
-        print_json({"report": str(found.report), "evaluation": evaluation})
+        print_json({"report": str(files.report), "evaluation": evaluation})
         return
     print_evaluation(evaluation, sys.stdout)
-    click.echo(f"Report: {found.report}")
+    click.echo(f"Report: {files.report}")

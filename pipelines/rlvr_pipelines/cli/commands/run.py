@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlvr_pipelines.access_options import Access
+from rlvr_pipelines.access_options import AccessOptions
 from rlvr_pipelines.cli.groups import (
     JobOptions,
     access_options,
@@ -30,7 +30,11 @@ from rlvr_pipelines.cli.options import (
     recipe_options,
     run_dir_option,
 )
-from rlvr_pipelines.cli.run_kubeflow import KubeflowRun, kubeflow_run_options, run_on_kubeflow
+from rlvr_pipelines.cli.run_kubeflow import (
+    KubeflowRunOptions,
+    kubeflow_run_options,
+    run_on_kubeflow,
+)
 
 if TYPE_CHECKING:
     from rlvr_pipelines.local.claim import RunDir
@@ -42,10 +46,12 @@ _KUBEFLOW = ("kubeflow",)
 PLACES = {
     **dict.fromkeys(("run_dir", "sweep"), _HERE),
     **dict.fromkeys((*JobOptions.__dataclass_fields__, "namespace", "context"), _CLUSTER),
-    **dict.fromkeys((*KubeflowRun.__dataclass_fields__, "images", "secret", "endpoint"), _KUBEFLOW),
+    **dict.fromkeys(
+        (*KubeflowRunOptions.__dataclass_fields__, "images", "secret", "endpoint"), _KUBEFLOW
+    ),
     **dict.fromkeys(("token_file", "cookies_file", "ca_file"), _KUBEFLOW),
 }
-"""Where an option means something; everywhere, if it is not here."""
+"""Option → the places where it has an effect; an option that is not listed has one everywhere."""
 
 
 @click.command()
@@ -57,9 +63,9 @@ PLACES = {
     type=click.Choice(["local", "kubeflow", "pytorchjob", "trainjob"]),
     default="local",
     show_default=True,
-    help="Where it runs. pytorchjob, trainjob: the pipeline here, its model steps in a cluster.",
+    help="Where to run. pytorchjob, trainjob: pipeline here, model steps in a cluster.",
 )
-@click.option("--sweep", metavar="A.B=V1,V2,…", help="Train once for each value of a field.")
+@click.option("--sweep", metavar="A.B=V1,V2,…", help="Train once for every value of a field.")
 @job_options
 @kubeflow_run_options
 @package_options
@@ -74,16 +80,16 @@ def run(
     place: str,
     sweep: str | None,
     job: JobOptions,
-    kubeflow: KubeflowRun,
+    kubeflow: KubeflowRunOptions,
     images: tuple[str, ...],
     secret: str,
-    access: Access,
+    access: AccessOptions,
     output: str,
 ) -> None:
     """Train RECIPE from data to report.
 
-    The same command again continues an interrupted run. In Kubeflow it is a new run, which trains
-    from the beginning; there, KFP's Retry of a run continues it.
+    The same command again resumes an interrupted run. In Kubeflow it starts a new run, which trains
+    from the beginning; there, KFP's Retry resumes a run.
 
     \b
     rlvr run arithmetic
@@ -112,16 +118,16 @@ def run(
     if seed is not None and swept.field == "seed":
         raise click.UsageError("--seed and --sweep both set the seed; leave --seed out")
     root = run_dir or default_run_dir(loaded, f"{SWEEP_INFIX}{swept.field}")
-    # all of them first: a value that is not valid is known before anything runs
+    # all values are loaded and checked before the first one runs
     recipes = [load(recipe, [*overrides, swept.override(value)], seed) for value in swept.values]
     _require(place, job.storage)
-    for each in recipes:
-        _check_fit(each, arguments)
+    for variant in recipes:
+        _check_fit(variant, arguments)
     failures: dict[str, RLVRError] = {}
-    for each, value in zip(recipes, swept.values, strict=True):
+    for variant, value in zip(recipes, swept.values, strict=True):
         try:
-            _run(each, swept.run_dir(root, value), arguments)
-        except RLVRError as error:  # says nothing about the other values
+            _run(variant, swept.run_dir(root, value), arguments)
+        except RLVRError as error:  # the other values may succeed
             failures[swept.override(value)] = error
             click.echo(f"{swept.override(value)}: {error}", err=True)
     _print_sweep(write_sweep(root, swept), root, output)
@@ -129,13 +135,13 @@ def run(
         override, first = next(iter(failures.items()))
         raise JobFailed(
             f"{len(failures)} of {len(swept.values)} values failed, first {override}; the causes "
-            f"stand above. To try them again: {command_again()}",
+            f"are above. To run them again: {command_again()}",
             exit_code=first.exit_code,
         )
 
 
-def _arguments(place: str, job: JobOptions, access: Access) -> dict[str, Any]:
-    """The pipeline's parameters beside the recipe."""
+def _arguments(place: str, job: JobOptions, access: AccessOptions) -> dict[str, Any]:
+    """Return the pipeline's parameters other than the recipe."""
     if place == "local":
         return {}
     from rlvr_components.kubernetes.access import use_context
@@ -161,7 +167,7 @@ def _require(place: str, storage: str) -> None:
 
 
 def _check_fit(recipe: Recipe, arguments: Mapping[str, Any]) -> None:
-    """Refuse what the model or the cluster's settings do not fit, before anything runs."""
+    """Raise ConfigError if the model or the cluster's settings do not fit the recipe."""
     from rlvr_trainer.models.fit import check_local_model
 
     check_local_model(recipe)
@@ -181,7 +187,7 @@ def _run(recipe: Recipe, path: Path, arguments: dict[str, Any]) -> RunDir:
     try:
         return run_pipeline(recipe, path, arguments=arguments)
     except Interrupted as error:
-        click.echo(f"{error}; nothing is left running. To go on: {command_again()}", err=True)
+        click.echo(f"{error}; nothing is left running. To resume: {command_again()}", err=True)
         click.get_current_context().exit(error.exit_code)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlvr_pipelines.access_options import Access
+from rlvr_pipelines.access_options import AccessOptions
 from rlvr_pipelines.cli.groups import access_options
 from rlvr_pipelines.cli.options import debug_option, output_option, print_json
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from rlvr_pipelines.run_name import RunName
 
 Shown = tuple[Any, list[str]]
-"""Facts, and lines for people."""
+"""Plain data, and lines of text."""
 
 
-@click.command(short_help="Show how far RUN is, and what went wrong.")
+@click.command(short_help="Show the status of RUN, and the cause of a failure.")
 @click.argument("run", required=False)
 @access_options
 @output_option
 @debug_option
-def status(run: str | None, access: Access, output: str) -> None:
-    """Show how far RUN is, its replicas, and what went wrong.
+def status(run: str | None, access: AccessOptions, output: str) -> None:
+    """Show the steps and replicas of RUN, and why they are pending or failed.
 
     RUN is a run directory here, the name of a run or job in the cluster, or the id of a run in
-    Kubeflow. Without it: all runs in runs/ and all jobs of the namespace.
+    Kubeflow. Without RUN, list all runs in runs/ and all jobs of the namespace.
 
     \b
     rlvr status
@@ -54,7 +54,7 @@ def status(run: str | None, access: Access, output: str) -> None:
         click.echo("\n".join(lines))
 
 
-def _everything(access: Access) -> Shown:
+def _everything(access: AccessOptions) -> Shown:
     from rlvr_pipelines.cluster.job_display import job_facts, list_lines
 
     local, jobs = _local_runs(Path("runs")), _jobs_if_any(access)
@@ -65,7 +65,7 @@ def _everything(access: Access) -> Shown:
 
 
 def _local_runs(root: Path) -> list[LocalRun]:
-    """Those in `root`, and those of its sweeps; one that cannot be read is named on stderr."""
+    """Return the runs in `root` and in its sweeps; print a note for one that cannot be read."""
     from rlvr_pipelines.local.local_run import inspect_run
     from rlvr_pipelines.local.sweep import SWEEP_INFIX
     from rlvr_trainer.errors import ConfigError
@@ -80,8 +80,8 @@ def _local_runs(root: Path) -> list[LocalRun]:
     return runs
 
 
-def _jobs_if_any(access: Access) -> list[JobSummary]:
-    """Whoever never had to do with a cluster hears nothing of one."""
+def _jobs_if_any(access: AccessOptions) -> list[JobSummary]:
+    """Return all jobs; none, without a word, where no cluster is configured."""
     from rlvr_components.kubernetes.access import has_cluster
     from rlvr_pipelines.extras import KUBERNETES, is_installed
 
@@ -101,7 +101,7 @@ def _jobs_if_any(access: Access) -> list[JobSummary]:
         return []
 
 
-def _local(named: RunName, access: Access) -> Shown:
+def _local(named: RunName, access: AccessOptions) -> Shown:
     from rlvr_pipelines.local.local_run import inspect_run
 
     run = inspect_run(named.path)
@@ -112,7 +112,7 @@ def _local(named: RunName, access: Access) -> Shown:
     return run.facts(), lines
 
 
-def _cluster(named: RunName, access: Access) -> Shown:
+def _cluster(named: RunName, access: AccessOptions) -> Shown:
     _require_kubernetes()
     from rlvr_pipelines.cluster.cluster_runs import jobs_of
     from rlvr_pipelines.cluster.job_display import job_facts, job_lines
@@ -122,10 +122,10 @@ def _cluster(named: RunName, access: Access) -> Shown:
     return [job_facts(job) for job in jobs], [*lines, _kubectl(access, jobs)]
 
 
-def _kubeflow(named: RunName, access: Access) -> Shown:
+def _kubeflow(named: RunName, access: AccessOptions) -> Shown:
     from rlvr_pipelines.extras import PIPELINES, require
 
-    require(PIPELINES, "looking at a run in Kubeflow")
+    require(PIPELINES, "reading a run in Kubeflow")
     from rlvr_pipelines.cluster.job_display import job_facts, job_lines
     from rlvr_pipelines.kubeflow.connection import connect
     from rlvr_pipelines.kubeflow.kubeflow_runs import get_run
@@ -140,8 +140,8 @@ def _kubeflow(named: RunName, access: Access) -> Shown:
     return {**run.facts(), "jobs": [job_facts(job) for job in jobs]}, lines
 
 
-def _kubeflow_jobs(named: RunName, access: Access, namespace: str) -> list[JobSummary]:
-    """The run's jobs; what Kubeflow says of it is worth showing without them, too."""
+def _kubeflow_jobs(named: RunName, access: AccessOptions, namespace: str) -> list[JobSummary]:
+    """Return the run's jobs; print a note if they cannot be read."""
     from rlvr_pipelines.extras import KUBERNETES, is_installed
     from rlvr_trainer.errors import RLVRError
 
@@ -156,8 +156,8 @@ def _kubeflow_jobs(named: RunName, access: Access, namespace: str) -> list[JobSu
         return []
 
 
-def _kubectl(access: Access, jobs: Sequence[JobSummary]) -> str:
-    """The same without rlvr."""
+def _kubectl(access: AccessOptions, jobs: Sequence[JobSummary]) -> str:
+    """Return the command that lists the jobs with kubectl."""
     from rlvr_components.jobs.cluster import CUSTOM_COLUMNS
 
     kinds = ",".join(sorted({f"{job.kind.lower()}s" for job in jobs}))
@@ -170,4 +170,4 @@ def _kubectl(access: Access, jobs: Sequence[JobSummary]) -> str:
 def _require_kubernetes() -> None:
     from rlvr_pipelines.extras import KUBERNETES, require
 
-    require(KUBERNETES, "looking into a cluster")
+    require(KUBERNETES, "reading a cluster's jobs")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlvr_pipelines.access_options import Access
+from rlvr_pipelines.access_options import AccessOptions
 from rlvr_pipelines.cli.groups import access_options
 from rlvr_pipelines.cli.options import debug_option, output_option, print_json
 
@@ -24,12 +24,12 @@ LOCAL_WAIT_S = 300
 @access_options
 @output_option
 @debug_option
-def stop(run: str, access: Access, output: str) -> None:
-    """Stop RUN and leave nothing of it running; its checkpoints stay.
+def stop(run: str, access: AccessOptions, output: str) -> None:
+    """Stop RUN and all of its jobs; its checkpoints stay.
 
     RUN is a run directory here, the name of a run or job in the cluster, or the id of a run in
-    Kubeflow. Training commits a checkpoint first, from which the same run goes on later (in
-    Kubeflow by KFP's Retry).
+    Kubeflow. Training commits a checkpoint first, from which the run can be resumed (in Kubeflow by
+    KFP's Retry).
 
     \b
     rlvr stop runs/arithmetic
@@ -52,27 +52,26 @@ def stop(run: str, access: Access, output: str) -> None:
 
 
 def _stop_local(path: Path) -> dict[str, Any]:
-    from rlvr_pipelines.local.local_run import inspect_run
-    from rlvr_pipelines.local.local_run import stop as stop_run
+    from rlvr_pipelines.local.local_run import inspect_run, stop_run
     from rlvr_trainer.errors import PlatformError
 
     before = inspect_run(path)
     if before.phase != "running":
-        _say(f"{path} does not run: {before.phase}")
+        _say(f"{path} is not running: {before.phase}")
         return {"run": str(path), "kind": "local", "stopped": False, "phase": before.phase}
     _say(f"stopping {path}: training commits a checkpoint at the end of its step")
     if not stop_run(path, LOCAL_WAIT_S):
         raise PlatformError(
-            f"{path} (process {before.process}) did not stop within {LOCAL_WAIT_S} s; look at "
+            f"{path} (process {before.process}) did not stop within {LOCAL_WAIT_S} s; read "
             f"`rlvr logs {path}`, and kill the process if it hangs: committed checkpoints stay"
         )
     after = inspect_run(path)
-    _say(f"nothing of {path} is running; `rlvr run` with this --run-dir goes on from the last "
+    _say(f"nothing of {path} is running; `rlvr run` with this --run-dir resumes from the last "
          "checkpoint")  # fmt: skip
     return {"run": str(path), "kind": "local", "stopped": True, "phase": after.phase}
 
 
-def _stop_cluster(named: RunName, access: Access) -> dict[str, Any]:
+def _stop_cluster(named: RunName, access: AccessOptions) -> dict[str, Any]:
     from rlvr_pipelines.extras import KUBERNETES, require
 
     require(KUBERNETES, "stopping a job")
@@ -83,14 +82,14 @@ def _stop_cluster(named: RunName, access: Access) -> dict[str, Any]:
     living = {job.run_id or job.run_dir: job.name for job in jobs if not job.has_ended}
     if len(living) > 1:
         raise ConfigError(
-            f"{len(living)} runs named {named.text!r} live here ({', '.join(living.values())}), "
-            "maybe other people's; stop one by its job's name, or by its id in Kubeflow"
+            f"{named.text!r} names {len(living)} live runs ({', '.join(living.values())}), maybe "
+            "of other users; stop one by its job's name, or by its id in Kubeflow"
         )
     return _stop_jobs(named, jobs, access)
 
 
-def _stop_kubeflow(named: RunName, access: Access) -> dict[str, Any]:
-    """Terminate the run, whose steps delete their jobs; then see that they did."""
+def _stop_kubeflow(named: RunName, access: AccessOptions) -> dict[str, Any]:
+    """Terminate the run, whose steps delete their jobs; delete the jobs that are left."""
     from rlvr_pipelines.extras import KUBERNETES, PIPELINES, is_installed, require
 
     require(PIPELINES, "stopping a run in Kubeflow")
@@ -104,32 +103,32 @@ def _stop_kubeflow(named: RunName, access: Access) -> dict[str, Any]:
         _say(f"{run.name} has ended: {run.phase}")
     else:
         terminate_run(kubeflow, run.id)
-        _say(f"{run.name} is terminated; {RETRY} from the last checkpoint, {NEW_RUN}")
+        _say(f"{run.name} is terminating; {RETRY} from the last checkpoint, {NEW_RUN}")
     facts = {"run": run.id, "kind": "kubeflow", "stopped": not run.ended, "link": run.link}
     if not is_installed(KUBERNETES):
-        _say("its jobs were not looked at: pip install 'rlvr[kubernetes]'")
+        _say("its jobs were not checked: pip install 'rlvr[kubernetes]'")
         return facts
     from rlvr_pipelines.cluster.cluster_runs import jobs_of
 
     namespace = run.job_namespace or access.namespace
     jobs = jobs_of(named, access, namespace=namespace)
     if not jobs:
-        _say(f"no job of it is in {namespace or 'the namespace of the kubeconfig'}; where its jobs "
-             "are in another one, name that with --namespace")  # fmt: skip
+        _say(f"it has no job in {namespace or 'the namespace of the kubeconfig'}; if they are in "
+             "another one, name it with --namespace")  # fmt: skip
         return {**facts, "jobs": []}
     return {**facts, "jobs": _stop_jobs(named, jobs, access)["jobs"]}
 
 
-def _stop_jobs(named: RunName, jobs: Sequence[JobSummary], access: Access) -> dict[str, Any]:
+def _stop_jobs(named: RunName, jobs: Sequence[JobSummary], access: AccessOptions) -> dict[str, Any]:
     from rlvr_pipelines.cluster.cluster_runs import stop_jobs
 
     living = [job for job in jobs if not job.has_ended]
     for job in living:
-        _say(f"deleting {job.name}: its pods commit a checkpoint before they end (2 min at most, "
-             "unless the platform's stop_grace_s says otherwise)")  # fmt: skip
+        _say(f"deleting {job.name}: its pods commit a checkpoint before they terminate (2 min at "
+             "most, unless the platform's stop_grace_s says otherwise)")  # fmt: skip
     stopped = stop_jobs(living, access)
     where = sorted({job.run_dir for job in stopped if job.run_dir})
-    resume = "" if named.where == "kubeflow" else ", and the same command goes on from there"
+    resume = "" if named.where == "kubeflow" else ", and the same command resumes from there"
     _say(f"nothing of {named.text} is running" + (
         f"; what it committed stays in {', '.join(where)}{resume}" if where else ""
     ))  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from rlvr_pipelines.access_options import Access
+from rlvr_pipelines.access_options import AccessOptions
 from rlvr_pipelines.cli.groups import access_options
 from rlvr_pipelines.cli.options import (
     debug_option,
@@ -17,7 +17,7 @@ from rlvr_pipelines.cli.options import (
 )
 
 
-@click.command(short_help="Upload the pipeline to Kubeflow, once.")
+@click.command(short_help="Upload the pipeline to Kubeflow.")
 @recipe_options
 @package_options
 @access_options
@@ -29,13 +29,13 @@ def upload(
     seed: int | None,
     images: tuple[str, ...],
     secret: str,
-    access: Access,
+    access: AccessOptions,
     output: str,
 ) -> None:
     """Upload the pipeline with RECIPE to Kubeflow, as a version of its own.
 
-    The version is named by package and recipe. The same bytes are uploaded once; other content
-    under the same name (another image, say) becomes a version with its content's hash in its name.
+    The version is named by package and recipe. The same bytes are uploaded once; other content of
+    the same name (another image, say) becomes a version with a hash in its name.
 
     \b
     rlvr upload gsm8k --endpoint http://localhost:8080
@@ -46,7 +46,7 @@ def upload(
     note_files(loaded)
     require(PIPELINES, "an upload")
     from rlvr_pipelines.kubeflow.connection import connect
-    from rlvr_pipelines.kubeflow.versions import upload as upload_package
+    from rlvr_pipelines.kubeflow.versions import upload_package
     from rlvr_pipelines.pipeline.package import compile_package, parse_images
 
     package = compile_package(loaded, images=parse_images(images), secret=secret)
@@ -60,7 +60,7 @@ def upload(
         case "added":
             what = "has a new version"
         case "unchanged":
-            what = "is there already, with the same content"
+            what = "has this version already"
     click.echo(f"{uploaded.pipeline} {what}: {uploaded.version}")
     click.echo(f"pipeline  {uploaded.pipeline_id}")
     click.echo(f"version   {uploaded.version_id}")

@@ -1,6 +1,7 @@
 from pathlib import Path
 
-from rlvr_pipelines.local.inputs import files_of_this_machine, fingerprint
+from rlvr_pipelines.cli.options import files_of_this_machine
+from rlvr_trainer.recipe.named_files import file_digests
 from rlvr_trainer.recipe.reader import parse_recipe
 from rlvr_trainer.recipe.schema import Recipe
 
@@ -11,16 +12,16 @@ def recipe(**fields: object) -> Recipe:
     )
 
 
-def test_the_same_files_give_the_same_fingerprint(tmp_path: Path) -> None:
+def test_the_same_files_have_the_same_digests(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("{}\n")
     of_rows = recipe(data={"train": str(rows)})
 
-    assert fingerprint(of_rows) == fingerprint(of_rows)
-    assert fingerprint(of_rows) != fingerprint(recipe())
+    assert file_digests(of_rows) == file_digests(of_rows)
+    assert file_digests(of_rows) != file_digests(recipe())
 
 
-def test_changed_rows_or_code_change_the_fingerprint(tmp_path: Path) -> None:
+def test_changed_rows_or_code_change_the_digests(tmp_path: Path) -> None:
     for field in ("train", "task", "reward"):
         file = tmp_path / f"{field}.py"
         file.write_text("1")
@@ -29,17 +30,17 @@ def test_changed_rows_or_code_change_the_fingerprint(tmp_path: Path) -> None:
             "task": {"task": f"{file}:Mine"},
             "reward": {"rewards": {"mine": {"function": f"{file}:mine"}}},
         }[field]
-        before = fingerprint(recipe(**named))
+        before = file_digests(recipe(**named))
         file.write_text("2")
 
-        assert fingerprint(recipe(**named)) != before, field
+        assert file_digests(recipe(**named)) != before, field
 
 
-def test_files_elsewhere_have_no_state() -> None:
-    assert fingerprint(recipe(data={"train": "s3://bucket/rows.jsonl"})) == fingerprint(recipe())
+def test_files_elsewhere_have_no_digests() -> None:
+    assert file_digests(recipe(data={"train": "s3://bucket/rows.jsonl"})) == file_digests(recipe())
 
 
-def test_files_that_pods_do_not_have_are_known(tmp_path: Path) -> None:
+def test_files_that_pods_do_not_have_are_listed(tmp_path: Path) -> None:
     rows, code = tmp_path / "rows.jsonl", tmp_path / "mine.py"
     rows.write_text("{}\n")
     code.write_text("1")
