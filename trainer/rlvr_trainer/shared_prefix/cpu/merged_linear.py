@@ -3,8 +3,9 @@
 PEFT multiplies by a weight and then twice by thin matrices, scales and adds. On a CPU these passes
 over activations take half as long as the weight's multiplication, and longer than it with AMX. Here
 the adapter is added to the weight, which is small beside the activations, before multiplying, in
-float32 for a bfloat16 model too: CPUs without AMX multiply that two to eight times as fast. With AMX a bfloat16 model keeps its dtype, in which the sum would round the adapter away; the
-thin products are then added in place.
+float32 for a bfloat16 model too: CPUs without AMX multiply that two to eight times as fast. With
+AMX a bfloat16 model keeps its dtype, in which the sum would round the adapter away; the thin
+products are then added in place.
 """
 
 from collections.abc import Iterator, Sequence
