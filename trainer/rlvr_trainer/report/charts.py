@@ -1,7 +1,7 @@
-"""The charts, as inline SVG.
+"""Draw the charts as inline SVG.
 
 Positions along x are percentages, so that a chart takes any width and its text keeps its size.
-Colours come from the page's stylesheet; what they say is also said by shape or text.
+Colours come from the page's stylesheet; shape or text carries the same information.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Series:
     """A number over the steps of a run."""
 
     name: str
-    """Unique in a page; a part of the ids."""
+    """Unique in a page; part of the element ids."""
     title: str
     unit: str
     points: Sequence[tuple[int, float]]
@@ -78,7 +78,7 @@ def interval_bars(before: Summary, after: Summary) -> Markup:
 def comparison(
     name: str, title: str, x_label: str, categories: Sequence[Category], *, connect: bool
 ) -> Markup:
-    """Draw accuracy before and after, with intervals, by category; a line joins ordered ones."""
+    """Draw accuracy before and after by category; `connect` joins ordered categories."""
     height, top, bottom = 300, 22, 52
     highest: float = max(max(c.before["high"], c.after["high"]) for c in categories)
     ticks = nice_ticks(0, min(1.0, highest))
@@ -171,7 +171,7 @@ def drawn(series: Series) -> Sequence[tuple[int, float]]:
 
 
 def has_mean(series: Series) -> bool:
-    """Return true where there are enough steps for a running mean."""
+    """Return True if there are enough steps for a running mean."""
     return len(series.points) >= MIN_POINTS_FOR_MEAN and not series.markers
 
 

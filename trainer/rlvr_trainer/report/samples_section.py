@@ -1,4 +1,4 @@
-"""Completions before and after training side by side: which of them the report shows."""
+"""Choose the completions before and after training that the report shows side by side."""
 
 from __future__ import annotations
 
