@@ -154,7 +154,7 @@ def header_floors(args: argparse.Namespace, steps: Sequence[Step]) -> dict[int, 
     """Return a lower bound in seconds by shots: the step without shots plus the header's FLOPs.
 
     The header has a forward to generate, and a forward, a recomputed one with checkpointing, and a
-    backward to train; all later tokens attend to it. Adapters, norms and memory traffic are ignored.
+    backward to train; later tokens attend to it. Adapters, norms and memory traffic are ignored.
     """
     without = next((step for step in steps if not step.shots), None)
     if without is None or len(steps) == 1:
@@ -341,7 +341,7 @@ def measure(args: argparse.Namespace, side: str, shots: int) -> Step:
                 "generation_kwargs": {
                     "min_tokens": args.tokens,
                     "ignore_eos": True,
-                    "detokenize": False,  # the random model samples ids that the tokenizer does not have
+                    "detokenize": False,  # the random model samples ids without a token
                 },
             }
         trainer = Measured(

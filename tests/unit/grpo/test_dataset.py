@@ -106,7 +106,7 @@ def test_a_reward_that_fails_on_a_gold_completion_costs_no_evaluation(
     mine = {"f": {"function": f"{tmp_path}/mine.py:f"}}
     # prepared before the reward was named, or where its code is not
     prepare(parse_recipe(tree), tmp_path / "data", count_tokens=len)
-    monkeypatch.setattr("rlvr_trainer.evaluate.load_model", None)
+    monkeypatch.setattr("rlvr_trainer.evaluation.evaluate_model.load_model", None)
     with pytest.raises(ConfigError, match=r"mine\.py:f raised KeyError: 'topic', on row test-0"):
         evaluate_shard(
             parse_recipe(tree | {"rewards": mine}), tmp_path / "data", Shard(), label="before"

@@ -270,7 +270,7 @@ def _greedy(samples: Iterable[Sample]) -> dict[tuple[int, str], Sample]:
         greedy[key] = sample
     if not greedy:
         raise DataError(
-            "there is no greedy sample to compute the accuracy from; evaluate at least one test row"
+            "the samples have no greedy one to compute the accuracy from; evaluate at least one test row"
         )
     return greedy
 

@@ -59,7 +59,8 @@ def step_line(step: int, max_steps: int, numbers: Mapping[str, float]) -> str:
         for key, value in numbers.items()
         if key.startswith("rewards/") and key.endswith("/mean")
     }
-    words = [f"step {step}/{max_steps}", f"reward {numbers['reward']:.3f}"]
+    words = [f"step {step}/{max_steps}"]
+    words += [f"reward {numbers['reward']:.3f}"] if "reward" in numbers else []
     if len(rewards) > 1:
         words += [f"{name} {value:.3f}" for name, value in rewards.items()]
     words += [f"loss {numbers['loss']:.4f}"] if "loss" in numbers else []
