@@ -270,7 +270,7 @@ def _greedy(samples: Iterable[Sample]) -> dict[tuple[int, str], Sample]:
         greedy[key] = sample
     if not greedy:
         raise DataError(
-            "the samples have no greedy one to compute the accuracy from; evaluate at least one test row"
+            "none of the samples is greedy, so there is no accuracy; evaluate a test row"
         )
     return greedy
 
