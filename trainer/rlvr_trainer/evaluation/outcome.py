@@ -21,7 +21,7 @@ from rlvr_trainer.storage.atomic_files import write_text
 if TYPE_CHECKING:
     from rlvr_trainer.recipe.schema import Recipe
 
-Sample = Mapping[str, Any]
+SampleRecord = Mapping[str, Any]
 """One line of `samples.jsonl`."""
 
 SIGNIFICANCE = 0.05
@@ -82,8 +82,8 @@ _FIELDS = frozenset(
 
 
 def compare(
-    before: Iterable[Sample],
-    after: Iterable[Sample],
+    before: Iterable[SampleRecord],
+    after: Iterable[SampleRecord],
     *,
     trained_shots: int | None = None,
     k: Sequence[int] = (),
@@ -122,7 +122,7 @@ def compare(
     }
 
 
-def headline(samples: Iterable[Sample], recipe: Recipe) -> Shares:
+def headline(samples: Iterable[SampleRecord], recipe: Recipe) -> Shares:
     """Return one model's shares at the trained shots, or the most shots if not evaluated."""
     shots = _headline_shots(recipe.evaluated_shots, recipe.prompt.num_shots)
     chosen = [sample for sample in samples if sample["greedy"] and sample["shots"] == shots]
@@ -142,7 +142,7 @@ def _headline_shots(evaluated: Sequence[int], trained: int | None) -> int:
     return max(evaluated) if trained is None or trained not in evaluated else trained
 
 
-def summarise(samples: Iterable[Sample], *, k: Sequence[int] = ()) -> dict[str, Summary]:
+def summarise(samples: Iterable[SampleRecord], *, k: Sequence[int] = ()) -> dict[str, Summary]:
     """Return one model's summary by number of shots (`"8"`), fewest first.
 
     `pass_at_k` has every `k` for which there are enough sampled completions.
@@ -152,7 +152,7 @@ def summarise(samples: Iterable[Sample], *, k: Sequence[int] = ()) -> dict[str, 
     for sample in samples:
         if not sample["greedy"]:
             drawn[sample["shots"]][sample["id"]].append(bool(sample["correct"]))
-    by_shots: dict[int, list[Sample]] = defaultdict(list)
+    by_shots: dict[int, list[SampleRecord]] = defaultdict(list)
     for (shots, _), sample in _greedy(samples).items():
         by_shots[shots].append(sample)
     return {
@@ -232,12 +232,12 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
     return parse_samples(str(path), text)
 
 
-def write_samples(path: Path, samples: Iterable[Sample]) -> None:
+def write_samples(path: Path, samples: Iterable[SampleRecord]) -> None:
     """Write a `samples.jsonl` atomically."""
     write_text(path, sample_lines(samples))
 
 
-def sample_lines(samples: Iterable[Sample]) -> str:
+def sample_lines(samples: Iterable[SampleRecord]) -> str:
     """Return the content of a `samples.jsonl`."""
     return "".join(json.dumps(dict(sample)) + "\n" for sample in samples)
 
@@ -256,8 +256,8 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def _greedy(samples: Iterable[Sample]) -> dict[tuple[int, str], Sample]:
-    greedy: dict[tuple[int, str], Sample] = {}
+def _greedy(samples: Iterable[SampleRecord]) -> dict[tuple[int, str], SampleRecord]:
+    greedy: dict[tuple[int, str], SampleRecord] = {}
     for sample in samples:
         if not sample["greedy"]:
             continue
@@ -295,7 +295,7 @@ def name_rows(keys: Iterable[tuple[int, str]], most: int = 5) -> str:
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
-def _summary(samples: Sequence[Sample], pass_at_k: dict[str, float]) -> Summary:
+def _summary(samples: Sequence[SampleRecord], pass_at_k: dict[str, float]) -> Summary:
     n = len(samples)
     num_correct = sum(bool(sample["correct"]) for sample in samples)
     low, high = wilson_interval(num_correct, n)

@@ -18,7 +18,7 @@ from rlvr_trainer.evaluation.outcome import name_rows
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rlvr_trainer.evaluation.outcome import Sample
+    from rlvr_trainer.evaluation.outcome import SampleRecord
     from rlvr_trainer.recipe.schema import Recipe
     from rlvr_trainer.tasks import Row
 
@@ -116,12 +116,14 @@ def _cut(requests: Sequence[Request], size: int) -> Iterator[tuple[Request, ...]
     return (tuple(requests[start : start + size]) for start in range(0, len(requests), size))
 
 
-def join(parts: Sequence[Sequence[Sample]], expected: Sequence[Batch]) -> list[dict[str, Any]]:
+def join(
+    parts: Sequence[Sequence[SampleRecord]], expected: Sequence[Batch]
+) -> list[dict[str, Any]]:
     """Join the samples of all shards in the order of the batches `expected`.
 
     Raises DataError for a sample that is missing, there twice or not expected.
     """
-    by_key: dict[Key, Sample] = {}
+    by_key: dict[Key, SampleRecord] = {}
     twice = []
     for sample in (sample for part in parts for sample in part):
         key = (sample["shots"], sample["greedy"], sample["id"], sample["sample"])

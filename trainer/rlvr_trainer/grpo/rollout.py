@@ -30,9 +30,9 @@ class Rollout:
     Raises Diverged.
     """
 
-    def __init__(self, recipe: Recipe, *, share_prefix: bool) -> None:
+    def __init__(self, recipe: Recipe) -> None:
         self.stop = recipe.prompt.stop
-        self.share_prefix = share_prefix
+        self.share_prefix = recipe.shared_prefix == "on"
         self.sampling = Sampling(
             max_new_tokens=recipe.sampling.max_completion_tokens,
             temperature=recipe.sampling.temperature,

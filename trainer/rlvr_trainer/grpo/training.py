@@ -176,7 +176,7 @@ def _trainer(trajectory: Trajectory, checkpoints: Path, data_dir: Path) -> RLVRT
         reward_funcs=scorer.reward_functions(),
         train_dataset=_dataset(rows, layout),
         peft_config=lora_config(recipe.lora) if recipe.lora else None,
-        rollout_func=Rollout(recipe, share_prefix=recipe.shared_prefix == "on"),
+        rollout_func=Rollout(recipe),
         callbacks=[
             StepEvents(),
             StopOnDivergence(),

@@ -48,7 +48,7 @@ class _Linear:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _MergedWeight:
     """A linear layer's weight (out, in) and bias, and its separate adapters."""
 
     weight: Tensor
@@ -214,7 +214,7 @@ def _fused(dtype: torch.dtype, *modules: nn.Module) -> _Linear:
     )
 
 
-def _up(part: _Part) -> Tensor:
+def _up(part: _MergedWeight) -> Tensor:
     """Concatenate `up` of the part's adapters to (out, sum of their r)."""
     none = part.weight.new_zeros(len(part.weight), 0).float()
     return torch.cat(
@@ -222,7 +222,7 @@ def _up(part: _Part) -> Tensor:
     )
 
 
-def _part(module: Any, dtype: torch.dtype) -> _Part:
+def _part(module: Any, dtype: torch.dtype) -> _MergedWeight:
     if not isinstance(module, LoraLayer):
         return _plain(module, dtype)
     plain = _plain(module.base_layer, dtype)
@@ -231,10 +231,10 @@ def _part(module: Any, dtype: torch.dtype) -> _Part:
     except CannotMerge as error:
         raise CannotFuse(str(error)) from error
     weight, separate = merge_adapters(plain.weight, adapters)
-    return _Part(weight, plain.bias, separate)
+    return _MergedWeight(weight, plain.bias, separate)
 
 
-def _plain(module: Any, dtype: torch.dtype) -> _Part:
+def _plain(module: Any, dtype: torch.dtype) -> _MergedWeight:
     """Return a linear layer's own weight, dequantised."""
     weight = module.weight
     if type(module).__name__ == "Linear4bit":
@@ -245,4 +245,4 @@ def _plain(module: Any, dtype: torch.dtype) -> _Part:
         raise CannotFuse(f"a linear layer is {type(module).__name__}")
     if weight.shape != (module.out_features, module.in_features) or weight.device.type != "cpu":
         raise CannotFuse("a weight is sharded or not on the CPU")
-    return _Part(weight.to(dtype), None if module.bias is None else module.bias.float(), [])
+    return _MergedWeight(weight.to(dtype), None if module.bias is None else module.bias.float(), [])
