@@ -270,7 +270,7 @@ def _greedy(samples: Iterable[SampleRecord]) -> dict[tuple[int, str], SampleReco
         greedy[key] = sample
     if not greedy:
         raise DataError(
-            "none of the samples is greedy, so there is no accuracy; evaluate a test row"
+            "none of the samples is greedy, as the accuracy needs; evaluate at least one test row"
         )
     return greedy
 
