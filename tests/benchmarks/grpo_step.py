@@ -1,15 +1,15 @@
-"""One GRPO step: TRL's own GRPOTrainer and ours in turn, on the same prompts and completions.
+"""Measure one GRPO step of TRL's GRPOTrainer and of ours, on the same prompts and completions.
 
     python tests/benchmarks/grpo_step.py                        # 0, 2, 4, 8 shots
     python tests/benchmarks/grpo_step.py --shots 8 --json step.json
     python tests/benchmarks/grpo_step.py --sides ours --shots 0,8 --prompts 8   # and its floor
     python tests/benchmarks/grpo_step.py --model random-qwen2.5-0.5b            # needs no download
 
-Every measurement is a process of its own, except with `--in-process`: the first step warms it up,
-the second is measured; of a side in `--cold` the first, for one whose step takes most of an hour.
-All generate exactly `--tokens` tokens a completion; what they then train on is the same text for
-all, so that they must agree on the gradient. The side `vllm` trains as ours does and lets vLLM
-generate; by default it is measured on a GPU where vLLM is installed.
+Each measurement runs in its own process, except with `--in-process`. The first step is a warm-up
+and the second is measured; for sides in `--cold`, whose steps are very slow, the first is measured.
+All generate exactly `--tokens` tokens per completion, and then train on the same given text, so
+that their gradients must agree. The side `vllm` trains as ours and generates with vLLM; by default
+it is measured on a GPU if vLLM is installed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ VLLM_MEMORY_SHARE = 0.3
 
 @dataclass(frozen=True)
 class Step:
-    """What one measured step took."""
+    """The measurements of one step."""
 
     side: str
     shots: int
@@ -83,16 +83,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--cold", default="", type=lambda text: text.split(","), help="sides without a warm-up"
     )
     parser.add_argument(
-        "--in-process", action="store_true", help="measure in this process, which starts sooner"
+        "--in-process", action="store_true", help="measure in this process, without start-up time"
     )
-    parser.add_argument("--cuda-graphs", action="store_true", help="for our decode steps")
-    parser.add_argument("--profile", type=Path, help="write a table of our step's kernels here")
-    parser.add_argument("--json", type=Path, help="write the results here, after each")
+    parser.add_argument(
+        "--cuda-graphs", action="store_true", help="use CUDA graphs for our decode steps"
+    )
+    parser.add_argument(
+        "--profile", type=Path, help="write a table of the kernels of our step here"
+    )
+    parser.add_argument("--json", type=Path, help="write the results here after each measurement")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.generations % 2:
         parser.error(
-            "--generations is odd, and the middle one would have no advantage; make it even"
+            "--generations is odd, so the middle completion would have no advantage; make it even"
         )
     if args.measure:
         args.measure.write_text(json.dumps(asdict(measure(args, args.sides[0], args.shots[0]))))
@@ -141,16 +145,16 @@ def row(*cells: object) -> str:
 
 
 def ratios(trl: Step, other: Step) -> list[str]:
-    """How many times TRL's each column is of the other side's."""
+    """Divide each of TRL's columns by the other side's."""
     pairs = [(get(trl), get(other)) for get in COLUMNS.values()]
     return [f"{theirs / ours:.2f}×" if ours else "-" for theirs, ours in pairs]
 
 
 def header_floors(args: argparse.Namespace, steps: Sequence[Step]) -> dict[int, float]:
-    """The least seconds of a step with shots: the one without, and the header's arithmetic.
+    """Return a lower bound in seconds by shots: the step without shots plus the header's FLOPs.
 
-    The header is run forward to generate; forward, (again where checkpointed,) and backward to
-    train; and every later token attends to it. Adapters, norms and memory traffic count as nothing.
+    The header has a forward to generate, and a forward, a recomputed one with checkpointing, and a
+    backward to train; later tokens attend to it. Adapters, norms and memory traffic are ignored.
     """
     without = next((step for step in steps if not step.shots), None)
     if without is None or len(steps) == 1:
@@ -185,7 +189,7 @@ def header_floors(args: argparse.Namespace, steps: Sequence[Step]) -> dict[int, 
 
 
 def in_a_process(arguments: list[str], side: str, shots: int) -> Step:
-    """Measure in a fresh process, whose memory nothing else has used."""
+    """Measure in a new process, for its own peak memory."""
     with tempfile.TemporaryDirectory() as scratch:
         result, log = Path(scratch, "step.json"), Path(scratch, "log")
         own = ["--sides", side, "--shots", str(shots), "--measure", str(result)]
@@ -195,20 +199,20 @@ def in_a_process(arguments: list[str], side: str, shots: int) -> Step:
             )
         if code:
             raise SystemExit(
-                f"{side} at {shots} shots ended with {code}:\n{log.read_text()[-4000:]}"
+                f"{side} at {shots} shots failed with exit code {code}:\n{log.read_text()[-4000:]}"
             )
         return Step(**json.loads(result.read_text()))
 
 
 def free_memory() -> None:
-    """Free what the measurement before held, which the next one's peak would count."""
+    """Free the memory of the last measurement, so that the next peak does not include it."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 class StepProfiler:
-    """Writes a table of the kernels of one step and of the time between them, or does nothing."""
+    """Write a table of the kernels of one step and the idle time; without a path do nothing."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
@@ -224,7 +228,7 @@ class StepProfiler:
             return
         self._profile.stop()
         profile, self._profile = self._profile, None
-        # The events' own list: averages do not tell kernels that overlap from gaps.
+        # From single events: averages do not show if kernels overlap.
         kernels = sorted(
             (event.time_range.start, event.time_range.end)
             for event in profile.events() or ()
@@ -245,7 +249,7 @@ class StepProfiler:
 
 
 def measure(args: argparse.Namespace, side: str, shots: int) -> Step:
-    """Steps of the side's trainer; the last one counts."""
+    """Run the side's trainer and measure its last step."""
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
     from datasets import Dataset
     from peft import LoraConfig
@@ -267,7 +271,7 @@ def measure(args: argparse.Namespace, side: str, shots: int) -> Step:
     num_tokens = {"generation": 0, "training": 0}
 
     class Measured(GRPOTrainer if side == "trl" else shared_prefix.SharedPrefixGRPOTrainer):
-        # TRL's own, also by vLLM; ours has a rollout.
+        # TRL generates here, with vLLM too; ours has a rollout.
         def _generate_single_turn(self, *turn: Any, **options: Any) -> Any:
             with clock("generation"):
                 generated, _ = super()._generate_single_turn(*turn, **options)
@@ -300,7 +304,7 @@ def measure(args: argparse.Namespace, side: str, shots: int) -> Step:
         assert all(len(completion) == args.tokens for completion in generated)
 
     def reward(prompts: list[str], **_: Any) -> list[float]:
-        # Their mean lies between two of them, so that no advantage is zero.
+        # With an even number the mean is not a reward, so no advantage is zero.
         return [float(i % args.generations) for i in range(len(prompts))]
 
     profiler = StepProfiler(args.profile if side == "ours" else None)
@@ -332,12 +336,12 @@ def measure(args: argparse.Namespace, side: str, shots: int) -> Step:
             exact_length = {
                 "use_vllm": True,
                 "vllm_gpu_memory_utilization": VLLM_MEMORY_SHARE,
-                # what is trained on is not what vLLM drew
+                # the training is not on vLLM's own completions
                 "vllm_importance_sampling_correction": False,
                 "generation_kwargs": {
                     "min_tokens": args.tokens,
                     "ignore_eos": True,
-                    "detokenize": False,  # the random model says what no tokenizer knows
+                    "detokenize": False,  # the random model samples ids without a token
                 },
             }
         trainer = Measured(

@@ -1,4 +1,4 @@
-"""What the benchmarks work on: a model, GSM8K prompts, and the machine's clock and memory."""
+"""The workload of the benchmarks: models, GSM8K prompts, and measuring time and memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from small_model import VOCAB_SIZE, small_tokenizer
 
 SMOLLM2 = "embedded:smollm2-135m-instruct"
 RANDOM_QWEN = "random-qwen2.5-0.5b"
-# Random weights in these shapes need no download, and take the repository's own tokenizer.
+# Random weights in these shapes need no download, and use the repository's own tokenizer.
 RANDOM_SHAPES = {
     RANDOM_QWEN: {
         "vocab_size": 151_936,
@@ -40,7 +40,7 @@ RANDOM_SHAPES = {
         "tie_word_embeddings": True,
     },
     "random-tiny": {
-        "vocab_size": 2 * VOCAB_SIZE,  # more than the tokenizer knows, as in the other
+        "vocab_size": 2 * VOCAB_SIZE,  # more than the tokenizer has, as in the other
         "hidden_size": 64,
         "intermediate_size": 128,
         "num_hidden_layers": 2,
@@ -54,17 +54,17 @@ FIRST_QUESTION = 100  # a training row well after the exemplars
 
 
 def default_model() -> str:
-    """The embedded model on a CPU; on a GPU Qwen2.5-0.5B's shape, which needs no download."""
+    """Return the embedded model on a CPU, and on a GPU the shape of Qwen2.5-0.5B."""
     return RANDOM_QWEN if torch.cuda.is_available() else SMOLLM2
 
 
 def has_vllm() -> bool:
-    """Whether vLLM can be measured here."""
+    """Return True if vLLM can be measured here."""
     return torch.cuda.is_available() and find_spec("vllm") is not None
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Save the model where vLLM, which loads its own copy, finds it by the model's name."""
+    """Save the model for vLLM, which loads its own copy by the model's name."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     model.name_or_path = model.config._name_or_path = str(folder)
@@ -86,7 +86,7 @@ def load(name: str, dtype: str) -> tuple[Any, Any]:
 
 
 def prompts(count: int, num_shots: int) -> list[str]:
-    """Different GSM8K questions behind one header of `num_shots` worked examples."""
+    """Return prompts of different GSM8K questions with the same `num_shots` worked examples."""
     task = GSM8K()
     lines = read_text("train").splitlines()
     rows = [
@@ -98,7 +98,7 @@ def prompts(count: int, num_shots: int) -> list[str]:
 
 
 def solutions(tokenizer: Any, count: int, num_tokens: int) -> list[list[int]]:
-    """`count` different completions of `num_tokens` tokens: stretches of GSM8K's solutions."""
+    """Return `count` different completions of `num_tokens` tokens from GSM8K's solutions."""
     text = "\n".join(
         json.loads(line)["answer"] for line in read_text("train").splitlines()[500:4000]
     )
@@ -107,7 +107,7 @@ def solutions(tokenizer: Any, count: int, num_tokens: int) -> list[list[int]]:
 
 
 class Clock:
-    """Seconds by name, with the GPU's queue empty where they begin and end."""
+    """Measure seconds by name, with an empty GPU queue at start and stop."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -143,7 +143,7 @@ class Clock:
 
 
 def multiplication_rate(dtype: str, inner: int, outer: int) -> float:
-    """Floating-point operations a second of (2048, inner) × (inner, outer)."""
+    """Measure the floating-point operations per second of (2048, inner) × (inner, outer)."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     x = torch.randn(2048, inner, device=device).to(DTYPES[dtype])
     w = torch.randn(outer, inner, device=device).to(DTYPES[dtype])
@@ -161,7 +161,7 @@ def synchronize() -> None:
 
 
 class PeakMemory:
-    """Bytes above what is held when it is made: of the GPU, or of this process."""
+    """Peak bytes of the GPU or else this process, above those at construction."""
 
     def __init__(self) -> None:
         self.base = _status("VmRSS")
@@ -181,7 +181,7 @@ class PeakMemory:
 
 
 def machine() -> dict[str, Any]:
-    """What a number has to be read with."""
+    """Describe the machine and versions that the results depend on."""
     return {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu(),
         "cores": len(os.sched_getaffinity(0)),

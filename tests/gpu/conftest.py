@@ -1,7 +1,7 @@
 """Tests on a CUDA device, which run on request: `make test-gpu`.
 
-What the unit and integration tests compare on a CPU is compared here with a GPU's kernels. With
-`RLVR_GPU_TESTS_ON=cpu` they run on a CPU, by the same path but for the kernels, to test the tests.
+They repeat comparisons of the unit and integration tests with a GPU's kernels. To test the tests,
+`RLVR_GPU_TESTS_ON=cpu` runs them on a CPU, on the same path except for the kernels.
 """
 
 from __future__ import annotations
@@ -37,5 +37,5 @@ def device(monkeypatch: pytest.MonkeyPatch) -> torch.device:
 
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of two layers with the repository's own tokenizer, which needs no package."""
+    """Return a random Llama of two layers with the repository's own tokenizer."""
     return save_tiny_llama(tmp_path_factory.mktemp("tiny-model"), small_tokenizer())

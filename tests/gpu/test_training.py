@@ -1,4 +1,4 @@
-"""Whole trainings on a GPU: TRL's trainer and ours, and a run directory from data to adapter."""
+"""Trainings on a GPU: TRL's trainer and ours, and a run directory from data to adapter."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_one_rank_under_zero_3_trains_as_trl_does(
 
 @pytest.mark.parametrize("quantization", ["null", "{compute_dtype: bf16, storage_dtype: bf16}"])
 def test_a_run_trains_in_bf16(quantization: str, tiny_model_dir: Path, tmp_path: Path) -> None:
-    """Fails by itself unless the packed pass agrees with the plain one and the adapter moves."""
+    """The training fails if the packed pass differs from the plain one or the adapter stays."""
     recipe = recipe_for(
         tiny_model_dir,
         tmp_path,

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from peft.tuners.lora import Linear as LoraLinear
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
 from rlvr_trainer.shared_prefix import SharedPrefixGRPOTrainer, SharedPrefixMismatch
 from rlvr_trainer.shared_prefix import grpo_trainer as trainer_module
-from rlvr_trainer.shared_prefix.cpu import tree_attention
+from rlvr_trainer.shared_prefix.cpu import merged_linear, tree_attention
 
 from . import shared_prefix_training
 from .shared_prefix_training import (
@@ -175,6 +176,30 @@ def test_bfloat16s_rounding_passes_the_check_and_a_wrong_forward_does_not(
     )  # only the header attends to the header
     with pytest.raises(SharedPrefixMismatch):
         train(SharedPrefixGRPOTrainer, SIMPLE, model_dir, tmp_path, **options)
+
+
+@pytest.mark.parametrize("checkpointing", ["reentrant", "non-reentrant"])
+def test_recomputed_layers_multiply_merged_and_all_are_pefts_own_after_the_step(
+    checkpointing: str, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_gradient: list[bool] = []
+    multiply = merged_linear._multiply
+
+    def counting(*args: Any) -> torch.Tensor:
+        with_gradient.append(torch.is_grad_enabled())
+        return multiply(*args)
+
+    monkeypatch.setattr(merged_linear, "_multiply", counting)
+    case = SIMPLE | {"weights": "lora", "checkpointing": None}
+    train(SharedPrefixGRPOTrainer, case, model_dir, tmp_path, num_steps=1)
+    without_checkpointing, in_policy_pass = len(with_gradient), sum(with_gradient)
+    with_gradient.clear()
+    case["checkpointing"] = checkpointing
+    trainer = train(SharedPrefixGRPOTrainer, case, model_dir, tmp_path, num_steps=1)
+    assert len(with_gradient) == without_checkpointing + in_policy_pass > in_policy_pass > 0
+    classes = {type(module) for module in trainer.model.modules()}
+    assert LoraLinear in classes
+    assert merged_linear.MergedLoraLinear not in classes
 
 
 def test_a_model_that_cannot_be_packed_takes_the_plain_path_and_says_why_once(

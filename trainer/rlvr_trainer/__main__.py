@@ -101,9 +101,9 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from rlvr_trainer.evaluation.shard_pod import evaluate
+    from rlvr_trainer.evaluation.shard_pod import evaluate_on_node
 
-    return evaluate(
+    return evaluate_on_node(
         read_recipe(options.run_dir),
         options.run_dir,
         label=options.label,

@@ -44,7 +44,7 @@ def evaluate(
     adapter_dir: Path | None = None,
 ) -> Shares:
     """Write `output_dir`/samples.jsonl and return its headline shares."""
-    from rlvr_trainer.evaluation.evaluate_model import evaluate as evaluate_model
+    from rlvr_trainer.evaluation.evaluate_model import evaluate_model
 
     with _phase("evaluate-base" if label == "before" else "evaluate-trained") as found:
         shares = evaluate_model(recipe, data_dir, output_dir, label=label, adapter_dir=adapter_dir)

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Collect the wheels that run.sh installs on a GPU machine without a package index.
 #   tests/gpu/offline/collect.sh [FOLDER]
-# FOLDER/1 gets what fits into 55 MiB, FOLDER/2 the rest, if there is any (take it along in another
-# call). PYTHON names an interpreter with pip; PYTHON_VERSION (3.12) and CUDA (13) are the machine's.
+# FOLDER/1 gets the first 55 MiB, FOLDER/2 the rest, if any. PYTHON names an interpreter with pip;
+# PYTHON_VERSION (3.12) and CUDA (13) are the machine's.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 folder=${1:-$here/wheels}
@@ -13,7 +13,7 @@ limit=$((55 * 1024 * 1024))
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
-# The version that requirements/ pins, unless the line has a specifier of its own.
+# Print the pin of requirements/, unless the line has its own specifier.
 requirement() {
     local pin
     pin=$(sed -n "s/^\($1==[^ ;]*\).*/\1/p" "$here"/../../../requirements/{local,dev}.txt | head -n 1)
@@ -26,7 +26,7 @@ while read -r line; do
     case $line in '' | '#'*) continue ;; esac
     names+=("$(requirement "$line")")
 done <"$here/wheels.txt"
-deepspeed=$(requirement deepspeed)  # has no wheel; without its compiled operators one is made anywhere
+deepspeed=$(requirement deepspeed)  # has no wheel; one without compiled operators builds anywhere
 "$python" -m pip download --quiet --no-deps --dest "$scratch" --only-binary=:all: \
     --python-version "$version" "${platforms[@]/#/--platform=}" "${names[@]/$deepspeed/pip}"
 rm "$scratch"/pip-*

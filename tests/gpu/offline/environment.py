@@ -1,4 +1,4 @@
-"""Part a: the machine, versions, and what of ours can be imported there."""
+"""Part a: print the machine and versions, and import our modules."""
 
 from __future__ import annotations
 
@@ -44,25 +44,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
-    found = {"python": platform.python_version(), "cpu cores": len(os.sched_getaffinity(0))}
+    facts = {"python": platform.python_version(), "cpu cores": len(os.sched_getaffinity(0))}
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
-        found |= {
+        facts |= {
             "card": properties.name,
             "memory GiB": round(properties.total_memory / 2**30),
             "compute capability": f"{properties.major}.{properties.minor}",
             "CUDA": torch.version.cuda,
         }
-    found["nvcc"] = shutil.which("nvcc")
+    facts["nvcc"] = shutil.which("nvcc")
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            facts[package] = version(package)
         except PackageNotFoundError:
-            found[package] = None
-    for name, value in found.items():
+            facts[package] = None
+    for name, value in facts.items():
         print(f"{name:20}{value or 'none'}")
-    args.json.write_text(json.dumps(found, indent=2))
-    for module in MODULES:  # the last, so that a failure hides nothing
+    args.json.write_text(json.dumps(facts, indent=2))
+    for module in MODULES:  # last, so that a failure does not hide the versions
         importlib.import_module(module)
         print(f"import {module}")
 

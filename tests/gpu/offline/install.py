@@ -1,9 +1,9 @@
-"""Install wheels of a folder beside the packages that are there, without an index and dependencies.
+"""Install wheels of folders in addition to the machine's packages, without an index.
 
     python tests/gpu/offline/install.py TARGET FOLDER...
 
-A wheel is installed into TARGET where its package is missing, or older than what another wheel
-requires; everything else stays as the machine has it.
+A wheel is installed into TARGET if its package is missing or older than another wheel requires;
+the machine's own packages are not changed.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def main(target: Path, folders: list[Path]) -> None:
 
 
 def requirements(wheel: Path) -> list[Requirement]:
-    """The requirements of a wheel that apply here."""
+    """Return the requirements of a wheel that apply here."""
     with ZipFile(wheel) as archive:
         [name] = [n for n in archive.namelist() if n.endswith(".dist-info/METADATA")]
         metadata = HeaderParser().parsestr(archive.read(name).decode())
-    found = [Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
-    return [r for r in found if r.marker is None or r.marker.evaluate({"extra": ""})]
+    declared = [Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
+    return [r for r in declared if r.marker is None or r.marker.evaluate({"extra": ""})]
 
 
 if __name__ == "__main__":

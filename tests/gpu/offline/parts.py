@@ -1,7 +1,7 @@
 """Run the measurements on a GPU machine one after another, the most valuable first.
 
-Each part is a process with a time limit of its own, so that one failure ends nothing else. After
-each part `--out` holds all results so far: results.json, output.txt, junit.xml and summary.txt, and
+Each part is a process with its own time limit, so that a failure does not affect the others. After
+each part `--out` has all results so far: results.json, output.txt, junit.xml and summary.txt, and
 profile.txt of part g. With `--tiny` the parts run on a CPU, in sizes that take seconds there.
 """
 
@@ -25,18 +25,18 @@ from typing import Any
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 MAX_FILE_BYTES = 15 * 2**20
-TINY_PATIENCE = 4  # times the limit: a CPU has few cores, which others may use too
+TINY_PATIENCE = 4  # times the limit on a CPU, which may be slow
 FEW_FORWARDS = "qwen2 or (300 and (lora or bfloat16))"  # FlexAttention compiles slowly on a CPU
 # The tests of part d, whose results matter before those of the rest.
 FIRST_TRAININGS = "qlora or zero_3 or trains_in_bf16"
-FEW_TRAININGS = "zero_3 or trains_in_bf16"  # QLoRA is among them; on a CPU its pairs take minutes
+FEW_TRAININGS = "zero_3 or trains_in_bf16"  # with QLoRA; all its pairs take minutes on a CPU
 
 Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Part:
-    """A command of Python, whose {json}, {junit} and {profile} are files it may write."""
+    """Arguments of Python, with {json}, {junit} and {profile} for files that it may write."""
 
     name: str
     title: str
@@ -62,7 +62,7 @@ def parts(*, tiny: bool) -> list[Part]:
 
     graphs = (*steps("ours", "8,0", tokens=256), "--cuda-graphs")
     questions = ("--prompts=4", "--tokens=4", "--batch-sizes=4") if tiny else ("--batch-sizes=64",)
-    found = [
+    ordered = [
         Part("a", "environment", (str(HERE / "environment.py"), "--json={json}"), 60, versions),
         Part(
             "b",
@@ -112,8 +112,8 @@ def parts(*, tiny: bool) -> list[Part]:
         ),
     ]
     if find_spec("vllm"):
-        found.append(Part("i", "vLLM", steps("vllm", "8,0", tokens=256), 180, step_seconds))
-    return found
+        ordered.append(Part("i", "vLLM", steps("vllm", "8,0", tokens=256), 180, step_seconds))
+    return ordered
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -122,8 +122,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--wheels", type=Path, action="append", default=[], help="a folder of collect.sh"
     )
-    parser.add_argument("--parts", help="of a, b, c, c2, d, e, f, g, h, i; all by default")
-    parser.add_argument("--minutes", type=float, default=12, help="for all parts together")
+    parser.add_argument("--parts", help="some of a,b,c,c2,d,e,f,g,h,i (default: all)")
+    parser.add_argument(
+        "--minutes", type=float, default=12, help="time limit of all parts together"
+    )
     parser.add_argument(
         "--tiny", action="store_true", help="on a CPU, in tiny sizes; parts may take longer"
     )
@@ -147,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def environment(packages: Path, *, tiny: bool) -> dict[str, str]:
-    """The environment of the parts: our source, what was installed, and no network."""
+    """Return the environment of the parts: our source, the installed wheels, no network."""
     sources = [
         packages.resolve(),
         *(ROOT / name for name in ("trainer", "components", "pipelines")),
@@ -221,7 +223,7 @@ def run(part: Part, out: Path, environment: dict[str, str], limit_s: float) -> R
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill the part's process and those that it started."""
+    """Kill the part's process and its children."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -230,7 +232,7 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def summary_of(part: Part, result: Result) -> str:
-    """Return the figures of a part, or the last line of its output where it has none."""
+    """Return the figures of a part, or else the last line of its output."""
     try:
         figures = part.summarise(result)
     except (KeyError, ValueError, ElementTree.ParseError):
@@ -250,14 +252,14 @@ def write(out: Path, results: Sequence[Result], seconds: float) -> None:
         names = [r["part"] for r in results if r["state"] == state]
         if names:
             head.append(f"{state} {' '.join(names)}")
-    # Part a is in the head, which makes ten lines of all parts.
+    # Part a is in the head.
     lines = [
         f"{r['part']:3}{r['title'][:21]:22}{r['state']:10}{r['seconds']:5.0f} s  {r['summary']}"
         for r in results
         if r is not first
     ]
     kept = [{k: v for k, v in r.items() if k not in ("output", "junit")} for r in results]
-    # Of a long output the end says why.
+    # The end of a long output has the error.
     share = MAX_FILE_BYTES // max(1, len(results))
     outputs = [f"== {r['part']} {r['title']}\n{r['output'][-share:]}" for r in results]
     document = json.dumps({"card": card, "seconds": seconds, "parts": kept}, indent=2)
@@ -274,7 +276,7 @@ def write(out: Path, results: Sequence[Result], seconds: float) -> None:
 
 
 def junit(results: Sequence[Result]) -> str:
-    """One suite of the parts, and the suites of those that are tests."""
+    """Return a suite of the parts, and the suites of those that are tests."""
     suites = ElementTree.Element("testsuites")
     suite = ElementTree.SubElement(suites, "testsuite", name="parts", tests=str(len(results)))
     for r in results:
@@ -304,11 +306,11 @@ def tests(result: Result) -> str:
 
 
 def step_ratios(result: Result) -> str:
-    """TRL's seconds over ours, and its memory."""
-    found = {(step["shots"], step["side"]): step for step in result["json"]["steps"]}
+    """Divide TRL's seconds and memory by ours."""
+    steps = {(step["shots"], step["side"]): step for step in result["json"]["steps"]}
     texts = []
-    for (shots, side), trl in found.items():
-        ours = found.get((shots, "ours"))
+    for (shots, side), trl in steps.items():
+        ours = steps.get((shots, "ours"))
         if side != "trl" or ours is None:
             continue
         ratios = {
@@ -336,8 +338,8 @@ def training_s(step: Result) -> float:
 
 
 def evaluation_ratio(result: Result) -> str:
-    found = result["json"]
-    return f"{found['ratio_to_the_fastest']:.1f}× plain generate, ours {found['ours_s']:.1f} s"
+    data = result["json"]
+    return f"{data['ratio_to_the_fastest']:.1f}× plain generate, ours {data['ours_s']:.1f} s"
 
 
 if __name__ == "__main__":

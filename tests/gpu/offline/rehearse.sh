@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Rehearse a run on a GPU machine without an index, on a CPU: an environment with what such a machine
-# has, the wheels of collect.sh, and run.sh in tiny sizes. Takes 6 GB of disk and some minutes.
+# Rehearse a run on a GPU machine without an index on a CPU: an environment with the packages of such a
+# machine, the wheels of collect.sh, and run.sh in tiny sizes. Takes 6 GB of disk and some minutes.
 #   PYTHON=python3.12 tests/gpu/offline/rehearse.sh [options of run.sh, as --parts b,c,d,e]
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)

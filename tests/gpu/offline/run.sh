@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Measure everything on a GPU machine without a package index, in twelve minutes.
+# Run all measurements on a GPU machine without a package index, in twelve minutes.
 #   tests/gpu/offline/run.sh --out FOLDER [--wheels FOLDER]... [--parts a,b,…] [--minutes 12] [--tiny]
-# Wheels that collect.sh brought go into a folder of their own beside the packages that are there,
-# which stay as they are. PYTHON names the interpreter that has torch.
+# The wheels of collect.sh are installed into a temporary folder; the machine's packages stay unchanged.
+# PYTHON names the interpreter that has torch.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../../.." && pwd)

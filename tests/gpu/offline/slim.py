@@ -1,4 +1,4 @@
-"""Drop the libraries of other accelerators from a bitsandbytes wheel: 43 MB become 3.
+"""Remove the libraries of other accelerators from a bitsandbytes wheel: 43 MB become 3.
 
 python tests/gpu/offline/slim.py 13 bitsandbytes-0.50.2-py3-none-manylinux_2_24_x86_64.whl
 """

@@ -94,7 +94,7 @@ def test_a_row_that_is_there_twice_is_refused() -> None:
 
 
 def test_without_greedy_samples_there_is_no_accuracy() -> None:
-    with pytest.raises(DataError, match="no greedy sample"):
+    with pytest.raises(DataError, match="none of the samples is greedy"):
         compare([], [])
 
 

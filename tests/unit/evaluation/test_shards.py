@@ -76,7 +76,7 @@ def test_a_sample_that_is_there_twice_is_refused() -> None:
 def test_samples_of_other_rows_are_refused() -> None:
     requested = batches(recipe(), ROWS)
 
-    with pytest.raises(DataError, match="not wanted"):
+    with pytest.raises(DataError, match="not expected"):
         join([samples_of(requested)], requested[1:])
 
 

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from trl import GRPOConfig
 
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.grpo import arguments
-from rlvr_trainer.grpo.arguments import grpo_config, lora_config
+from rlvr_trainer.grpo.arguments import checkpointing_argument, grpo_config, lora_config
 from rlvr_trainer.grpo.deepspeed_config import zero_config
 from rlvr_trainer.recipe.reader import load_recipe, shipped_recipes
 
@@ -36,6 +38,19 @@ def test_nothing_deprecated_is_asked_of_transformers(
 
     assert config.gradient_checkpointing, "TRL reads the old name"
     assert not [warning for warning in recwarn if "deprecated" in str(warning.message)]
+
+
+@dataclass
+class ArgumentsOfTransformers517:
+    """The fields that matter of transformers 5.17's TrainingArguments."""
+
+    gradient_checkpointing: bool = False
+
+
+def test_checkpointing_has_the_name_that_the_installed_transformers_knows(tmp_path: Path) -> None:
+    assert checkpointing_argument(ArgumentsOfTransformers517) == "gradient_checkpointing"
+    config = GRPOConfig(str(tmp_path), use_cpu=True, **{checkpointing_argument(GRPOConfig): False})
+    assert not config.gradient_checkpointing
 
 
 def test_any_other_option_of_trl_passes_through(tmp_path: Path) -> None:

@@ -67,8 +67,8 @@ def test_an_architecture_that_cannot_share_is_generated_from_plainly_and_one_lin
     )
     assert shared == plain
     assert [record.message for record in caplog.records] == [
-        "Completions are drawn without sharing prefixes: The architecture 'mistral' is not one of "
-        "llama, qwen2, qwen3."
+        "Completions are generated without shared prefixes: The architecture 'mistral' is not one "
+        "of llama, qwen2, qwen3."
     ]
 
 

@@ -378,7 +378,7 @@ def test_values_that_are_not_numbers_are_not_joined_by_a_line() -> None:
 
 
 def test_a_sweep_needs_a_run() -> None:
-    with pytest.raises(DataError, match="no run to compare"):
+    with pytest.raises(DataError, match="nothing to compare"):
         render_sweep_report([])
     assert "has an evaluation yet" in render_sweep_report(
         [{"field": "seed", "value": 1, "evaluation": None}]

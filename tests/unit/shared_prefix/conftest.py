@@ -25,8 +25,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from rlvr_trainer.models import load_model
 from rlvr_trainer.recipe.schema import ModelSection, QuantizationSection
-from rlvr_trainer.shared_prefix import decode_attention, generation, log_probs, token_scores
-from rlvr_trainer.shared_prefix.cpu import kernels
+from rlvr_trainer.shared_prefix import cpu
 
 TEMPERATURE = 0.7
 ARCHITECTURES = {
@@ -137,8 +136,7 @@ def run_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
     torch has no kernel for FlexAttention's backward on a CPU and refuses the unfused one too.
     """
-    for module in (kernels, decode_attention, generation, log_probs, token_scores):
-        monkeypatch.setattr(module, "is_cpu", lambda device: False)
+    monkeypatch.setattr(cpu, "is_used", lambda device: False)
     monkeypatch.setattr(torch_flex, "_validate_device", lambda *_: None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig, Mis
 from trl.trainer.utils import add_fused_lm_head
 
 from rlvr_trainer.shared_prefix import generate, token_log_probs, unsupported_reason
-from rlvr_trainer.shared_prefix.registration import dropout_reason
+from rlvr_trainer.shared_prefix.cpu.merged_linear import merged_linears
+from rlvr_trainer.shared_prefix.registration import base_model, dropout_reason
 
 from .conftest import (
     ARCHITECTURES,
@@ -44,9 +46,10 @@ def assert_equal_to_trl(model: Any, batch: Batch, entropy_weight: float = 1.0) -
     of_log_probs = of_log_probs.to(batch.input_ids.device)
     of_entropy = of_entropy.to(batch.input_ids.device)
     results = []
-    for score in (trl_scores, packed_scores):
-        log_probs, entropies = score(model, batch)
-        ((log_probs * of_log_probs).sum() + (entropies * of_entropy).sum()).backward()
+    for score, context in ((trl_scores, nullcontext), (packed_scores, merged_linears)):
+        with context(base_model(model)):
+            log_probs, entropies = score(model, batch)
+            ((log_probs * of_log_probs).sum() + (entropies * of_entropy).sum()).backward()
         results.append((log_probs.detach(), entropies.detach(), gradient(model)))
     expected, expected_entropy, expected_gradient = results[0]
     log_probs, entropies, actual_gradient = results[1]
@@ -78,7 +81,8 @@ def assert_as_close_to_float32_as_trls(model: Any, batch: Batch) -> None:
         return [x.detach().float() for x in (log_probs, entropies, gradient(model))]
 
     plain = results(trl_scores)
-    packed = results(packed_scores)
+    with merged_linears(base_model(model)):
+        packed = results(packed_scores)
     model.float()
     exact = results(trl_scores)
     for ours, theirs, true in zip(packed, plain, exact, strict=True):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rlvr_trainer.shared_prefix.adapters import CannotMerge, active_adapters
 from rlvr_trainer.shared_prefix.cpu import merged_linear
-from rlvr_trainer.shared_prefix.cpu.merged_linear import merge_linears
+from rlvr_trainer.shared_prefix.cpu.merged_linear import merged_linears
 
 from .conftest import gradient, random_model
 
@@ -37,11 +37,11 @@ def forward_and_gradient(model: Any) -> tuple[Tensor, Tensor]:
 
 def assert_merging_changes_nothing(model: Any, tolerance: float = 1e-5) -> None:
     expected, expected_gradient = forward_and_gradient(model)
-    merge_linears(model.get_base_model())
-    actual, actual_gradient = forward_and_gradient(model)
-    assert actual.dtype == expected.dtype
-    for a, b in ((actual, expected), (actual_gradient, expected_gradient)):
-        assert (a - b).float().norm() < tolerance * b.float().norm()
+    with merged_linears(model.get_base_model()):
+        actual, actual_gradient = forward_and_gradient(model)
+        assert actual.dtype == expected.dtype
+        for a, b in ((actual, expected), (actual_gradient, expected_gradient)):
+            assert (a - b).float().norm() < tolerance * b.float().norm()
 
 
 @pytest.fixture
@@ -71,13 +71,13 @@ def test_bfloat16_weights_come_closer_to_float32_than_by_the_modules_and_with_am
     in_float32.load_state_dict(model.state_dict())
     exact = forward_and_gradient(in_float32)
     plain = forward_and_gradient(model)
-    merge_linears(model.get_base_model())
-    merged = forward_and_gradient(model)
-    for x, y, z in zip(merged, plain, exact, strict=True):
-        assert x.dtype == torch.bfloat16
-        assert (x - z).norm() < (1.5 if has_amx else 1.0) * (y - z).norm()
-        assert (y - z).norm() < 0.1 * z.norm()
-    assert num_multiplied() == 3 * 7
+    with merged_linears(model.get_base_model()):
+        merged = forward_and_gradient(model)
+        for x, y, z in zip(merged, plain, exact, strict=True):
+            assert x.dtype == torch.bfloat16
+            assert (x - z).norm() < (1.5 if has_amx else 1.0) * (y - z).norm()
+            assert (y - z).norm() < 0.1 * z.norm()
+        assert num_multiplied() == 3 * 7
 
 
 def test_bfloat16_layers_without_adapters_are_multiplied_in_float32_too(
@@ -87,30 +87,30 @@ def test_bfloat16_layers_without_adapters_are_multiplied_in_float32_too(
     model = random_model("llama").to(torch.bfloat16)
     model.requires_grad_(False)
     expected = model(input_ids=IDS).logits
-    merge_linears(model)
-    actual = model(input_ids=IDS).logits
-    assert (actual - expected).norm() < 2**-5 * expected.norm()
-    assert num_multiplied() == 3 * 7
+    with merged_linears(model):
+        actual = model(input_ids=IDS).logits
+        assert (actual - expected).norm() < 2**-5 * expected.norm()
+        assert num_multiplied() == 3 * 7
 
 
 def test_with_amx_plain_bfloat16_layers_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     model = random_model("llama").to(torch.bfloat16)
-    merge_linears(model)
-    assert type(model.model.layers[0].mlp.up_proj) is torch.nn.Linear
+    with merged_linears(model):
+        assert type(model.model.layers[0].mlp.up_proj) is torch.nn.Linear
 
 
 def test_results_may_be_written_to_and_may_be_empty() -> None:
     model = adapted()
-    merge_linears(model.get_base_model())
-    layer = model.get_base_model().model.layers[0].mlp.up_proj
-    x = torch.randn(2, 5, 48)
-    out = layer(x)
-    expected = out + 1
-    out += 1
-    assert torch.equal(out, expected)
-    assert layer(x[:0]).shape == (0, 5, 96)
-    assert layer(x[:, :0]).shape == (2, 0, 96)
+    with merged_linears(model.get_base_model()):
+        layer = model.get_base_model().model.layers[0].mlp.up_proj
+        x = torch.randn(2, 5, 48)
+        out = layer(x)
+        expected = out + 1
+        out += 1
+        assert torch.equal(out, expected)
+        assert layer(x[:0]).shape == (0, 5, 96)
+        assert layer(x[:, :0]).shape == (2, 0, 96)
 
 
 def test_with_amx_an_adapter_too_small_for_bfloat16_weights_counts(
@@ -118,16 +118,16 @@ def test_with_amx_an_adapter_too_small_for_bfloat16_weights_counts(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     model = adapted(torch.bfloat16)
-    merge_linears(model.get_base_model())
-    layer = model.get_base_model().model.layers[0].mlp.up_proj
-    with torch.no_grad():
-        layer.base_layer.weight.fill_(1.0)
-        layer.lora_A["default"].weight.zero_()[:, 0] = 1.0
-        layer.lora_B["default"].weight.fill_(2**-12)  # four of them are lost in a bfloat16 1
-        layer.scaling["default"] = 1.0
-        x = torch.zeros(1, 48, dtype=torch.bfloat16)
-        x[0, :2] = torch.tensor([1.0, -1.0])
-        assert (layer(x) == 2**-10).all()
+    with merged_linears(model.get_base_model()):
+        layer = model.get_base_model().model.layers[0].mlp.up_proj
+        with torch.no_grad():
+            layer.base_layer.weight.fill_(1.0)
+            layer.lora_A["default"].weight.zero_()[:, 0] = 1.0
+            layer.lora_B["default"].weight.fill_(2**-12)  # four of them are lost in a bfloat16 1
+            layer.scaling["default"] = 1.0
+            x = torch.zeros(1, 48, dtype=torch.bfloat16)
+            x[0, :2] = torch.tensor([1.0, -1.0])
+            assert (layer(x) == 2**-10).all()
 
 
 def test_with_amx_autocast_decides_the_dtype_of_the_multiplication(
@@ -140,8 +140,8 @@ def test_with_amx_autocast_decides_the_dtype_of_the_multiplication(
     exact = layer(x)
     with torch.autocast("cpu", torch.bfloat16):
         plain = layer(x)
-        merge_linears(model.get_base_model())
-        ours = layer(x)
+        with merged_linears(model.get_base_model()):
+            ours = layer(x)
     assert num_multiplied() == 1
     assert ours.dtype == torch.bfloat16
     assert (ours - exact).norm() < 1.5 * (plain - exact).norm()
@@ -152,14 +152,14 @@ def test_without_amx_autocast_decides_the_dtype_of_the_result_alone(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     model = adapted()
-    merge_linears(model.get_base_model())
-    layer = model.get_base_model().model.layers[0].mlp.up_proj
-    x = torch.randn(5, 48)
-    exact = layer(x)
-    with torch.autocast("cpu", torch.bfloat16):
-        rounded = layer(x)
-    assert rounded.dtype == torch.bfloat16
-    assert torch.equal(rounded, exact.bfloat16())
+    with merged_linears(model.get_base_model()):
+        layer = model.get_base_model().model.layers[0].mlp.up_proj
+        x = torch.randn(5, 48)
+        exact = layer(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = layer(x)
+        assert rounded.dtype == torch.bfloat16
+        assert torch.equal(rounded, exact.bfloat16())
 
 
 def test_disabled_several_and_merged_adapters_count_as_peft_counts_them() -> None:
@@ -217,39 +217,60 @@ def test_an_adapter_over_another_tuners_layer_stays_pefts(
 
 def test_hooks_on_the_layers_inside_are_called() -> None:
     model = adapted()
-    merge_linears(model.get_base_model())
-    layer = model.get_base_model().model.layers[0].mlp.up_proj
-    called = []
-    layer.lora_A["default"].register_forward_hook(lambda *_: called.append(1))
-    layer(torch.randn(5, 48))
-    assert called
+    with merged_linears(model.get_base_model()):
+        layer = model.get_base_model().model.layers[0].mlp.up_proj
+        called = []
+        layer.lora_A["default"].register_forward_hook(lambda *_: called.append(1))
+        layer(torch.randn(5, 48))
+        assert called
 
 
 def test_a_model_can_still_be_saved_whole(tmp_path: Path) -> None:
     model = adapted()
-    merge_linears(model.get_base_model())
-    layer = model.get_base_model().model.layers[0]
-    torch.save(layer.mlp, tmp_path / "mlp.pt")
-    again, x = torch.load(tmp_path / "mlp.pt", weights_only=False), torch.randn(5, 48)
-    assert torch.equal(again(x), layer.mlp(x))
+    with merged_linears(model.get_base_model()):
+        layer = model.get_base_model().model.layers[0]
+        torch.save(layer.mlp, tmp_path / "mlp.pt")
+        again, x = torch.load(tmp_path / "mlp.pt", weights_only=False), torch.randn(5, 48)
+        assert torch.equal(again(x), layer.mlp(x))
 
 
 def test_the_head_is_not_touched() -> None:
     model = random_model("llama").to(torch.bfloat16)
     with_head = LoraConfig(r=4, target_modules=["q_proj", "lm_head"])
-    merge_linears(get_peft_model(model, with_head).get_base_model())
-    head = model.get_output_embeddings()
-    assert type(head) is LoraLinear
-    assert type(head.base_layer) is torch.nn.Linear
+    with merged_linears(get_peft_model(model, with_head).get_base_model()):
+        head = model.get_output_embeddings()
+        assert type(head) is LoraLinear
+        assert type(head.base_layer) is torch.nn.Linear
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layers_have_their_own_class_again_after_an_error_too(dtype: torch.dtype) -> None:
+    model = adapted(dtype).get_base_model()
+    plain = classes_of(model)
+
+    def fail_while_merged() -> None:
+        with merged_linears(model):
+            with merged_linears(model):
+                inner = classes_of(model)
+            assert classes_of(model) == inner != plain
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail_while_merged()
+    assert classes_of(model) == plain
+
+
+def classes_of(model: torch.nn.Module) -> list[type[torch.nn.Module]]:
+    return [type(module) for module in model.modules()]
 
 
 def test_a_copied_layer_multiplies_by_its_own_weights() -> None:
     model = adapted()
-    merge_linears(model.get_base_model())
-    layer = model.get_base_model().model.layers[0].mlp.up_proj
-    copy, x = deepcopy(layer), torch.randn(5, 48)
-    with torch.no_grad():
-        before = layer(x)
-        for parameter in layer.parameters():
-            parameter.zero_()
-        assert torch.equal(copy(x), before)
+    with merged_linears(model.get_base_model()):
+        layer = model.get_base_model().model.layers[0].mlp.up_proj
+        copy, x = deepcopy(layer), torch.randn(5, 48)
+        with torch.no_grad():
+            before = layer(x)
+            for parameter in layer.parameters():
+                parameter.zero_()
+            assert torch.equal(copy(x), before)

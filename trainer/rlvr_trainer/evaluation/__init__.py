@@ -1,1 +1,1 @@
-"""TODO."""
+"""Evaluate models on test rows, and compare them before and after training."""

@@ -16,7 +16,7 @@ def results_table(
 ) -> Table:
     """Compare the models before and after training, one row for each named entry.
 
-    An entry is one of `evaluation["shots"]`; without one, the row has dashes. `heads` chooses
+    An entry is a value of `evaluation["shots"]`, or None for a row of dashes. `heads` selects
     columns; the default is all that every entry has.
     """
     rows = [(label, entry and _results(entry)) for label, entry in entries]
@@ -40,7 +40,7 @@ def shots_table(evaluation: Mapping[str, Any], heads: Sequence[str] = ()) -> Tab
 
 
 def sweep_table(runs: Sequence[Mapping[str, Any]], heads: Sequence[str] = ()) -> Table:
-    """Compare the runs of a sweep, each at the shots that its verdict is about."""
+    """Compare the runs of a sweep, each at the shots of its verdict."""
     entries = [
         (str(run["value"]), headline_entry(run["evaluation"]))
         if run["evaluation"]

@@ -1,4 +1,4 @@
-"""Completions of prompts, cut where the answer ends."""
+"""Generate completions of prompts, cut where the answer ends."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn; `temperature` 0 is greedy.
+    """Sampling parameters; `temperature` 0 is greedy.
 
-    `top_p` 1, `top_k` 0 and `min_p` 0 leave all tokens.
+    `top_p` 1, `top_k` 0 and `min_p` 0 keep all tokens.
     """
 
     max_new_tokens: int
@@ -42,7 +42,7 @@ class Completion:
     token_ids: list[int]
     text: str
     finished: bool
-    """The model ended it, by a stop marker or its end-of-sequence token, within the limit."""
+    """True if it ended with a stop marker or end-of-sequence token within the limit."""
 
 
 def complete(
@@ -54,16 +54,15 @@ def complete(
     stop: str,
     share_prefix: bool,
 ) -> list[Completion]:
-    """One completion for each prompt, generated in one batch.
+    """Return one completion for each prompt, generated in one batch.
 
-    `stop` ends a completion where a line starts with it; it and what follows are left out. With
-    `share_prefix` what the prompts have in common is computed once (the same tokens when greedy);
-    an architecture that cannot be served so is generated from plainly, and one logged line says
-    why. Raises LogitsNotFinite.
+    A line that starts with `stop` ends a completion and is left out. With `share_prefix` the
+    prompts' common prefix is computed once (greedy tokens stay the same); for an architecture
+    without support, `model.generate` is used and the reason logged once. Raises LogitsNotFinite.
     """
     reason = shared_prefix.unsupported_reason(model) if share_prefix else None
     if reason:
-        _say_once(reason)
+        _warn_once(reason)
     generate = _generate_shared if share_prefix and not reason else _generate_plain
     eos_token_ids = end_tokens(model, tokenizer)
     drawn = generate(model, tokenizer, prompt_ids, sampling, stop_text(stop), eos_token_ids)
@@ -71,14 +70,14 @@ def complete(
 
 
 @cache
-def _say_once(reason: str) -> None:
-    logger.warning("Completions are drawn without sharing prefixes: %s", reason)
+def _warn_once(reason: str) -> None:
+    logger.warning("Completions are generated without shared prefixes: %s", reason)
 
 
 def cut(
     ids: list[int], tokenizer: PreTrainedTokenizerBase, stop: str, eos_token_ids: set[int]
 ) -> Completion:
-    """What was drawn, up to the line that starts with `stop`."""
+    """Return the completion of the tokens `ids`, up to the line that starts with `stop`."""
     decode: Callable[[list[int]], str] = lambda tokens: tokenizer.decode(  # noqa: E731
         tokens, skip_special_tokens=True
     )
@@ -94,12 +93,12 @@ def cut(
 
 
 def stop_text(stop: str) -> str:
-    """The text by which a line that starts with `stop` is known while it is generated."""
+    """Return the text that starts a line with `stop`, for use while generating."""
     return f"\n{stop}"
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Every token that ends a completion: the tokenizer's and those that the model declares."""
+    """Return the tokens that end a completion: the tokenizer's and the model's."""
     declared = model.generation_config.eos_token_id if model.generation_config else None
     ids = [declared] if isinstance(declared, int) else list(declared or [])
     return {*ids, tokenizer.eos_token_id}
@@ -172,8 +171,10 @@ def _generate_plain(
 
 
 class _FiniteLogits:
-    """A logits processor of transformers' that keeps rows of NaN from sampling, for which CUDA
-    ends the process, and looks at the device once, after the generation."""
+    """A logits processor of transformers that keeps rows of NaN from being sampled.
+
+    They would make CUDA abort the process. The result is read once, after the generation.
+    """
 
     def __init__(self) -> None:
         self.all_finite: Tensor | None = None

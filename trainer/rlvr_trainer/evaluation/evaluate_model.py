@@ -1,7 +1,7 @@
-"""Evaluation of a model on test rows: greedy, the same prompts and the same stop for every model.
+"""Evaluate a model on test rows, with the same prompts and stop marker for every model.
 
-Only the completion is scored. Each sample is kept, so that before and after can be compared row by
-row and anyone can count again.
+Only the completion is scored. All samples are kept, so that models can be compared row by row and
+the counts can be checked.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sample:
-    """One completion of one test row, and what the verifiers said."""
+    """One completion of a test row with its scores: a line of `samples.jsonl`."""
 
     model: str
     """`before` or `after` training."""
@@ -66,9 +66,9 @@ class Sample:
     """The answer that the verifier saw."""
     format: bool
     correct: bool
-    """By the recipe's `evaluation.correct_by`, as while training."""
+    """Judged by the recipe's `evaluation.correct_by`."""
     flexible: bool
-    """By the last number in the completion."""
+    """Judged by the last number in the completion."""
     num_tokens: int
     sample: int = 0
     greedy: bool = True
@@ -85,23 +85,23 @@ class Evaluator:
     label: str
     """`before` or `after`."""
     unjudged: list[str] = field(default_factory=list)
-    """Rows of which a completion could not be judged; it counts as wrong."""
+    """IDs of rows with a completion that could not be judged; it counts as wrong."""
 
     @cached_property
     def judge(self) -> Reward:
-        """What says whether a completion is correct."""
+        """The verifier that decides if a completion is correct."""
         return build_judge(self.recipe)
 
     def greedy(self, rows: Sequence[Row], num_shots: int) -> Iterator[Sample]:
-        """One greedy completion for each row, in order."""
+        """Yield a greedy sample of each row, in order."""
         size = self.recipe.evaluation.batch_size
         return chain.from_iterable(map(self.samples, greedy_batches(rows, num_shots, size)))
 
     def samples(self, batch: Batch) -> Iterator[Sample]:
-        """The completions of a batch, judged, in order. Raises Diverged."""
-        if batch.temperature:  # a greedy one draws nothing, and may run while a model trains
+        """Yield the samples of a batch, in order. Raises Diverged."""
+        if batch.temperature:  # greedy batches must not change the random state of a training
             torch.manual_seed(batch.seed)
-        prompts = [self.layout.prompt(row, batch.num_shots) for row, _ in batch.wanted]
+        prompts = [self.layout.prompt(row, batch.num_shots) for row, _ in batch.requests]
         try:
             completions = complete(
                 self.model,
@@ -113,10 +113,10 @@ class Evaluator:
             )
         except LogitsNotFinite as error:
             raise Diverged(
-                f"{error} from {batch.wanted[0][0].id} on, so that its accuracy would mean "
-                f"nothing; {_NOT_FINITE_ADVICE[self.label]}"
+                f"{error} from {batch.requests[0][0].id} on, so that its accuracy would be "
+                f"meaningless; {_NOT_FINITE_ADVICE[self.label]}"
             ) from error
-        for (row, index), completion in zip(batch.wanted, completions, strict=True):
+        for (row, index), completion in zip(batch.requests, completions, strict=True):
             yield replace(
                 self._judge(row, completion, batch.num_shots),
                 sample=index,
@@ -144,7 +144,7 @@ class Evaluator:
         )
 
 
-def evaluate(
+def evaluate_model(
     recipe: Recipe,
     data_dir: Path,
     output_dir: Path,
@@ -152,10 +152,10 @@ def evaluate(
     label: str,
     adapter_dir: Path | None = None,
 ) -> Shares:
-    """Evaluate the base model, or it with an adapter, on the test rows of `data_dir`.
+    """Evaluate the base model, or with an adapter the trained one, on the test rows of `data_dir`.
 
-    Writes `samples.jsonl` to `output_dir`, whole or not at all, and returns accuracy, format and
-    flexible at the shots that were trained (or the most of those evaluated).
+    Writes `samples.jsonl` to `output_dir` atomically, and returns accuracy, format and flexible at
+    the shots that were trained (or else the most that were evaluated).
     """
     samples = evaluate_shard(recipe, data_dir, Shard(), label=label, adapter_dir=adapter_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -166,20 +166,18 @@ def evaluate(
 def evaluate_shard(
     recipe: Recipe, data_dir: Path, shard: Shard, *, label: str, adapter_dir: Path | None = None
 ) -> list[dict[str, Any]]:
-    """The samples of one part of the evaluation, in order.
+    """Return the samples of one shard of the evaluation, in order.
 
     Raises ConfigError for a reward that cannot be loaded or fails on gold completions, before the
-    model is loaded, and RewardError when more completions than `training.max_verifier_failures`
-    cannot be judged.
+    model is loaded, and RewardError if a larger share than `training.max_verifier_failures` cannot
+    be judged.
     """
-    rewards = build_rewards(recipe)  # of which training would find out after the evaluation
-    rows, layout = (
-        evaluated_rows(recipe, data_dir),
-        PromptLayout(recipe.prompt, load_exemplars(data_dir)),
-    )
+    rewards = build_rewards(recipe)  # only to fail now rather than in the training
+    rows = evaluated_rows(recipe, data_dir)
+    layout = PromptLayout(recipe.prompt, load_exemplars(data_dir))
     try_rewards(rewards, layout, rows)
-    wanted = shard.of(batches(recipe, rows))
-    if not wanted:  # more parts than batches
+    own_batches = shard.of(batches(recipe, rows))
+    if not own_batches:  # more shards than batches
         return []
     tokenizer = load_tokenizer(recipe.model)
     if adapter_dir is None:
@@ -187,16 +185,16 @@ def evaluate_shard(
         check_loaded(recipe, model, tokenizer)
     else:
         model = load_trained(recipe, adapter_dir)
-    if torch.cuda.is_available() and not recipe.quantization:  # a quantised one is there already
+    if torch.cuda.is_available() and not recipe.quantization:  # quantised weights are there already
         model.to("cuda")
     evaluator = Evaluator(recipe, model.eval(), tokenizer, layout, label)
-    samples = [asdict(sample) for sample in _with_progress(evaluator, wanted)]
+    samples = [asdict(sample) for sample in _with_progress(evaluator, own_batches)]
     _check_judged(evaluator, len(samples))
     return samples
 
 
 def _check_judged(evaluator: Evaluator, num_samples: int) -> None:
-    """A failure of the judge's own is never a silent wrong answer. Raises RewardError."""
+    """Warn about completions that could not be judged, or raise RewardError if too many."""
     recipe, failed = evaluator.recipe, evaluator.unjudged
     if not failed:
         return
@@ -207,18 +205,18 @@ def _check_judged(evaluator: Evaluator, num_samples: int) -> None:
     if len(failed) > recipe.training.max_verifier_failures * num_samples:
         raise RewardError(
             f"{what}, over training.max_verifier_failures = "
-            f"{recipe.training.max_verifier_failures}; mend the reward: {evaluator.judge.failure}"
+            f"{recipe.training.max_verifier_failures}; fix the reward: {evaluator.judge.failure}"
         )
     logger.warning("%s; they count as wrong", what)
 
 
-def _with_progress(evaluator: Evaluator, wanted: Sequence[Batch]) -> Iterator[Sample]:
+def _with_progress(evaluator: Evaluator, own_batches: Sequence[Batch]) -> Iterator[Sample]:
     phase = "evaluate-base" if evaluator.label == "before" else "evaluate-trained"
-    total = sum(len(batch.wanted) for batch in wanted)
+    total = sum(len(batch.requests) for batch in own_batches)
     judged = correct = formatted = 0
-    drawn = chain.from_iterable(map(evaluator.samples, wanted))
+    drawn = chain.from_iterable(map(evaluator.samples, own_batches))
     for done, sample in enumerate(drawn, start=1):
-        if sample.greedy:  # sampled ones count for pass@k alone
+        if sample.greedy:  # sampled ones count only for pass@k
             judged += 1
             correct += sample.correct
             formatted += sample.format
@@ -228,7 +226,7 @@ def _with_progress(evaluator: Evaluator, wanted: Sequence[Batch]) -> Iterator[Sa
                 phase=phase,
                 done=done,
                 total=total,
-                # a part may hold sampled completions only
+                # a shard may have only sampled completions
                 accuracy=correct / judged if judged else None,
                 format=formatted / judged if judged else None,
             )

@@ -1,8 +1,8 @@
-"""What an evaluation says: accuracy before and after, row by row, and a verdict in one sentence.
+"""The outcome of an evaluation: accuracy before and after, compared row by row, and a verdict.
 
-Pure functions of samples (the lines of `samples.jsonl`), and the reading and writing of files.
-`compare` gives `evaluation.json`; a share is between 0 and 1 there. A sample that was drawn
-(`greedy: false`) counts for pass@k and for nothing else.
+Pure functions of samples (the lines of `samples.jsonl`), and reading and writing them. `compare`
+returns the content of `evaluation.json`, in which shares are between 0 and 1. Sampled completions
+(`greedy: false`) count only for pass@k.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from rlvr_trainer.storage.atomic_files import write_text
 if TYPE_CHECKING:
     from rlvr_trainer.recipe.schema import Recipe
 
-Sample = Mapping[str, Any]
+SampleRecord = Mapping[str, Any]
 """One line of `samples.jsonl`."""
 
 SIGNIFICANCE = 0.05
-"""A change with a larger McNemar p is called no change."""
+"""A change with a larger McNemar p is reported as no significant change."""
 
 
 class Summary(TypedDict):
@@ -34,17 +34,17 @@ class Summary(TypedDict):
     accuracy: float
     low: float
     high: float
-    """`low` and `high`: the 95 % interval of the accuracy."""
+    """The end of the accuracy's 95 % interval, which starts at `low`."""
     format: float
     flexible: float
     mean_length: float
-    """In tokens."""
+    """Mean number of tokens."""
     num_samples: int
     pass_at_k: NotRequired[dict[str, float]]
 
 
 class Comparison(TypedDict):
-    """Both models at one number of shots, and what changed from row to row."""
+    """Both models at one number of shots, with the rows that changed."""
 
     before: Summary
     after: Summary
@@ -60,12 +60,12 @@ class Evaluation(TypedDict):
     num_samples: int
     headline_shots: int
     shots: dict[str, Comparison]
-    """By number of shots: `"8"`."""
+    """Keyed by number of shots, such as `"8"`."""
     verdict: str
 
 
 class Shares(TypedDict):
-    """One model at the shots that stand for its whole evaluation."""
+    """One model at the headline shots."""
 
     accuracy: float
     format: float
@@ -82,16 +82,16 @@ _FIELDS = frozenset(
 
 
 def compare(
-    before: Iterable[Sample],
-    after: Iterable[Sample],
+    before: Iterable[SampleRecord],
+    after: Iterable[SampleRecord],
     *,
     trained_shots: int | None = None,
     k: Sequence[int] = (),
 ) -> Evaluation:
-    """`evaluation.json`: both models by number of shots, and what changed from row to row.
+    """Compare two models by number of shots; return the content of `evaluation.json`.
 
-    The verdict is about `trained_shots` (default: the most shots that there are), chosen before
-    the numbers are known. Raises DataError unless both evaluated the same (shots, id).
+    The verdict is about `trained_shots`, or the most shots if those were not evaluated: the choice
+    does not depend on the results. Raises DataError unless both evaluated the same (shots, id).
     """
     before, after = list(before), list(after)
     greedy_before, greedy_after = _greedy(before), _greedy(after)
@@ -122,8 +122,8 @@ def compare(
     }
 
 
-def headline(samples: Iterable[Sample], recipe: Recipe) -> Shares:
-    """The shares that stand for the whole evaluation: at the trained shots where evaluated."""
+def headline(samples: Iterable[SampleRecord], recipe: Recipe) -> Shares:
+    """Return one model's shares at the trained shots, or the most shots if not evaluated."""
     shots = _headline_shots(recipe.evaluated_shots, recipe.prompt.num_shots)
     chosen = [sample for sample in samples if sample["greedy"] and sample["shots"] == shots]
 
@@ -139,22 +139,20 @@ def headline(samples: Iterable[Sample], recipe: Recipe) -> Shares:
 
 
 def _headline_shots(evaluated: Sequence[int], trained: int | None) -> int:
-    """The trained shots where they were evaluated, the most where not."""
     return max(evaluated) if trained is None or trained not in evaluated else trained
 
 
-def summarise(samples: Iterable[Sample], *, k: Sequence[int] = ()) -> dict[str, Summary]:
-    """One model's numbers by number of shots (`"8"`), fewest first.
+def summarise(samples: Iterable[SampleRecord], *, k: Sequence[int] = ()) -> dict[str, Summary]:
+    """Return one model's summary by number of shots (`"8"`), fewest first.
 
-    Each holds accuracy with its 95 % interval, format and flexible rates, the mean length in
-    tokens, num_samples, and pass_at_k for every `k` that the drawn samples allow.
+    `pass_at_k` has every `k` for which there are enough sampled completions.
     """
     samples = list(samples)
     drawn: dict[int, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
     for sample in samples:
         if not sample["greedy"]:
             drawn[sample["shots"]][sample["id"]].append(bool(sample["correct"]))
-    by_shots: dict[int, list[Sample]] = defaultdict(list)
+    by_shots: dict[int, list[SampleRecord]] = defaultdict(list)
     for (shots, _), sample in _greedy(samples).items():
         by_shots[shots].append(sample)
     return {
@@ -164,7 +162,7 @@ def summarise(samples: Iterable[Sample], *, k: Sequence[int] = ()) -> dict[str, 
 
 
 def verdict(entry: Mapping[str, Any], *, shots: int | None = None) -> str:
-    """One sentence on one entry of `evaluation["shots"]`: rose, fell, or no significant change."""
+    """Return a sentence on a value of `evaluation["shots"]`: rose, fell or not significant."""
     before, after = entry["before"]["accuracy"], entry["after"]["accuracy"]
     rows = count(entry["num_samples"], "test row") + (
         f" at {count(shots, 'shot')}" if shots is not None else ""
@@ -184,7 +182,7 @@ def verdict(entry: Mapping[str, Any], *, shots: int | None = None) -> str:
 
 
 def is_significant(p: float) -> bool:
-    """Judged on the number that is shown, so that a sentence never contradicts itself."""
+    """Return True if `p`, rounded as it is displayed, is below SIGNIFICANCE."""
     return round(p, 3) < SIGNIFICANCE
 
 
@@ -195,35 +193,35 @@ def headline_entry(evaluation: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """`0.085` as `8.5 %`."""
+    """Format 0.085 as `8.5 %`."""
     return f"{100 * share:.{digits}f} %"
 
 
 def interval(summary: Mapping[str, Any]) -> str:
-    """The interval of a summary's accuracy, as `5.4–13.2`, in percent."""
+    """Format the interval of a summary's accuracy in percent, as `5.4–13.2`."""
     return f"{100 * summary['low']:.1f}–{100 * summary['high']:.1f}"
 
 
 def signed(value: float) -> str:
-    """`+52.5`, with a real minus, and no sign on what rounds to nothing."""
+    """Format as `+52.5`, with a real minus sign, and without a sign if it rounds to zero."""
     text = f"{value:+.1f}"
     return "0.0" if text in {"+0.0", "-0.0"} else text.replace("-", "\N{MINUS SIGN}")
 
 
 def p_value(p: float) -> str:
-    """`< 0.001` or `= 0.032`, to stand after the name of the test."""
+    """Format as `< 0.001` or `= 0.032`, to follow the name of the test."""
     return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
 def count(number: int, noun: str) -> str:
-    """`1 test row`, `1,319 test rows`."""
+    """Format as `1 test row` or `1,319 test rows`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `samples.jsonl`, in order.
+    """Return the samples of a `samples.jsonl`, in order.
 
-    Raises DataError for a file that cannot be read and for a line that is not a sample.
+    Raises DataError for a file that cannot be read or a line that is not a sample.
     """
     try:
         text = path.read_text("utf-8")
@@ -234,18 +232,18 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
     return parse_samples(str(path), text)
 
 
-def write_samples(path: Path, samples: Iterable[Sample]) -> None:
-    """Write a `samples.jsonl` whole or not at all."""
+def write_samples(path: Path, samples: Iterable[SampleRecord]) -> None:
+    """Write a `samples.jsonl` atomically."""
     write_text(path, sample_lines(samples))
 
 
-def sample_lines(samples: Iterable[Sample]) -> str:
-    """The content of a `samples.jsonl`."""
+def sample_lines(samples: Iterable[SampleRecord]) -> str:
+    """Return the content of a `samples.jsonl`."""
     return "".join(json.dumps(dict(sample)) + "\n" for sample in samples)
 
 
 def parse_samples(origin: str, text: str) -> list[dict[str, Any]]:
-    """The samples of such a content; `origin` names it in errors. Raises DataError."""
+    """Parse the content of a `samples.jsonl`; errors name `origin`. Raises DataError."""
     return [
         _parse(origin, number, line)
         for number, line in enumerate(text.split("\n"), 1)
@@ -254,31 +252,33 @@ def parse_samples(origin: str, text: str) -> list[dict[str, Any]]:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON so that a reader sees the old file or the whole new one, never a part."""
+    """Write JSON atomically."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def _greedy(samples: Iterable[Sample]) -> dict[tuple[int, str], Sample]:
-    found: dict[tuple[int, str], Sample] = {}
+def _greedy(samples: Iterable[SampleRecord]) -> dict[tuple[int, str], SampleRecord]:
+    greedy: dict[tuple[int, str], SampleRecord] = {}
     for sample in samples:
         if not sample["greedy"]:
             continue
         key = (sample["shots"], sample["id"])
-        if key in found:
+        if key in greedy:
             raise DataError(
-                f"row {key[1]!r} at {count(key[0], 'shot')} is there twice, and one model "
-                "answers a row once; were the samples of two runs joined? Evaluate into a new file"
+                f"row {key[1]!r} at {count(key[0], 'shot')} is there twice, and a model has one "
+                "greedy sample per row; evaluate into a new file, without samples of other runs"
             )
-        found[key] = sample
-    if not found:
-        raise DataError("no greedy sample, and so no accuracy; evaluate at least one test row")
-    return found
+        greedy[key] = sample
+    if not greedy:
+        raise DataError(
+            "none of the samples is greedy, as the accuracy needs; evaluate at least one test row"
+        )
+    return greedy
 
 
 def _check_same(before: Iterable[tuple[int, str]], after: Iterable[tuple[int, str]]) -> None:
     before, after = set(before), set(after)
     problems = [
-        f"{len(missing)} missing {where} ({_name_some(missing)})"
+        f"{len(missing)} missing {where} ({name_rows(missing)})"
         for missing, where in ((after - before, "before"), (before - after, "after"))
         if missing
     ]
@@ -289,12 +289,13 @@ def _check_same(before: Iterable[tuple[int, str]], after: Iterable[tuple[int, st
         )
 
 
-def _name_some(keys: set[tuple[int, str]], most: int = 5) -> str:
+def name_rows(keys: Iterable[tuple[int, str]], most: int = 5) -> str:
+    """List the first rows of (shots, id) for a message."""
     names = [f"{identity} at {count(shots, 'shot')}" for shots, identity in sorted(keys)]
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
-def _summary(samples: Sequence[Sample], pass_at_k: dict[str, float]) -> Summary:
+def _summary(samples: Sequence[SampleRecord], pass_at_k: dict[str, float]) -> Summary:
     n = len(samples)
     num_correct = sum(bool(sample["correct"]) for sample in samples)
     low, high = wilson_interval(num_correct, n)
@@ -313,13 +314,13 @@ def _summary(samples: Sequence[Sample], pass_at_k: dict[str, float]) -> Summary:
 
 
 def _pass_at_k(rows: Iterable[Sequence[bool]], k: Sequence[int]) -> dict[str, float]:
-    """The mean over rows, for each k that every row has enough completions for."""
+    """Return the mean over rows, for each k that is at most the completions of every row."""
     rows = list(rows)
     fewest = min(map(len, rows), default=0)
     return {
-        str(each): sum(pass_at_k(len(row), sum(row), each) for row in rows) / len(rows)
-        for each in k
-        if each <= fewest
+        str(size): sum(pass_at_k(len(row), sum(row), size) for row in rows) / len(rows)
+        for size in k
+        if size <= fewest
     }
 
 
@@ -335,7 +336,6 @@ def _parse(origin: str, number: int, line: str) -> dict[str, Any]:
     if missing:
         raise DataError(
             f"{origin}, line {number}: not a sample, without {', '.join(sorted(missing))}; "
-            "is this the right file?"
+            "name a samples.jsonl"
         )
-    found: dict[str, Any] = sample
-    return found
+    return dict(sample)

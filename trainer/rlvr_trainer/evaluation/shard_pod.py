@@ -1,8 +1,8 @@
-"""An evaluation as the pods of a job run it: each its parts, all of them before the first pod ends.
+"""Evaluate the shards of one pod of a job.
 
-The samples of a part go to the run directory before its process ends, so what a pod calls a success
-is there. The first node ends last: a PyTorchJob has succeeded with its master, and takes the
-workers' pods away.
+The samples of a shard are in the run directory before its process exits, so a pod that succeeded
+has written them. The first node exits last: a PyTorchJob has succeeded when its master has, and
+then deletes the workers' pods.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ POLL_S = 2.0
 SHARD_POLL_S = 0.2
 
 
-def evaluate(
+def evaluate_on_node(
     recipe: Recipe,
     run_dir: Path,
     *,
@@ -39,9 +39,9 @@ def evaluate(
     shard: Shard | None = None,
     shards_per_node: int = 1,
 ) -> int:
-    """Evaluate one part, or the parts of this node, and send their samples; the exit code.
+    """Evaluate one shard, or those of this node, upload their samples, and return the exit code.
 
-    `adapter` is a folder or s3://…; a part that was sent by an earlier attempt is not done again.
+    `adapter` is a folder or s3://…; shards that an earlier attempt has uploaded are skipped.
     Raises ConfigError, DataError, PlatformError.
     """
     storage = open_storage(os.environ.get(RUN_URI_VARIABLE) or run_dir)
@@ -50,14 +50,14 @@ def evaluate(
         return 0
     node_rank = int(os.environ.get(NODE_RANK_VARIABLE) or 0)
     num_nodes = int(os.environ.get(NUM_NODES_VARIABLE) or 1)
-    parts = Shard(0, num_nodes * shards_per_node).all
-    own = parts[node_rank * shards_per_node :][:shards_per_node]
+    shards = Shard(0, num_nodes * shards_per_node).all
+    own = shards[node_rank * shards_per_node :][:shards_per_node]
     if shards_per_node == 1:
         _evaluate_shard(recipe, run_dir, storage, own[0], label, adapter)
     elif code := _evaluate_side_by_side(run_dir, own, label, adapter):
         return code
     if node_rank == 0:
-        _wait_for(storage, parts)
+        _wait_for(storage, shards)
     return 0
 
 
@@ -67,7 +67,7 @@ def _evaluate_shard(
     if storage.exists(shard.key):
         print(f"{shard.key} is there already", flush=True)
         return
-    if shard.index == 0:  # one speaks for all
+    if shard.index == 0:  # one shard reports the progress
         os.environ.setdefault(EVENTS_VARIABLE, str(run_dir / "metrics.jsonl"))
     from rlvr_trainer.evaluation.evaluate_model import evaluate_shard
     from rlvr_trainer.models import local_folder
@@ -78,9 +78,9 @@ def _evaluate_shard(
 
 
 def _evaluate_side_by_side(run_dir: Path, shards: Sequence[Shard], label: str, adapter: str) -> int:
-    """A process for each part, each with a GPU of its own where there are any.
+    """Run a process for each shard, each with its own GPU if there are GPUs.
 
-    The first one that fails ends the others; returns its exit code, and it has said why itself.
+    The first one that fails ends the others; return its exit code. It has reported the reason.
     """
     gpus = _visible_gpus()
     processes = [
@@ -91,7 +91,7 @@ def _evaluate_side_by_side(run_dir: Path, shards: Sequence[Shard], label: str, a
             ],
             env={
                 **os.environ,
-                "RANK": str(i),  # by which launch tells their causes apart
+                "RANK": str(i),  # for the name of the file with its termination cause
                 **({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {}),
             },
         )
@@ -102,7 +102,7 @@ def _evaluate_side_by_side(run_dir: Path, shards: Sequence[Shard], label: str, a
 
 
 def _first_failure(processes: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Wait for all, or until one fails and the others are killed; they hold nothing to save."""
+    """Wait for all, or until one fails; then kill the others, which have nothing to save."""
     running = list(processes)
     try:
         while running:
@@ -124,11 +124,11 @@ def _visible_gpus() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return [str(index) for index in range(num_gpus())]
-    return [each.strip() for each in visible.split(",") if each.strip() not in ("", "-1")]
+    return [gpu.strip() for gpu in visible.split(",") if gpu.strip() not in ("", "-1")]
 
 
 def _wait_for(storage: Storage, shards: Sequence[Shard]) -> None:
-    """Until every part is in the run directory; the job's own deadline ends a wait in vain."""
+    """Wait until all shards are in the run directory; the job's deadline is the time-out."""
     missing = [shard for shard in shards if not storage.exists(shard.key)]
     while missing:
         time.sleep(POLL_S)

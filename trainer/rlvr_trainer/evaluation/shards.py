@@ -1,7 +1,7 @@
-"""An evaluation in parts: which batches each part takes, and how the parts become one again.
+"""Split an evaluation into shards of batches, and join their samples.
 
-The unit is the batch, whose completions do not depend on what ran before it. So the parts of any
-split, joined, are what one process would have written.
+The completions of a batch do not depend on earlier batches, so the joined shards of any split are
+the samples of a single process.
 """
 
 from __future__ import annotations
@@ -13,60 +13,58 @@ from typing import TYPE_CHECKING, Any
 
 from rlvr_trainer.data import at_most, load_rows
 from rlvr_trainer.errors import ConfigError, DataError
+from rlvr_trainer.evaluation.outcome import name_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rlvr_trainer.evaluation.outcome import Sample
+    from rlvr_trainer.evaluation.outcome import SampleRecord
     from rlvr_trainer.recipe.schema import Recipe
     from rlvr_trainer.tasks import Row
 
 FOLDER = "samples"
-"""Of the run directory: one file a shard."""
-
-NUM_NAMED = 5
-"""Rows that an error names."""
+"""Folder of the run directory with a file per shard."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One of `count` parts."""
+    """One of `count` parts of an evaluation."""
 
     index: int = 0
     count: int = 1
 
     @property
     def text(self) -> str:
-        """As `parse_shard` reads it."""
+        """The text that `parse_shard` parses."""
         return f"{self.index}/{self.count}"
 
     @property
     def key(self) -> str:
-        """Where its samples lie in the run directory."""
+        """The path of its samples in the run directory."""
         return f"{FOLDER}/shard-{self.index}-of-{self.count}.jsonl"
 
     @property
     def all(self) -> tuple[Shard, ...]:
-        """The parts that it is one of."""
+        """All shards of the evaluation."""
         return tuple(Shard(index, self.count) for index in range(self.count))
 
     def of(self, batches: Sequence[Batch]) -> list[Batch]:
-        """The batches that it takes: every `count`-th, so that short and long ones are shared."""
+        """Return every `count`-th batch, so that short and long ones are spread evenly."""
         return list(batches[self.index :: self.count])
 
 
-Wanted = tuple["Row", int]
-"""A row, and which of its completions."""
+Request = tuple["Row", int]
+"""A row, and the index of its completion."""
 
 Key = tuple[int, bool, str, int]
-"""Of a sample: shots, whether greedy, the row's id, and which of its completions."""
+"""The identity of a sample: shots, greedy, the row's id, and the index of its completion."""
 
 
 def parse_shard(text: str) -> Shard:
-    """`R/N`, R from 0. Raises ConfigError."""
+    """Parse `R/N`, R from 0. Raises ConfigError."""
     index, slash, count = text.partition("/")
     if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise ConfigError(f"--shard {text!r} is no part of a whole; write R/N with R from 0 to N-1")
+        raise ConfigError(f"--shard {text!r} is not a shard; write R/N with R from 0 to N-1")
     return Shard(int(index), int(count))
 
 
@@ -75,73 +73,71 @@ class Batch:
     """Completions that are generated together."""
 
     num_shots: int
-    wanted: tuple[Wanted, ...]
+    requests: tuple[Request, ...]
     temperature: float = 0.0
-    """0: greedy."""
+    """0 is greedy."""
     seed: int = 0
-    """Of what is drawn."""
+    """Seed of the sampling."""
 
     @property
     def keys(self) -> Iterator[Key]:
-        """What its samples are known by."""
+        """The identities of its samples."""
         return (
-            (self.num_shots, not self.temperature, row.id, sample) for row, sample in self.wanted
+            (self.num_shots, not self.temperature, row.id, sample) for row, sample in self.requests
         )
 
 
 def evaluated_rows(recipe: Recipe, data_dir: Path) -> list[Row]:
-    """The test rows, or as many as the recipe asks for, in their order. Raises DataError."""
+    """Return the test rows, at most `evaluation.num_rows`, in order. Raises DataError."""
     rows = load_rows(data_dir, "test")
     return at_most(rows, recipe.evaluation.num_rows, f"evaluation-{recipe.seed}")
 
 
 def batches(recipe: Recipe, rows: Sequence[Row]) -> list[Batch]:
-    """All batches of an evaluation in their order: by shots, greedy ones before sampled ones."""
+    """Return all batches of an evaluation: by shots, greedy ones before sampled ones."""
     size, drawn = recipe.evaluation.batch_size, recipe.evaluation.pass_at_k
-    found: list[Batch] = []
+    ordered: list[Batch] = []
     for num_shots in recipe.evaluated_shots:
-        found += greedy_batches(rows, num_shots, size)
+        ordered += greedy_batches(rows, num_shots, size)
         if drawn:
-            wanted = [(row, index) for row in rows for index in range(drawn.num_samples)]
-            for cut in _cut(wanted, size):
-                seed = random.Random(f"{recipe.seed} {len(found)}").getrandbits(32)
-                found.append(Batch(num_shots, cut, drawn.temperature, seed))
-    return found
+            requests = [(row, index) for row in rows for index in range(drawn.num_samples)]
+            for cut in _cut(requests, size):
+                seed = random.Random(f"{recipe.seed} {len(ordered)}").getrandbits(32)
+                ordered.append(Batch(num_shots, cut, drawn.temperature, seed))
+    return ordered
 
 
 def greedy_batches(rows: Sequence[Row], num_shots: int, size: int) -> list[Batch]:
-    """One greedy completion for each row."""
+    """Return batches with one greedy completion of each row."""
     return [Batch(num_shots, cut) for cut in _cut([(row, 0) for row in rows], size)]
 
 
-def _cut(wanted: Sequence[Wanted], size: int) -> Iterator[tuple[Wanted, ...]]:
-    return (tuple(wanted[start : start + size]) for start in range(0, len(wanted), size))
+def _cut(requests: Sequence[Request], size: int) -> Iterator[tuple[Request, ...]]:
+    return (tuple(requests[start : start + size]) for start in range(0, len(requests), size))
 
 
-def join(parts: Sequence[Sequence[Sample]], wanted: Sequence[Batch]) -> list[dict[str, Any]]:
-    """The samples of all parts in the order of one evaluation.
+def join(
+    parts: Sequence[Sequence[SampleRecord]], expected: Sequence[Batch]
+) -> list[dict[str, Any]]:
+    """Join the samples of all shards in the order of the batches `expected`.
 
-    Raises DataError for a sample that is missing, there twice, or not wanted.
+    Raises DataError for a sample that is missing, there twice or not expected.
     """
-    found: dict[Key, Sample] = {}
+    by_key: dict[Key, SampleRecord] = {}
     twice = []
     for sample in (sample for part in parts for sample in part):
         key = (sample["shots"], sample["greedy"], sample["id"], sample["sample"])
-        if key in found:
+        if key in by_key:
             twice.append(key)
-        found[key] = sample
-    expected = [key for batch in wanted for key in batch.keys]
-    missing = [key for key in expected if key not in found]
-    unknown = list(found.keys() - set(expected))
-    for keys, problem in ((missing, "missing"), (twice, "there twice"), (unknown, "not wanted")):
-        if keys:
+        by_key[key] = sample
+    keys = [key for batch in expected for key in batch.keys]
+    missing = [key for key in keys if key not in by_key]
+    unknown = list(by_key.keys() - set(keys))
+    for wrong, problem in ((missing, "missing"), (twice, "there twice"), (unknown, "not expected")):
+        if wrong:
+            names = name_rows((shots, row) for shots, _, row, _ in wrong)
             raise DataError(
-                f"{len(keys)} of {len(expected)} samples are {problem} ({_name_some(keys)}); the "
-                "parts are not of one evaluation: evaluate again into another run directory"
+                f"{len(wrong)} of {len(keys)} samples are {problem} ({names}); the shards are not "
+                "of one evaluation: evaluate again into another run directory"
             )
-    return [dict(found[key]) for key in expected]
-
-
-def _name_some(keys: Sequence[Key]) -> str:
-    names = [f"{row} at {shots} shots" for shots, _, row, _ in keys[:NUM_NAMED]]
-    return ", ".join([*names, "…"] if len(keys) > NUM_NAMED else names)
+    return [dict(by_key[key]) for key in keys]

@@ -1,4 +1,4 @@
-"""The statistics of an evaluation: intervals, a paired test, pass@k. Pure functions of counts."""
+"""Statistics of an evaluation as functions of counts: intervals, a paired test, pass@k."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from math import prod, sqrt
 
 
 def wilson_interval(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Return the score interval of a share (Wilson, 1927); 95 % at the default `z`.
+    """Return the score interval of a share (Wilson, 1927), by default 95 %.
 
     Unlike share ± z·s.e. it stays within 0 and 1 and is not empty at 0 or `n` successes. Without
     trials (`n` = 0) it is (0, 1).
@@ -18,15 +18,15 @@ def wilson_interval(successes: int, n: int, z: float = 1.959964) -> tuple[float,
     centre = share + z2 / (2 * n)
     half_width = z * sqrt(share * (1 - share) / n + z2 / (4 * n * n))
     low, high = (centre - half_width) / (1 + z2 / n), (centre + half_width) / (1 + z2 / n)
-    # At the ends the bound is exact, which the square root misses by a rounding error.
+    # At 0 and n the exact bound is known, without the square root's rounding error.
     return (0.0 if successes == 0 else low), (1.0 if successes == n else high)
 
 
 def mcnemar_exact(only_before: int, only_after: int) -> float:
     """Return the two-sided p-value of McNemar's exact test on paired right and wrong answers.
 
-    Only the rows that changed say anything: were the two models equally good, each of them would
-    be a fair coin (McNemar, 1947, with the binomial distribution in place of χ²).
+    If the two models were equally good, each row that changed would be a fair coin flip (McNemar,
+    1947, with the binomial distribution in place of χ²).
     """
     n = only_before + only_after
     _check_count(only_before, n)
@@ -38,7 +38,7 @@ def mcnemar_exact(only_before: int, only_after: int) -> float:
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Estimate the chance that one of `k` completions is right, from `n` of which `c` are.
+    """Estimate the probability that one of `k` completions is right, from `c` of `n`.
 
     The unbiased estimator 1 - C(n-c, k) / C(n, k), as a product that does not overflow
     (Chen et al., 2021, arXiv 2107.03374, figure 3).

@@ -1,1 +1,1 @@
-"""The GRPO run: TRL's trainer on a recipe, with committed checkpoints and events."""
+"""Train a recipe with TRL's GRPOTrainer, with committed checkpoints and events."""

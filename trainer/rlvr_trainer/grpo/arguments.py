@@ -1,9 +1,10 @@
-"""From a recipe to TRL's and PEFT's own configuration."""
+"""Translate a recipe to TRL's and PEFT's own configuration."""
 
 from __future__ import annotations
 
 import math
 import os
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from rlvr_trainer.recipe.schema import LoraSection, Recipe
 
 
 def grpo_config(recipe: Recipe, output_dir: Path) -> GRPOConfig:
-    """The arguments of GRPOTrainer; the recipe's `grpo` mapping is passed on as it is.
+    """Return the arguments of GRPOTrainer; the recipe's `grpo` mapping is passed on unchanged.
 
-    Building it with ZeRO-3 also tells transformers to shard models while it loads them, so that it
-    comes before the model. Raises ConfigError.
+    Call it before the model is loaded: with ZeRO-3 it also tells transformers to shard models while
+    loading. Raises ConfigError.
     """
     training, sampling = recipe.training, recipe.sampling
     bf16 = recipe.model.dtype == "bf16"
@@ -36,12 +37,12 @@ def grpo_config(recipe: Recipe, output_dir: Path) -> GRPOConfig:
         "max_steps": training.max_steps or -1,
         "per_device_train_batch_size": training.per_device_batch_size,
         "gradient_accumulation_steps": training.gradient_accumulation_steps,
-        # a share of the steps below 1, and a number of them from there on
+        # below 1 a share of the steps, otherwise their number
         "warmup_steps": min(training.warmup_ratio, math.nextafter(1.0, 0.0)),
         "lr_scheduler_type": training.lr_scheduler,
         "max_grad_norm": training.max_grad_norm,
         "weight_decay": training.weight_decay,
-        "activation_checkpointing": training.gradient_checkpointing,
+        checkpointing_argument(GRPOConfig): training.gradient_checkpointing,
         "num_generations": sampling.num_generations,
         "max_completion_length": sampling.max_completion_tokens,
         "temperature": sampling.temperature,
@@ -67,18 +68,24 @@ def grpo_config(recipe: Recipe, output_dir: Path) -> GRPOConfig:
         raise ConfigError(f"TRL refuses the recipe: {error}") from error
 
 
+def checkpointing_argument(config: type) -> str:
+    """Return the field of `config` that turns on checkpointing; transformers 5.23 renamed it."""
+    new = "activation_checkpointing"
+    return new if new in {field.name for field in fields(config)} else "gradient_checkpointing"
+
+
 def _vllm_options(recipe: Recipe) -> dict[str, Any]:
-    """What vLLM is told beside TRL's own settings. Raises ConfigError where it cannot be used."""
+    """Return vLLM's options that TRL has no setting for. Raises ConfigError without vLLM."""
     if not is_vllm_available():
         raise ConfigError(
             "grpo.use_vllm is true and vllm is not installed; pip install vllm, or leave it out "
-            "and completions are drawn by us"
+            "to generate without vLLM"
         )
     return {"stop": [stop_text(recipe.prompt.stop)]}
 
 
 def lora_config(lora: LoraSection) -> LoraConfig:
-    """PEFT's configuration of the adapter."""
+    """Return PEFT's configuration of the adapter."""
     return LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -89,5 +96,5 @@ def lora_config(lora: LoraSection) -> LoraConfig:
 
 
 def world_size() -> int:
-    """Processes that train together, as torchrun says it."""
+    """Return the number of processes that train together, from torchrun's WORLD_SIZE."""
     return int(os.environ.get("WORLD_SIZE", "1"))

@@ -1,4 +1,4 @@
-"""What happens beside the optimisation: events, greedy validation, stopping."""
+"""Callbacks of the training: events, greedy validation, stopping."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_NOT_FINITE_STEPS = 3
 
 
 class StepEvents(TrainerCallback):
-    """Writes an event for each optimizer step, with TRL's own names and numbers."""
+    """Write an event for each optimizer step, with TRL's own names and numbers."""
 
     def __init__(self) -> None:
         self._last_tokens = 0.0
@@ -40,9 +40,9 @@ class StepEvents(TrainerCallback):
         **_: Any,
     ) -> None:
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
-            return  # the summary at the end of training is no step
+            return  # the summary at the end of training is not a step
         numbers = {key: value for key, value in logs.items() if isinstance(value, int | float)}
-        # A step on completions that an earlier one has generated brings no new tokens.
+        # A step that reuses the completions of an earlier one has no new tokens.
         now, tokens = time.monotonic(), float(logs.get("num_tokens", self._last_tokens))
         elapsed = now - self._last_time
         numbers["tokens_per_second"] = (tokens - self._last_tokens) / elapsed if elapsed else 0.0
@@ -53,7 +53,7 @@ class StepEvents(TrainerCallback):
 
 
 def step_line(step: int, max_steps: int, numbers: Mapping[str, float]) -> str:
-    """What a step's log shows of an optimizer step, from TRL's numbers."""
+    """Return the line that the log shows for an optimizer step, from TRL's numbers."""
     rewards = {
         key.removeprefix("rewards/").removesuffix("/mean"): value
         for key, value in numbers.items()
@@ -69,7 +69,7 @@ def step_line(step: int, max_steps: int, numbers: Mapping[str, float]) -> str:
 
 
 class Validation(TrainerCallback):
-    """Evaluates the validation rows greedily, every so many steps and after the last one."""
+    """Evaluate the validation rows greedily, every `every_steps` steps and after the last one."""
 
     def __init__(self, evaluate: Callable[[int], None], every_steps: int | None) -> None:
         self.evaluate = evaluate
@@ -84,7 +84,7 @@ class Validation(TrainerCallback):
 
 
 class JudgeRewards(TrainerCallback):
-    """Judges the rewards after the last step, before it is committed."""
+    """Check the rewards after the last step, before it is committed."""
 
     def __init__(self, check: Callable[[], None]) -> None:
         self.check = check
@@ -97,7 +97,7 @@ class JudgeRewards(TrainerCallback):
 
 
 class StopOnDivergence(TrainerCallback):
-    """Ends the run, without saving, when loss or gradient stay not finite for several steps."""
+    """Raise Diverged, without saving, if loss or gradient is not finite for several steps."""
 
     def __init__(self) -> None:
         self.num_not_finite = 0
@@ -124,14 +124,14 @@ class StopOnDivergence(TrainerCallback):
 
 
 class StopOnSignal(TrainerCallback):
-    """On SIGTERM or SIGINT to any rank, all ranks commit the same step and stop."""
+    """On SIGTERM or SIGINT to any rank, let all ranks commit the same step and stop."""
 
     def __init__(self) -> None:
         self.requested = False
         self.stopped = False
 
     def install(self) -> None:
-        """Take the signals of this process; call from its main thread."""
+        """Install the signal handlers; call it from the main thread."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._request)
 
@@ -156,5 +156,5 @@ class StopOnSignal(TrainerCallback):
 
 
 def _json_numbers(numbers: dict[str, float]) -> dict[str, float | None]:
-    """JSON knows no NaN: what is not finite becomes null."""
+    """Replace numbers that JSON cannot hold (NaN, infinity) by None."""
     return {key: value if math.isfinite(value) else None for key, value in numbers.items()}

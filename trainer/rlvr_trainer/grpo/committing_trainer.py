@@ -1,4 +1,4 @@
-"""TRL's GRPOTrainer with checkpoints that are committed, from which it resumes exactly."""
+"""TRL's GRPOTrainer with committed checkpoints, from which it resumes exactly."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from rlvr_trainer.storage.atomic_files import write_text
 from rlvr_trainer.storage.open import Storage, open_storage
 
 DATA_HASH = "data.sha256"
-"""In a checkpoint: which rows it was trained on."""
+"""File of a checkpoint: the hash of the rows that it was trained on."""
 
 ROLLOUT = "rollout-{rank}-of-{world_size}.pt"
-"""In a checkpoint between two generations: the completions that a rank goes on to train on."""
+"""File of a checkpoint between two generations: the completions that a rank still trains on."""
 
 
 class RLVRTrainer(SharedPrefixGRPOTrainer):
-    """GRPOTrainer whose checkpoints are written aside, verified and committed.
+    """GRPOTrainer whose checkpoints are staged, hashed and committed.
 
-    `args.output_dir` is the staging directory; a committed checkpoint lies in `checkpoints`.
+    `args.output_dir` is the staging directory; committed checkpoints are in `checkpoints`.
     """
 
     _step: int
-    """Micro-batches trained on, by which TRL knows when to generate."""
+    """TRL's count of micro-batches, which decides when to generate."""
     _buffered_inputs: list[dict[str, Any]] | None
 
     def __init__(
@@ -72,7 +72,7 @@ class RLVRTrainer(SharedPrefixGRPOTrainer):
     def _save_rng_state(self, output_dir: str) -> None:
         """Save this rank's random state and, between two generations, its completions.
 
-        TRL keeps none: a resumed run would generate again, at the wrong place in the cycle.
+        TRL does not save them: a resumed run would generate again, at the wrong place in the cycle.
         """
         super()._save_rng_state(output_dir)
         if self._step % (self.args.steps_per_generation * self.num_iterations):
@@ -80,7 +80,7 @@ class RLVRTrainer(SharedPrefixGRPOTrainer):
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         super()._load_rng_state(checkpoint)
-        # Another number of ranks, which divides the rows differently, generates again.
+        # With another number of ranks, the rows are divided differently: generate again.
         if checkpoint and (rollout := self._rollout_file(checkpoint)).is_file():
             self._step, self._buffered_inputs = torch.load(
                 rollout, map_location=self.accelerator.device, weights_only=True
@@ -91,7 +91,7 @@ class RLVRTrainer(SharedPrefixGRPOTrainer):
         return Path(folder, ROLLOUT.format(rank=rank, world_size=world_size))
 
     def _upload(self, staged: Path, files: Files, storage: Storage, step: int) -> str:
-        """Commit to S3 what all nodes staged on their own disks, and return where."""
+        """Commit the files that all nodes staged on their disks to S3; return the URI."""
         folder = remote_checkpoint.upload(
             staged,
             files,
@@ -108,11 +108,11 @@ class RLVRTrainer(SharedPrefixGRPOTrainer):
         return f"{storage.uri}/{folder}"
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """None in a checkpoint: a model gets its card when it is published."""
+        """Disabled: publish writes the model card."""
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """The values of all ranks, in their order; without a process group, this one's."""
+    """Return the values of all ranks in order; without a process group, only this one's."""
     if not torch.distributed.is_initialized():
         return [value]
     values = [None] * torch.distributed.get_world_size()

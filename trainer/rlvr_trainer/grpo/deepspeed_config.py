@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 
 def zero_config(stage: Literal[2, 3], *, bf16: bool) -> dict[str, Any]:
-    """ZeRO `stage` for accelerate; "auto" values are filled in from the training arguments.
+    """Return ZeRO `stage` for accelerate; the training arguments fill in "auto" values.
 
     Stage 2 shards gradients and optimizer state, stage 3 the weights too.
     """

@@ -1,8 +1,8 @@
-"""Our verifiers as TRL's reward functions.
+"""Verifiers as TRL's reward functions.
 
-TRL calls each reward function on its own, and a row leaves its group's baseline only when every
-one of them returns None. A verifier's own failure must therefore be None everywhere: the first
-call scores the batch with all verifiers, and the others read their column.
+TRL calls each reward function separately, and excludes a completion from its group's baseline only
+if all of them return None. If one verifier fails, all must therefore return None: the first call
+scores the batch with all verifiers, and the others read their column.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MIN_COMPLETIONS_TO_JUDGE = 64
 
 
 class BatchScorer:
-    """Scores a batch of completions once, and counts what could not be verified."""
+    """Score a batch of completions once, and count those that could not be verified."""
 
     def __init__(self, verifiers: Mapping[str, Verifier], max_failures: float) -> None:
         self.verifiers = verifiers
@@ -33,7 +33,7 @@ class BatchScorer:
         self._scores: list[dict[str, float] | None] = []
 
     def reward_functions(self) -> list[RewardFunction]:
-        """One function for each verifier, named as TRL's metrics will name it."""
+        """Return a function for each verifier, with the name that TRL's metrics use."""
         return [self._column(name) for name in self.verifiers]
 
     def _column(self, name: str) -> RewardFunction:
@@ -65,7 +65,7 @@ class BatchScorer:
             self.check()
 
     def check(self, gather: Callable[[Any], list[Any]] = lambda value: [value]) -> None:
-        """Raise RewardError if too many completions could not be verified, however few there are.
+        """Raise RewardError if too many of the completions so far could not be verified.
 
         `gather` collects the values of all ranks, so that all of them raise.
         """
@@ -76,5 +76,5 @@ class BatchScorer:
             first = next(failure for _, _, failure in counts if failure)
             raise RewardError(
                 f"{num_failed} of {num_scored} completions could not be verified, over "
-                f"training.max_verifier_failures = {self.max_failures}; mend the reward: {first}"
+                f"training.max_verifier_failures = {self.max_failures}; fix the reward: {first}"
             )

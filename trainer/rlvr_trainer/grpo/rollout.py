@@ -1,8 +1,8 @@
-"""The rollout: TRL asks for completions, and gets them cut where the answer ends.
+"""The rollout: completions for TRL, cut where the answer ends.
 
-A base model seldom emits its end-of-sequence token; it runs on into a next question. Each
-completion that reached the stop marker is cut there and given an end token, so that TRL does not
-take it for truncated. The policy did not sample that token: it is masked out of the loss.
+A base model seldom emits its end-of-sequence token; it continues with another question. A
+completion with the stop marker is cut there and gets an end token, so that TRL does not count it as
+truncated. The policy did not sample that token: it is masked out of the loss.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ LogProbs = list[list[float | None]]
 
 
 class Rollout:
-    """TRL's `rollout_func`: prompts to completions of the current policy.
+    """TRL's `rollout_func`: completions of the current policy, by vLLM if the trainer uses it.
 
-    They are drawn by us, or by vLLM where the trainer uses it. Raises Diverged.
+    Raises Diverged.
     """
 
-    def __init__(self, recipe: Recipe, *, share_prefix: bool) -> None:
+    def __init__(self, recipe: Recipe) -> None:
         self.stop = recipe.prompt.stop
-        self.share_prefix = share_prefix
+        self.share_prefix = recipe.shared_prefix == "on"
         self.sampling = Sampling(
             max_new_tokens=recipe.sampling.max_completion_tokens,
             temperature=recipe.sampling.temperature,
@@ -44,7 +44,7 @@ class Rollout:
     def __call__(self, prompts: list[str], trainer: GRPOTrainer) -> dict[str, Any]:
         tokenizer = trainer.processing_class
         prompt_ids: list[list[int]] = tokenizer(text=prompts)["input_ids"]
-        draw = self._by_vllm if trainer.use_vllm else self._by_us
+        draw = self._with_vllm if trainer.use_vllm else self._with_model
         try:
             completions, log_probs = draw(prompt_ids, trainer)
         except LogitsNotFinite as error:
@@ -55,7 +55,7 @@ class Rollout:
             ) from error
         return to_trl(prompt_ids, completions, tokenizer.eos_token_id, log_probs)
 
-    def _by_us(
+    def _with_model(
         self, prompt_ids: list[list[int]], trainer: GRPOTrainer
     ) -> tuple[list[Completion], None]:
         with unwrap_model_for_generation(
@@ -74,10 +74,10 @@ class Rollout:
             )
         return completions, None
 
-    def _by_vllm(
+    def _with_vllm(
         self, prompt_ids: list[list[int]], trainer: GRPOTrainer
     ) -> tuple[list[Completion], LogProbs]:
-        """By TRL's own turn with vLLM, which caches prefixes and has the weights by now."""
+        """Generate with TRL's own vLLM client, which has the current weights by now."""
         drawn: list[list[int]]
         drawn, log_probs = trainer._generate_single_turn(
             prompt_ids, None, {}, trainer.num_generations
@@ -93,9 +93,9 @@ def to_trl(
     eos_token_id: int,
     log_probs: LogProbs | None = None,
 ) -> dict[str, Any]:
-    """What TRL expects of a rollout; `env_mask` is 1 where the policy sampled the token.
+    """Return the rollout in TRL's format; `env_mask` is 1 where the policy sampled the token.
 
-    `log_probs` are of the tokens as they were drawn, before the cut.
+    `log_probs` are those of the tokens before the cut.
     """
     ends = [_needs_end(completion, eos_token_id) for completion in completions]
     kept = [len(completion.token_ids) for completion in completions]
@@ -108,7 +108,7 @@ def to_trl(
         "env_mask": [[1] * n + [0] * end for n, end in zip(kept, ends, strict=True)],
         "logprobs": log_probs
         and [
-            drawn[:n] + [None] * end  # TRL's word for a token that was not scored
+            drawn[:n] + [None] * end  # TRL's value for a token without a score
             for drawn, n, end in zip(log_probs, kept, ends, strict=True)
         ],
     }

@@ -1,10 +1,10 @@
-"""The training of a run directory, from its recipe and data to a committed adapter.
+"""Train in a run directory, from its recipe and data to a committed adapter.
 
 It reads top to bottom: rows become prompts, TRL's GRPOTrainer trains on them from the newest
-committed checkpoint (or the start), and the adapter is saved once it is shown to have changed.
-Where it differs from plain TRL: completions end at the stop marker (`rollout`), verifiers that fail
-leave their row out (`rewards`), what prompts share is computed once (`shared_prefix`), checkpoints
-are committed (`trainer`), validation is greedy (`callbacks`).
+committed checkpoint (or the start), and the adapter is saved if it has changed. Differences from
+plain TRL: completions end at the stop marker (`rollout`), those that could not be verified are left
+out (`reward_functions`), shared prefixes are computed once (`shared_prefix`), checkpoints are
+committed (`committing_trainer`), validation is greedy (`callbacks`).
 """
 
 from __future__ import annotations
@@ -67,18 +67,18 @@ RESUME_ONLY = (
     *("*.bin", "*.pt", "*.pth", "trainer_state.json", "global_step*", "latest", "zero_to_fp32.py"),
     "README.md",
 )
-"""Files of a checkpoint that a trained model does not need: pickles, states, an empty card."""
+"""Files of a checkpoint that a trained model does not need."""
 
 logger = logging.getLogger(__name__)
 
-# The rollout is an experimental interface of TRL's, which says so at every start.
+# The rollout is an experimental interface of TRL, which warns at every start.
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 
 def train(recipe: Recipe, run_dir: Path, data_dir: Path) -> bool:
-    """Train the recipe's model and write `run_dir`/adapter; continue from the newest checkpoint.
+    """Train the recipe's model and write `run_dir`/adapter; resume from the newest checkpoint.
 
-    Returns False when a signal stopped it after a commit, from which another call continues.
+    Returns False if a signal stopped it after a commit, from which another call resumes.
     Raises DataError, CheckpointError, RewardError, Diverged, PlatformError.
     """
     checkpoints = run_dir / "checkpoints"
@@ -97,7 +97,7 @@ def train(recipe: Recipe, run_dir: Path, data_dir: Path) -> bool:
         _assert_same_start(resume)
         trainer.add_callback(stop)
         if resume:
-            logger.info("continuing from step %s", resume.step)
+            logger.info("resuming from step %s", resume.step)
         trainer.train(resume_from_checkpoint=str(resume.path) if resume else None)
         _leave_process_group(trainer)
         if stop.stopped:
@@ -110,16 +110,16 @@ def train(recipe: Recipe, run_dir: Path, data_dir: Path) -> bool:
 
 
 def _assert_same_data(resume: checkpoint.Checkpoint, data_dir: Path) -> None:
-    """Rows that it saw could be test rows by now. Raises CheckpointError."""
+    """Raise CheckpointError if the checkpoint saw other rows, which may be test rows now."""
     if (resume.path / DATA_HASH).read_text("utf-8") != data_hash(data_dir):
         raise CheckpointError(
             f"{resume.path} was trained on other rows than those in {data_dir}, where its training "
-            "rows may be test rows; train in another run directory, or from the data that it had"
+            "rows may be test rows; train in another run directory, or with the same data"
         )
 
 
 def _assert_same_world_size(recipe: Recipe, resume: checkpoint.Checkpoint | None) -> None:
-    """Under ZeRO each rank continues from its own shard. Raises CheckpointError."""
+    """Raise CheckpointError if ZeRO's shards are of another number of ranks."""
     if recipe.training.zero_stage and resume and resume.world_size != world_size():
         raise CheckpointError(
             f"{resume.path} was trained by {resume.world_size} processes, these are "
@@ -129,9 +129,9 @@ def _assert_same_world_size(recipe: Recipe, resume: checkpoint.Checkpoint | None
 
 
 def _assert_same_start(resume: checkpoint.Checkpoint | None) -> None:
-    """All ranks continue from one checkpoint, though each node found its own. Raises PlatformError.
+    """Raise PlatformError if the ranks resume from different checkpoints.
 
-    Nodes that started at different times can see different ones; another attempt sees the same.
+    Nodes that started at different times can see different ones; a retry sees the same.
     """
     own = (resume.path / checkpoint.MARKER).read_text("utf-8") if resume else None
     if len(set(gather_objects(own))) > 1:
@@ -159,7 +159,7 @@ def _trainer(trajectory: Trajectory, checkpoints: Path, data_dir: Path) -> RLVRT
     layout = PromptLayout(recipe.prompt, load_exemplars(data_dir))
     tokenizer = load_tokenizer(recipe.model)
     rows = load_rows(data_dir, "train")
-    if recipe.data.repeat_to_batch:  # the batch of all ranks, which the data step cannot know
+    if recipe.data.repeat_to_batch:  # the data step does not know the number of ranks
         rows = repeat_rows(rows, arguments.generation_batch_size // arguments.num_generations)
     rewards = build_rewards(recipe)
     try_rewards(rewards, layout, rows)
@@ -176,14 +176,14 @@ def _trainer(trajectory: Trajectory, checkpoints: Path, data_dir: Path) -> RLVRT
         reward_funcs=scorer.reward_functions(),
         train_dataset=_dataset(rows, layout),
         peft_config=lora_config(recipe.lora) if recipe.lora else None,
-        rollout_func=Rollout(recipe, share_prefix=recipe.shared_prefix == "on"),
+        rollout_func=Rollout(recipe),
         callbacks=[
             StepEvents(),
             StopOnDivergence(),
             JudgeRewards(lambda: scorer.check(gather_objects)),
         ],
     )
-    trainer.remove_callback(PrinterCallback)  # StepEvents prints a line a step
+    trainer.remove_callback(PrinterCallback)  # StepEvents prints the steps
     validated = at_most(
         load_rows(data_dir, "validation"),
         recipe.training.num_validation_rows,
@@ -200,9 +200,9 @@ def _trainer(trajectory: Trajectory, checkpoints: Path, data_dir: Path) -> RLVRT
 
 
 def _join_process_group(recipe: Recipe) -> None:
-    """Choose gloo on CPUs, before accelerate does and before DeepSpeed shards what is loaded.
+    """Choose gloo on CPUs, before accelerate does and before DeepSpeed shards the model.
 
-    DeepSpeed keeps account of process groups itself; one that torch alone knows counts as none.
+    DeepSpeed only knows process groups that it made itself.
     """
     if torch.cuda.is_available() or world_size() == 1 or torch.distributed.is_initialized():
         return
@@ -215,9 +215,9 @@ def _join_process_group(recipe: Recipe) -> None:
 
 
 def _leave_process_group(trainer: RLVRTrainer) -> None:
-    """End the group's threads: one still running at exit can abort a rank whose work is done.
+    """End the group's threads: one that still runs at exit can abort a finished rank.
 
-    vLLM in this process has groups in it and ends all of them at exit.
+    vLLM in this process has subgroups, and ends all groups at exit.
     """
     has_vllm = trainer.use_vllm and trainer.vllm_mode == "colocate"
     if torch.distributed.is_initialized() and not has_vllm:
@@ -225,10 +225,9 @@ def _leave_process_group(trainer: RLVRTrainer) -> None:
 
 
 def _dataset(rows: Sequence[Row], layout: PromptLayout) -> Dataset:
-    """One record a row: its prompt, and its columns for the rewards.
+    """Return one record per row: its prompt, and its columns for the rewards as JSON.
 
-    The columns are one text: rows may have different ones, of types that a table cannot hold, and
-    by names that mean something to TRL.
+    Rows may have different columns, of types that a table cannot hold or with names that TRL uses.
     """
     return Dataset.from_list(
         [{"prompt": layout.prompt(row), ROW: json.dumps(row.columns)} for row in rows]
@@ -236,7 +235,7 @@ def _dataset(rows: Sequence[Row], layout: PromptLayout) -> Dataset:
 
 
 def _validate(trainer: RLVRTrainer, layout: PromptLayout, rows: Sequence[Row], step: int) -> None:
-    """Greedy accuracy of the policy on the validation rows, each rank taking its share."""
+    """Emit the policy's greedy accuracy on the validation rows, divided between the ranks."""
     recipe, accelerator = trainer.recipe, trainer.accelerator
     share = rows[accelerator.process_index :: accelerator.num_processes]
     with unwrap_model_for_generation(
@@ -275,7 +274,7 @@ def _place_adapter(recipe: Recipe, committed: Path, target: Path) -> None:
 
 
 def assert_adapter_learned(adapter_dir: Path, recipe: Recipe) -> None:
-    """Raise when the adapter is as it was at its start: LoRA's B matrices begin at zero."""
+    """Raise RLVRError if the adapter did not change: LoRA's B matrices start at zero."""
     with safe_open(adapter_dir / "adapter_model.safetensors", framework="pt") as file:
         started_at_zero = [name for name in file.keys() if "lora_B" in name]  # noqa: SIM118
         moved: Any = any(file.get_tensor(name).any() for name in started_at_zero)

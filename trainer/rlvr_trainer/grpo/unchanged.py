@@ -1,4 +1,4 @@
-"""The reasons why a training changed nothing, from the metrics of its steps."""
+"""Explain from the metrics of its steps why a training did not change the adapter."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ UNCHANGED = "the adapter did not change in training"
 
 
 def unchanged_error(log_history: Sequence[Mapping[str, Any]], recipe: Recipe) -> RLVRError:
-    """Return the error for an adapter that is as it was at its start, with all that explains it.
+    """Return the error for an adapter that did not change, with the reasons that apply.
 
-    `log_history` is that of TRL's trainer state, with one entry for each step.
+    `log_history` is that of TRL's trainer state, with one entry per step.
     """
     steps = [entry for entry in log_history if "reward" in entry]
 
@@ -24,7 +24,7 @@ def unchanged_error(log_history: Sequence[Mapping[str, Any]], recipe: Recipe) ->
 
     means = [step.get(f"rewards/{name}/mean", 0.0) for step in steps for name in recipe.rewards]
     if means and all(map(math.isnan, means)):
-        return RewardError(f"{UNCHANGED}: no completion could be verified; mend the reward")
+        return RewardError(f"{UNCHANGED}: no completion could be verified; fix the reward")
     limit = recipe.sampling.max_completion_tokens
     reasons = {
         f"all completions were cut at sampling.max_completion_tokens = {limit} (raise it)": always(

@@ -1,7 +1,7 @@
-"""The report: one HTML file that needs nothing else, to read on any screen or on paper.
+"""Render reports as self-contained HTML files for screen and paper.
 
-`render_report` is of one run, `render_sweep_report` compares several; both are pure. What a model
-wrote is escaped, and the page's own policy forbids scripts and requests.
+`render_report` reports one run, `render_sweep_report` compares several; both are pure. Completions
+are escaped, and the page's content security policy forbids scripts and requests.
 """
 
 from __future__ import annotations
@@ -16,5 +16,5 @@ __all__ = ["render_report", "render_sweep_report", "write_report"]
 
 
 def write_report(path: Path, html: str) -> None:
-    """Write a report whole or not at all. Raises PlatformError."""
+    """Write a report atomically. Raises PlatformError."""
     write_text(path, html)

@@ -1,7 +1,7 @@
-"""The charts, as inline SVG.
+"""Draw the charts as inline SVG.
 
 Positions along x are percentages, so that a chart takes any width and its text keeps its size.
-Colours come from the page's stylesheet; what they say is also said by shape or text.
+Colours come from the page's stylesheet; shape or text carries the same information.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from rlvr_trainer.evaluation.outcome import interval, percent
 from rlvr_trainer.report.markup import Markup, element
 
-Summary = Mapping[str, Any]
+AccuracySummary = Mapping[str, Any]
 """`accuracy`, `low` and `high` of one model."""
 
 MAX_POINTS = 400
@@ -28,7 +28,7 @@ class Series:
     """A number over the steps of a run."""
 
     name: str
-    """Unique in a page; a part of the ids."""
+    """Unique in a page; part of the element ids."""
     title: str
     unit: str
     points: Sequence[tuple[int, float]]
@@ -44,11 +44,11 @@ class Category:
     """One place on the x axis of a comparison."""
 
     label: str
-    before: Summary
-    after: Summary
+    before: AccuracySummary
+    after: AccuracySummary
 
 
-def interval_bars(before: Summary, after: Summary) -> Markup:
+def interval_bars(before: AccuracySummary, after: AccuracySummary) -> Markup:
     """Draw accuracy before and after as two bars on a scale of 0 to 100 %, with their intervals."""
     height, row, bar = 164, 66, 22
     parts = [_line(f"{tick}%", 0, f"{tick}%", height - 24, "grid") for tick in (0, 25, 50, 75, 100)]
@@ -78,7 +78,7 @@ def interval_bars(before: Summary, after: Summary) -> Markup:
 def comparison(
     name: str, title: str, x_label: str, categories: Sequence[Category], *, connect: bool
 ) -> Markup:
-    """Draw accuracy before and after, with intervals, by category; a line joins ordered ones."""
+    """Draw accuracy before and after by category; `connect` joins ordered categories."""
     height, top, bottom = 300, 22, 52
     highest: float = max(max(c.before["high"], c.after["high"]) for c in categories)
     ticks = nice_ticks(0, min(1.0, highest))
@@ -86,7 +86,7 @@ def comparison(
     parts = _y_axis(ticks, scale, percent_tick)
     places = [f"{100 * (i + 0.5) / len(categories):.2f}%" for i in range(len(categories))]
     for kind, shift in (("before", -7), ("after", 7)):
-        summaries: list[Summary] = [getattr(category, kind) for category in categories]
+        summaries: list[AccuracySummary] = [getattr(category, kind) for category in categories]
         marks: list[Markup] = []
         if connect:
             marks += [
@@ -171,7 +171,7 @@ def drawn(series: Series) -> Sequence[tuple[int, float]]:
 
 
 def has_mean(series: Series) -> bool:
-    """Return true where there are enough steps for a running mean."""
+    """Return True if there are enough steps for a running mean."""
     return len(series.points) >= MIN_POINTS_FOR_MEAN and not series.markers
 
 
@@ -258,7 +258,7 @@ def _scale(ticks: Sequence[float], top: float, bottom: float) -> Callable[[float
     return lambda value: bottom - (min(max(value, low), high) - low) / (high - low) * (bottom - top)
 
 
-def _whisker_across(summary: Summary, y: float) -> list[Markup]:
+def _whisker_across(summary: AccuracySummary, y: float) -> list[Markup]:
     low, high = _x(summary["low"]), _x(summary["high"])
     return [
         _line(*ends, class_)

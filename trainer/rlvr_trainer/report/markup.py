@@ -1,4 +1,4 @@
-"""SVG as nested calls, in which text is escaped unless it is markup already."""
+"""Build SVG by nested calls; text is escaped unless it is markup already."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ MAX_LISTED = 100
 
 
 def render(template: str, **context: object) -> str:
-    """Render a template. Characters that no page or file may hold are replaced."""
+    """Render a template; characters that are invalid in HTML or UTF-8 are replaced."""
     html = _environment().get_template(template).render(context)
     html = html.encode("utf-8", "replace").decode("utf-8")  # lone surrogates
     return "".join(c if c >= " " or c in "\t\n" else "\N{REPLACEMENT CHARACTER}" for c in html)
@@ -39,7 +39,7 @@ def _environment() -> Environment:
 
 
 def cut(text: str) -> str:
-    """Shorten a text to MAX_CHARACTERS, and say so."""
+    """Shorten a text to MAX_CHARACTERS, with a note."""
     if len(text) <= MAX_CHARACTERS:
         return text
     beyond = len(text) - MAX_CHARACTERS
@@ -56,7 +56,7 @@ def listed(value: object) -> str:
 
 
 def is_hash(value: object) -> bool:
-    """Recognize a long hexadecimal number, which may be broken anywhere."""
+    """Return True for a long hexadecimal number, which the page may break anywhere."""
     text = str(value)
     return len(text) >= 32 and all(c in "0123456789abcdef" for c in text)
 

@@ -1,13 +1,13 @@
-"""Completions before and after training side by side: which of them the report shows."""
+"""Choose the completions before and after training that the report shows side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-Sample = Mapping[str, Any]
-Pair = tuple[Sample, Sample]
+from rlvr_trainer.evaluation.outcome import SampleRecord
+
+Pair = tuple[SampleRecord, SampleRecord]
 
 NUM_SHOWN = {"gained": 5, "lost": 3, "kept": 2, "missed": 2}
 """Pairs of each outcome to show; places left over go to the first outcomes."""
@@ -22,7 +22,7 @@ MAX_FOLDED = 50
 
 
 @dataclass(frozen=True)
-class Outcome:
+class OutcomePairs:
     """The pairs of one outcome."""
 
     name: str
@@ -37,14 +37,14 @@ class Outcome:
         return self.total - len(self.shown) - len(self.folded)
 
 
-def choose_samples(samples: Iterable[Sample]) -> list[Outcome]:
+def choose_samples(samples: Iterable[SampleRecord]) -> list[OutcomePairs]:
     """Choose a dozen pairs to show and more to fold away; return nothing without pairs."""
     outcomes = by_outcome(samples)
     shown = choose(outcomes)
     if not any(outcomes.values()):
         return []
     return [
-        Outcome(
+        OutcomePairs(
             name,
             OUTCOMES[name],
             len(pairs),
@@ -55,9 +55,9 @@ def choose_samples(samples: Iterable[Sample]) -> list[Outcome]:
     ]
 
 
-def by_outcome(samples: Iterable[Sample]) -> dict[str, list[Pair]]:
+def by_outcome(samples: Iterable[SampleRecord]) -> dict[str, list[Pair]]:
     """Pair the greedy samples of both models, by outcome and in the file's order."""
-    models: dict[str, dict[str, Sample]] = {"before": {}, "after": {}}
+    models: dict[str, dict[str, SampleRecord]] = {"before": {}, "after": {}}
     for sample in samples:
         if sample["greedy"] and sample["model"] in models:
             models[sample["model"]][sample["id"]] = sample

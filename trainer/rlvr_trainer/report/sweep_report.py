@@ -1,4 +1,4 @@
-"""The report of a sweep: one field, several values, a trained model for each."""
+"""The report of a sweep: a trained model for each of several values of one field."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ Json = Mapping[str, Any]
 
 
 def render_sweep_report(runs: Sequence[Json]) -> str:
-    """Compare runs of `field`, `value` and `evaluation` (None: it has none).
+    """Compare runs with the keys `field`, `value` and `evaluation`, which may be None.
 
-    Each run stands for its evaluation at the shots that its verdict is about. Raises DataError
-    when there is no run.
+    Each run is compared at the shots of its verdict. Raises DataError without a run.
     """
     if not runs:
-        raise DataError("no run to compare; name at least one run directory")
+        raise DataError("there is nothing to compare; name at least one run directory")
     field = str(runs[0]["field"])
-    found = [
+    evaluated = [
         (str(run["value"]), headline_entry(run["evaluation"])) for run in runs if run["evaluation"]
     ]
     chart = (
@@ -31,33 +30,33 @@ def render_sweep_report(runs: Sequence[Json]) -> str:
             "sweep",
             f"Accuracy by {field}",
             field,
-            [Category(value, entry["before"], entry["after"]) for value, entry in found],
-            connect=all(_is_number(value) for value, _ in found),
+            [Category(value, entry["before"], entry["after"]) for value, entry in evaluated],
+            connect=all(_is_number(value) for value, _ in evaluated),
         )
-        if found
+        if evaluated
         else None
     )
     return render(
         "sweep.html",
         field=field,
         num_runs=len(runs),
-        verdict=sweep_verdict(field, found),
+        verdict=sweep_verdict(field, evaluated),
         chart=chart,
         runs=sweep_table(runs, ("Before", "After", "Rows", "McNemar p")),
     )
 
 
-def sweep_verdict(field: str, found: Sequence[tuple[str, Json]]) -> str:
-    """Return one sentence: the best value, and whether its interval stands apart."""
-    if not found:
+def sweep_verdict(field: str, evaluated: Sequence[tuple[str, Json]]) -> str:
+    """Return a sentence on the best value and the intervals that overlap with its own."""
+    if not evaluated:
         return f"No run over {field} has an evaluation yet."
-    value, best = max(found, key=lambda item: item[1]["after"]["accuracy"])
+    value, best = max(evaluated, key=lambda item: item[1]["after"]["accuracy"])
     accuracy = percent(best["after"]["accuracy"])
-    if len(found) == 1:
+    if len(evaluated) == 1:
         return f"{accuracy} after training at {field} = {value}, the only run with an evaluation."
     near = [
         other
-        for other, entry in found
+        for other, entry in evaluated
         if entry is not best and entry["after"]["high"] >= best["after"]["low"]
     ]
     sentence = f"Highest accuracy after training: {accuracy} at {field} = {value}"

@@ -1,4 +1,4 @@
-"""The charts of a training, and the table of its phases."""
+"""The charts of the training, and the table of the run's phases."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PHASES = {
 
 @dataclass(frozen=True)
 class TrainingChart:
-    """A series with its chart and the value that stands above it."""
+    """A series with its chart and the value above it."""
 
     series: Series
     last: str
@@ -35,7 +35,7 @@ class TrainingChart:
 
 
 def training_charts(events: Sequence[Event]) -> list[TrainingChart]:
-    """Draw what training logged, one small chart for each series."""
+    """Draw a small chart for each series that training logged."""
     return [
         TrainingChart(series, _last(series), _when(series), over_steps(series))
         for series in training_series(events)
@@ -43,7 +43,7 @@ def training_charts(events: Sequence[Event]) -> list[TrainingChart]:
 
 
 def longest_mean(charts: Sequence[TrainingChart]) -> int:
-    """Return the steps that the bold lines are means over; 0 when none is."""
+    """Return the steps that the bold lines are means over; 0 without a bold line."""
     widths = [mean_width(len(chart.series.points)) for chart in charts if has_mean(chart.series)]
     return max(widths, default=0)
 
@@ -58,7 +58,7 @@ def training_series(events: Sequence[Event]) -> Iterator[Series]:
         if key.startswith("rewards/") and key.endswith("/mean")
     ]
     order = {"format": 0, "correctness": 1}
-    wanted = [
+    candidates = [
         ("reward", "Reward", "weighted sum, mean", False),
         *(
             (f"rewards/{name}/mean", f"{_titled(name)} reward", "mean per completion", False)
@@ -67,7 +67,7 @@ def training_series(events: Sequence[Event]) -> Iterator[Series]:
         ("completions/mean_length", "Completion length", "mean, tokens", False),
         ("frac_reward_zero_std", "Zero-variance groups", "share, no gradient", True),
     ]
-    for index, (key, title, unit, share) in enumerate(wanted):
+    for index, (key, title, unit, share) in enumerate(candidates):
         points = _points(steps, key)
         if points:
             yield Series(f"series-{index}", title, unit, points, share)
@@ -109,7 +109,7 @@ def median_step_time(events: Sequence[Event]) -> str:
 
 
 def phase_seconds(events: Sequence[Event]) -> dict[str, tuple[float, int]]:
-    """Return (seconds, attempts) by phase; one that was cut off ends with its last event."""
+    """Return (seconds, attempts) by phase; an interrupted one ends with its last event."""
     phases: dict[str, tuple[float, int]] = {}
     running: tuple[str, float] | None = None
     last = 0.0
@@ -140,7 +140,7 @@ def total_seconds(events: Sequence[Event]) -> float:
 
 
 def duration(seconds: float) -> str:
-    """`8.4 s`, `12 min 30 s`, `3 h 05 min`."""
+    """Format as `8.4 s`, `12 min 30 s` or `3 h 05 min`."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -160,7 +160,7 @@ def _is_finite(value: object) -> bool:
 
 
 def _last(series: Series) -> str:
-    """Format the end of the drawn line: a single step of a noisy series would say little."""
+    """Format the last value of the bold line; single steps are noisy."""
     value = drawn(series)[-1][1]
     return percent(value) if series.share else number(value)
 

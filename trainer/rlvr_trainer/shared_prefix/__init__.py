@@ -1,6 +1,6 @@
-"""Compute a prefix that many sequences share once: in the training passes and in generation.
+"""Compute a prefix that sequences share only once: in training passes and in generation.
 
-Names load on first use, because `SharedPrefixGRPOTrainer` brings TRL, which the others do without.
+Names are imported on first use, because only `SharedPrefixGRPOTrainer` needs TRL.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Adapter:
-    """What LoRA adds to a weight: `scaling` · `up` · `down`."""
+    """The matrix that LoRA adds to a weight: `scaling` · `up` · `down`."""
 
     down: Tensor  # (r, in), PEFT's lora_A
     up: Tensor  # (out, r), PEFT's lora_B
@@ -22,17 +22,17 @@ class CannotMerge(Exception):
 
 
 def active_adapters(layer: LoraLayer) -> list[Adapter]:
-    """The adapters that act on what the layer's base layer returns.
+    """Return the adapters that PEFT would add to the output of the base layer.
 
-    Raises CannotMerge for adapters that are more than a product of two matrices.
+    Raises CannotMerge for an adapter that is more than a product of two matrices.
     """
     if layer.disable_adapters:
         if layer.merged:
-            raise CannotMerge("adapters are merged and disabled, which takes PEFT to undo")
+            raise CannotMerge("adapters are merged and disabled, which only PEFT can undo")
         return []
     if layer.merged:
         return []
-    found = []
+    adapters = []
     for name in layer.active_adapters:
         if name not in layer.lora_A:
             continue
@@ -41,14 +41,14 @@ def active_adapters(layer: LoraLayer) -> list[Adapter]:
         drops = dropout.training and not isinstance(dropout, nn.Identity)
         if name in layer.lora_variant or up.bias is not None or drops:
             raise CannotMerge(f"the adapter {name} is more than B · A")
-        found.append(Adapter(down.weight, up.weight, layer.scaling[name]))
-    return found
+        adapters.append(Adapter(down.weight, up.weight, layer.scaling[name]))
+    return adapters
 
 
 def merge_adapters(weight: Tensor, adapters: Sequence[Adapter]) -> tuple[Tensor, Sequence[Adapter]]:
     """Add the adapters to `weight` (out, in), unless bfloat16 would round them away.
 
-    Returns the weight, and the adapters that are not in it.
+    Returns the weight, and the adapters that were not added.
     """
     if weight.dtype == torch.bfloat16:
         return weight, adapters

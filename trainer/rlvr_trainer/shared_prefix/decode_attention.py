@@ -1,6 +1,6 @@
-"""Attention of generation.
+"""Attention for generation.
 
-Keys and values of the header are stored once, each sequence's own in buffers that grow.
+The header's keys and values are stored once, those of each sequence in buffers that grow.
 """
 
 from collections.abc import Sequence
@@ -9,24 +9,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rlvr_trainer.shared_prefix import cpu
 from rlvr_trainer.shared_prefix.cpu.kernels import (
     attend,
     attend_few,
     attention_dtype,
-    is_cpu,
     merge_,
 )
 from rlvr_trainer.shared_prefix.gpu.flex_attention import FlexAttention, block_mask
 from rlvr_trainer.shared_prefix.layout import Layout, Segment
 
-_GROWTH = 256  # columns that a full buffer gains; most completions end before the longest may
-# A sequence that has ended costs a row of every matrix until it is dropped; dropping copies the key
-# buffers.
+_GROWTH = 256  # columns added to a full buffer; few completions reach the maximal length
+# A sequence that has ended costs a row of every matrix until it is dropped, which copies the keys.
 _DROP_AT_SHARE = 1 / 8
 
 
 class HeaderAttention:
-    """The forward over the header (1, P): causal; keeps each layer's keys and values (KV, P, D)."""
+    """Causal attention over the header (1, P); keeps the keys and values (KV, P, D) of layers."""
 
     def __init__(self) -> None:
         self.keys: dict[int, Tensor] = {}
@@ -36,7 +35,7 @@ class HeaderAttention:
         dtype = attention_dtype(query)
         q, k, v = query.to(dtype), key.to(dtype).contiguous(), value.to(dtype).contiguous()
         self.keys[layer], self.values[layer] = k[0], v[0]
-        if is_cpu(q.device):
+        if cpu.is_used(q.device):
             out, _ = _attend_causally(q[0], k[0], v[0], scale)
             return out[None].to(query.dtype)
         return functional.scaled_dot_product_attention(
@@ -56,9 +55,9 @@ class HeaderAttention:
 
 
 class DecodeAttention:
-    """The forwards over questions and then over one token of each of n sequences.
+    """Attention over the questions, and then over one token of each of n sequences.
 
-    A sequence's keys lie in columns `[width - length, width + generated)` of its buffer: questions
+    A sequence's keys are in columns `[width - length, width + generated)` of its buffer: questions
     are right-aligned, so that all sequences write the same column.
     """
 
@@ -70,18 +69,18 @@ class DecodeAttention:
         max_new: int,
         device: torch.device,
     ) -> None:
-        """`lengths` (Q,) of distinct questions, `copies` (n,) the one each sequence continues."""
+        """Set `lengths` (Q,) of distinct questions, `copies` (n,) the question of a sequence."""
         self.header, self.lengths = header, list(lengths)
         self.width = max(lengths)
         self.capacity = self.width + max_new
-        # None: the forward over questions, which lie one after the other in one row.
+        # None during the forward over the questions, which are concatenated in one row.
         self.column: int | None = None
         self.keys: dict[int, Tensor] = {}  # (n, KV, at most capacity, D)
         self.values: dict[int, Tensor] = {}
         counts, asked = torch.tensor(self.lengths), torch.tensor(list(copies))
         column = torch.arange(self.capacity)[None]
         first = (self.width - counts[asked])[:, None]
-        # (n, width): where in the row of questions the token of each column is.
+        # (n, width): the index in the row of questions of each column's token.
         start = (counts.cumsum(0) - counts)[asked][:, None]
         self.source = (start + column - first)[:, : self.width].clamp(min=0).to(device)
         hidden = torch.zeros(first.shape[0], self.capacity)
@@ -94,18 +93,20 @@ class DecodeAttention:
         q, k, v = (x[0].to(dtype) for x in (query, key, value))
         if self.column is None:
             self._keep_questions(layer, k, v)
-            over_questions = self._each_question if is_cpu(q.device) else self._all_questions
+            over_questions = (
+                self._question_by_question if cpu.is_used(q.device) else self._all_questions
+            )
             out = over_questions(layer, q, k, v, scale)
         else:
             out = self._step(layer, q, k, v, scale)
         return out[None].to(query.dtype)
 
     def start_step(self, column: int) -> None:
-        """Let the next forward write `column`; it is over one token of each sequence."""
+        """Make the next forward, over one token of each sequence, write `column`."""
         self.column = column
 
     def rows_to_keep(self, running: list[bool]) -> list[int]:
-        """The sequences that the next step is to compute: all, unless enough of them have ended."""
+        """Return the sequences to compute in the next step: all, unless enough have ended."""
         if len(running) - sum(running) < max(1, _DROP_AT_SHARE * len(running)):
             return list(range(len(running)))
         return [row for row, is_running in enumerate(running) if is_running]
@@ -126,7 +127,9 @@ class DecodeAttention:
             store[layer] = buffer
         self.mask = self.mask.to(k.dtype)
 
-    def _each_question(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    def _question_by_question(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float
+    ) -> Tensor:
         questions = zip(*(x.split(self.lengths, 1) for x in (q, k, v)), strict=True)
         parts = [_attend_causally(qx, kx, vx, scale) for qx, kx, vx in questions]
         out, lse = (torch.cat(x, 1) for x in zip(*parts, strict=True))
@@ -161,7 +164,7 @@ class DecodeAttention:
         return out
 
     def _own(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Store the step's k and v (KV, n, D); return the keys and values it sees, and the mask."""
+        """Store the step's k and v (KV, n, D); return the keys, values and mask to attend with."""
         assert self.column is not None
         keys, values = (self._room_in(store, layer) for store in (self.keys, self.values))
         keys[:, :, self.column] = k.transpose(0, 1)
@@ -170,7 +173,7 @@ class DecodeAttention:
         return keys[:, :, :stop], values[:, :, :stop], self.mask[..., :stop]
 
     def _room_in(self, store: dict[int, Tensor], layer: int) -> Tensor:
-        """The layer's buffer, with the column that is written next."""
+        """Return the layer's buffer, with room for the current column."""
         buffer = store[layer]
         if self.column == buffer.shape[2]:
             columns = min(_GROWTH, self.capacity - buffer.shape[2])
@@ -179,7 +182,7 @@ class DecodeAttention:
 
 
 def _attend_causally(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """q (H, T, D) and k, v (KV, T, D) → the output (H, T, D) and its log-sum-exp (H, T)."""
+    """Attend from q (H, T, D) to k, v (KV, T, D); return (H, T, D) and log-sum-exp (H, T)."""
     kv_heads = k.shape[0]
     grouped = torch.unflatten(q, 0, (kv_heads, -1))
     k, v = (x[:, None].expand(-1, grouped.shape[1], -1, -1) for x in (k, v))

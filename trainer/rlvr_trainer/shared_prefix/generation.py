@@ -1,4 +1,4 @@
-"""Sample completions of many prompts, with the header that they share computed once."""
+"""Sample completions of many prompts, with their common header computed once."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -9,8 +9,8 @@ import torch
 from peft import PeftType
 from torch import Tensor
 
+from rlvr_trainer.shared_prefix import cpu
 from rlvr_trainer.shared_prefix.cpu.fused_forward import CannotFuse, FusedForward
-from rlvr_trainer.shared_prefix.cpu.kernels import is_cpu
 from rlvr_trainer.shared_prefix.decode_attention import DecodeAttention, HeaderAttention
 from rlvr_trainer.shared_prefix.gpu.decode_graph import FixedShapeAttention, Forward, GraphedForward
 from rlvr_trainer.shared_prefix.layout import common_prefix_length
@@ -45,19 +45,19 @@ def generate(
     max_batch_size: int | None = None,
     cuda_graphs: bool = False,
 ) -> list[list[int]]:
-    """One completion for each prompt, in the prompts' order.
+    """Return one completion for each prompt, in order.
 
-    A completion ends with an EOS token, which is kept, or with the token that completes a stop
-    string in its decoded text, or after `max_new_tokens`. `temperature` 0 is greedy, and equals
-    `model.generate` token for token in float32.
+    A completion ends with an EOS token, which is kept, with the token that completes a stop string
+    in its decoded text, or after `max_new_tokens`. `temperature` 0 is greedy, and in float32 gives
+    the same tokens as `model.generate`.
 
     Args:
-        model: a causal language model that `unsupported_reason` accepts, bare or wrapped; left in
-            the mode it was in.
+        model: a causal language model that `unsupported_reason` accepts, bare or wrapped; its
+            training mode is restored.
         prompt_ids: prompts without padding; a prompt that occurs G times is computed once.
         max_batch_size: sequences decoded at a time.
-        cuda_graphs: replay decode steps as CUDA graphs, one for each of few shapes; on a CPU the
-            steps have the same shapes and run as they are.
+        cuda_graphs: replay decode steps as CUDA graphs, one for each of a few shapes; on a CPU the
+            steps have these shapes without graphs.
 
     Raises ValueError for an empty prompt, LogitsNotFinite.
     """
@@ -134,7 +134,7 @@ class _Decoder:
         done = set[int]()
         for step in range(max_new_tokens):
             tokens = sampler(logits)
-            drawn = tokens.tolist()  # the only wait for the device in a step
+            drawn = tokens.tolist()  # the only synchronisation with the device in a step
             if NOT_FINITE in drawn:
                 raise LogitsNotFinite
             for row, token in zip(rows, drawn, strict=True):
@@ -170,7 +170,7 @@ class _Decoder:
         attention: SharedAttention,
         keep: Sequence[int],
     ) -> Tensor:
-        """Logits (len(keep), V) of a packed row of tokens at the indices `keep`."""
+        """Return logits (len(keep), V) of a packed row of tokens at the indices `keep`."""
         row, places, kept = (
             torch.tensor(values, device=self.device) for values in (ids, positions, keep)
         )
@@ -178,10 +178,10 @@ class _Decoder:
 
 
 def _forward_of(model: Any, device: torch.device) -> Forward:
-    """The fastest forward that this device has for the model."""
+    """Return the fastest forward for the model on this device."""
     bare = base_model(model)
     is_lora = getattr(model, "peft_type", PeftType.LORA) == PeftType.LORA
-    if is_cpu(device) and is_lora and bare.dtype in (torch.float32, torch.bfloat16):
+    if cpu.is_used(device) and is_lora and bare.dtype in (torch.float32, torch.bfloat16):
         try:
             return FusedForward(bare)
         except CannotFuse as error:
@@ -205,11 +205,11 @@ def _forward_of(model: Any, device: torch.device) -> Forward:
 
 @contextmanager
 def _inference(model: Any) -> Iterator[None]:
-    """Evaluation mode without gradients; every module's own mode is restored."""
+    """Run in evaluation mode without gradients, and restore the mode of each module."""
     training = [m for m in model.modules() if m.training]
     for module in model.modules():
-        # On a CPU evaluation forward bitsandbytes repacks 4-bit weights, for good, and then loses
-        # their gradient.
+        # In an evaluation forward on a CPU, bitsandbytes repacks 4-bit weights permanently, after
+        # which they have no gradient.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     model.eval()

@@ -1,4 +1,4 @@
-"""TRL's GRPO trainer with each shared prefix computed once.
+"""TRL's GRPO trainer with shared prefixes computed once.
 
 One override serves the policy, old-policy and reference passes; losses, rewards, sampling and
 metrics are TRL's.
@@ -6,6 +6,7 @@ metrics are TRL's.
 
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,18 +16,19 @@ from torch import Tensor
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
+from rlvr_trainer.shared_prefix.cpu.merged_linear import merged_linears
 from rlvr_trainer.shared_prefix.log_probs import token_log_probs
 from rlvr_trainer.shared_prefix.registration import base_model, dropout_reason, unsupported_reason
 
 logger = logging.getLogger(__name__)
 
-# Two right computations differ by rounding alone; a wrong one differs by orders of magnitude more.
+# Correct computations differ only by rounding; a wrong one differs by orders of magnitude more.
 _TOLERANCE_OVER_ROUNDING = 8.0
 _EXTRA_PADDING = (1, 7)
-# Of log-probabilities on average; above it the check allows for almost anything.
+# Mean difference of log-probabilities above which the check would accept almost anything.
 _MUCH_ROUNDING = 0.1
 
-# Log-probabilities, and entropies and an auxiliary loss if asked.
+# Log-probabilities, and optionally entropies and an auxiliary loss.
 _Scores = tuple[Tensor, Tensor | None, Tensor | None]
 
 
@@ -36,9 +38,9 @@ class SharedPrefixMismatch(RuntimeError):
 
 @dataclass(frozen=True)
 class _PolicyPass:
-    """What the forward of a policy pass is told beside its batch."""
+    """Additional inputs of a policy pass."""
 
-    rows: Tensor  # (B,) bool, those to compute
+    rows: Tensor  # (B,) bool, the rows to compute
     old_log_probs: Tensor | None  # (B, C)
     mask: Tensor  # (B, C), the tokens that losses and metrics count
 
@@ -46,9 +48,9 @@ class _PolicyPass:
 class SharedPrefixGRPOTrainer(GRPOTrainer):
     """`GRPOTrainer` (TRL 1.16) that computes the shared prefixes of a micro-batch once.
 
-    Sequences whose advantage is exactly zero are left out of the policy pass where they cannot have
-    a gradient; every normaliser still counts them, and the logged entropy is that of the others. A
-    model or a batch that cannot be packed takes TRL's own path, and one logged line says why.
+    Sequences whose advantage is exactly zero are left out of the policy pass if they cannot have a
+    gradient; normalisers still count them, and the logged entropy is that of the others. A model or
+    batch that cannot be packed takes TRL's own path, and the reason is logged once.
 
     Args:
         *args, **kwargs: as for `GRPOTrainer`.
@@ -60,9 +62,17 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
     def __init__(self, *args: Any, shared_prefix: bool = True, **kwargs: Any) -> None:
         self.shared_prefix = shared_prefix
         self._verified = False
-        self._policy_pass: _PolicyPass | None = None  # the one under way
+        self._policy_pass: _PolicyPass | None = None  # the current one
+        self._until_backward: ExitStack | None = None  # contexts that end with the training step
         self._logged_reasons = set[str]()
         super().__init__(*args, **kwargs)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Run a forward and a backward pass, which may recompute layers of the packed forward."""
+        with ExitStack() as self._until_backward:
+            loss: Tensor = super().training_step(*args, **kwargs)
+        self._until_backward = None
+        return loss
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         loss_of: Callable[[Any, dict[str, Any]], Tensor] = super()._compute_loss
@@ -73,7 +83,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         if not self._skips_zero_advantages:
             rows = torch.ones_like(rows)
         elif not rows.any():
-            rows[mask.sum(1).argmax()] = True  # one has to run, and gives the logged entropy
+            rows[mask.sum(1).argmax()] = True  # at least one must run, for the logged entropy
         if "tool_mask" in inputs:
             mask = mask * inputs["tool_mask"]
         self._policy_pass = _PolicyPass(rows, inputs.get("old_per_token_logps"), mask)
@@ -84,7 +94,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
 
     @property
     def _skips_zero_advantages(self) -> bool:
-        """Whether a zero advantage makes all of a sequence's gradient zero."""
+        """Return True if a sequence without advantage has no gradient."""
         return (
             self.beta == 0.0
             and not self._entropy_bonus_enabled
@@ -124,7 +134,10 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
             if self._on_every_rank(reason is None):
                 self._verified = self._verify(model, input_ids, attention_mask, logits_to_keep)
             else:
-                reason = reason or "another rank cannot, and all check them together."
+                reason = (
+                    reason
+                    or "another rank cannot use them, and all ranks must check them together."
+                )
         if reason is not None:
             if reason not in self._logged_reasons:
                 self._logged_reasons.add(reason)
@@ -145,7 +158,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         return torch.cat([log_probs for log_probs, _ in parts]), entropies, None
 
     def _on_every_rank(self, condition: bool) -> bool:
-        """Whether it holds on all ranks: what all take part in, all must begin."""
+        """Return True if `condition` holds on all ranks, so that all of them take the same path."""
         here = torch.tensor([condition], device=self.accelerator.device)
         return bool(self.accelerator.gather(here).all())
 
@@ -158,7 +171,8 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         rows: Tensor | None,
         entropy: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        with self.accelerator.autocast():
+        with ExitStack() as here, self.accelerator.autocast():
+            (self._until_backward or here).enter_context(merged_linears(base_model(model)))
             return token_log_probs(
                 model,
                 ids,
@@ -178,7 +192,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         aux_loss: bool,
         multimodal: dict[str, Any],
     ) -> str | None:
-        """Why this pass takes TRL's own path, or None."""
+        """Return the reason why this pass takes TRL's own path, or None."""
         if any(value is not None for value in multimodal.values()):
             return "the batch has images or other multimodal inputs."
         if aux_loss:
@@ -188,7 +202,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         if self.args.cast_lm_head_to_fp32:
             return "cast_lm_head_to_fp32 is set."
         if self.args.torch_compile:
-            return "torch_compile is set, and every packed row would be compiled anew."
+            return "torch_compile is set, and every packed row would be compiled again."
         if self.args.neftune_noise_alpha:
             return "neftune_noise_alpha is set, and sequences would share their noise."
         if not _is_padded_outwards(attention_mask, num_tokens):
@@ -199,14 +213,11 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
     def _verify(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, num_tokens: int
     ) -> bool:
-        """Compare with TRL's own forward on two sequences, before any packed result is used.
+        """Compare with TRL's own forward on two sequences, before a packed result is used.
 
-        Returns whether there was any token to compare.
-
-        Every rank takes part and all raise together. The tolerance is what TRL's forward differs
-        from itself when padding is added, which is rounding alone.
-
-        Raises SharedPrefixMismatch.
+        Returns False if there was no token to compare. The tolerance follows from the difference
+        that added padding makes to TRL's forward, which is only rounding. All ranks take part and
+        raise together. Raises SharedPrefixMismatch.
         """
         two = _two_to_compare(input_ids, attention_mask, num_tokens)
         ids, mask = input_ids[two], attention_mask[two]
@@ -225,8 +236,8 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         packed, _ = self._packed(model, ids, mask, num_tokens, None, False)
         if rounding > _MUCH_ROUNDING:
             logger.warning(
-                "The plain forward differs from itself by %.2g when it is padded, so that the check"
-                " of shared prefixes says little",
+                "Padding alone changes the plain forward by %.2g, so that the check of shared "
+                "prefixes is weak",
                 rounding,
             )
         epsilon = torch.finfo(next(base_model(model).parameters()).dtype).eps
@@ -246,9 +257,9 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
 def _fill_left_out(
     log_probs: Tensor, entropies: Tensor | None, policy: _PolicyPass
 ) -> tuple[Tensor, Tensor | None]:
-    """Give left-out rows a ratio of one and the others' mean entropy.
+    """Fill in rows that were left out, with a ratio of one and the mean entropy of the others.
 
-    With another ratio the loss could hold 0 · inf, which is not 0; the entropy is only logged.
+    With another ratio the loss could contain 0 · inf, which is NaN; the entropy is only logged.
     """
     left_out = ~policy.rows[:, None]
     if policy.old_log_probs is not None:
@@ -261,7 +272,7 @@ def _fill_left_out(
 
 
 def _two_to_compare(input_ids: Tensor, attention_mask: Tensor, num_tokens: int) -> list[int]:
-    """Two rows of the batch: the longest completions, of different prompts if there are such."""
+    """Choose two rows of the batch: the longest completions, if possible of different prompts."""
     lengths = attention_mask[:, -num_tokens:].sum(1)
     first, *others = lengths.argsort(descending=True, stable=True).tolist()
     prompts = input_ids[:, :-num_tokens]
@@ -271,7 +282,7 @@ def _two_to_compare(input_ids: Tensor, attention_mask: Tensor, num_tokens: int) 
 
 
 def _is_padded_outwards(attention_mask: Tensor, num_tokens: int) -> bool:
-    """Whether each row is 0…0 1…1 up to the completion and 1…1 0…0 from there, with a prompt."""
+    """Return True if prompts are left-padded and not empty, and completions right-padded."""
     mask = attention_mask.bool()
     prompt, completion = mask[:, :-num_tokens], mask[:, -num_tokens:]
     rises = (prompt[:, :-1] <= prompt[:, 1:]).all() and prompt[:, -1].all()

@@ -1,11 +1,11 @@
-"""Which tokens of a batch are the same, and where each one lies in the packed row.
+"""The layout of a packed row: the tokens that sequences share, and the position of each token.
 
 A batch of prompts and completions becomes one row:
 
     header | question 0 | question 1 | … | completions of question 0 | completions of question 1 | …
 
-The header is the longest prefix common to all prompts, a question is what is left of each distinct
-prompt. A completion's last token predicts nothing, so it has no place in the row.
+The header is the longest common prefix of all prompts, a question the rest of a distinct prompt. A
+completion's last token predicts nothing, so it is not in the row.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Run:
-    """`count` adjacent segments of one `length`, so that they can be attended as one batch."""
+    """`count` adjacent segments of the same `length`, which can be attended to as one batch."""
 
     start: int
     length: int
@@ -40,7 +40,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Layout:
-    """The shape of a packed row: what attention needs to know."""
+    """The segments of a packed row."""
 
     header_length: int
     questions: tuple[Segment, ...]
@@ -58,7 +58,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """One packed row, and for every scored token the position that predicts it."""
+    """One packed row, and the position that predicts each scored token."""
 
     layout: Layout
     input_ids: list[int]  # (N,)
@@ -70,8 +70,8 @@ class PackedBatch:
 
 
 def common_prefix_length(prompts: Sequence[list[int]]) -> int:
-    """Length of the longest prefix of all prompts that leaves each at least one token."""
-    first, last = min(prompts), max(prompts)  # these two differ no later than any other pair
+    """Return the length of the longest common prefix that leaves each prompt a token."""
+    first, last = min(prompts), max(prompts)  # no other pair differs earlier
     limit = min(map(len, prompts)) - 1
     for i in range(limit):
         if first[i] != last[i]:
@@ -80,9 +80,9 @@ def common_prefix_length(prompts: Sequence[list[int]]) -> int:
 
 
 def pack(prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> PackedBatch:
-    """Lay out B prompts and completions (`completions[i]` may be empty: row i then costs nothing).
+    """Pack B prompts and completions; a row without a completion token is left out.
 
-    Raises ValueError when no row has both a prompt and a completion token.
+    Raises ValueError if no row has both a prompt and a completion token.
     """
     live = [i for i, (p, c) in enumerate(zip(prompts, completions, strict=True)) if p and c]
     if not live:
@@ -126,7 +126,7 @@ def pack(prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Pack
 
 
 def runs(segments: Sequence[Segment]) -> list[Run]:
-    """Adjacent segments of equal length, joined."""
+    """Join adjacent segments of equal length."""
     joined = []
     for length, members in groupby(segments, key=lambda s: s.length):
         same = list(members)

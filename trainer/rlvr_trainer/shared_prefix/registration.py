@@ -1,4 +1,4 @@
-"""How attention layers of transformers reach ours, and which models can be served."""
+"""Register shared-prefix attention with transformers, and check which models support it."""
 
 import sys
 from collections.abc import Callable
@@ -16,18 +16,18 @@ _DROPOUT_IS_SHARED = "which a shared prefix would apply to all of its sequences 
 
 
 class SharedAttention(Protocol):
-    """What travels to every attention layer as the keyword argument `shared_prefix`.
+    """The keyword argument `shared_prefix` of every attention layer.
 
-    A keyword argument is kept by both kinds of gradient checkpointing, so a layer recomputed in the
-    backward pass sees the layout of its own forward.
+    Both kinds of gradient checkpointing keep keyword arguments, so a layer that is recomputed in
+    the backward pass uses the layout of its forward.
     """
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """query (1, H, N, D), key and value (1, KV, N, D) → (1, H, N, D)."""
+        """Attend from query (1, H, N, D) to key and value (1, KV, N, D); return (1, H, N, D)."""
 
 
 def unsupported_reason(model: nn.Module) -> str | None:
-    """One sentence on why `model`, bare or wrapped, cannot be served, or None."""
+    """Return a sentence on why `model`, bare or wrapped, cannot share prefixes, or None."""
     config: Any = getattr(base_model(model), "config", None)
     kind = getattr(config, "model_type", None)
     if kind not in SUPPORTED_MODEL_TYPES:
@@ -47,7 +47,7 @@ def unsupported_reason(model: nn.Module) -> str | None:
 
 
 def dropout_reason(model: nn.Module) -> str | None:
-    """One sentence on why `model` as it is, in training, cannot be served, or None."""
+    """Return a sentence on why `model`'s dropout rules out shared prefixes, or None."""
     bare: Any = base_model(model)
     if bare.training and getattr(bare.config, "attention_dropout", 0.0):
         return f"The model has attention dropout, {_DROPOUT_IS_SHARED}"
@@ -62,13 +62,13 @@ def dropout_reason(model: nn.Module) -> str | None:
 
 
 def _adapts_weights(model: PeftModel) -> bool:
-    """Whether the active adapter does the same to every token, whatever the row looks like."""
+    """Return True if the active adapter acts on every token alike, independently of the row."""
     config: Any = model.active_peft_config
     return not (config.is_prompt_learning or getattr(config, "alora_invocation_tokens", None))
 
 
 def base_model(model: Any) -> Any:
-    """The transformers model inside DDP, DeepSpeed, torch.compile and PEFT wrappers."""
+    """Return the transformers model inside DDP, DeepSpeed, torch.compile and PEFT wrappers."""
     while True:
         if hasattr(model, "_orig_mod"):
             model = model._orig_mod
@@ -83,10 +83,10 @@ def base_model(model: Any) -> Any:
 
 
 def enable(model: Any) -> None:
-    """Let attention of the model's kind, in every model, act on the argument `shared_prefix`.
+    """Make the model's attention function, in every model, accept the argument `shared_prefix`.
 
-    Without the argument it stays what it was. Its name stays too, since transformers decides by it,
-    and it is never switched back: a layer recomputed after the forward must still find it.
+    Calls without the argument are unchanged. The function keeps its name, on which transformers
+    depends, and stays registered, because layers may be recomputed after the forward.
     """
     name: str = model.config._attn_implementation
     plain = ALL_ATTENTION_FUNCTIONS.get(name)  # None for "eager", which is each model's own
@@ -95,12 +95,12 @@ def enable(model: Any) -> None:
 
 
 def packed_mask(device: torch.device) -> Tensor:
-    """A mask of four dimensions, which transformers hands to the layers as it is, building none."""
+    """Return a mask of four dimensions, which transformers passes to the layers unchanged."""
     return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
 
 
 class _Dispatch:
-    """An attention function of transformers, and ours where it is called with `shared_prefix`."""
+    """Call transformers' attention function, or with `shared_prefix` that object's."""
 
     def __init__(self, plain: Callable[..., Any] | None) -> None:
         self.plain = plain
@@ -126,8 +126,8 @@ class _Dispatch:
 
 
 def _eager_attention(module: nn.Module) -> Callable[..., Any]:
-    """What the file of the module's class, or of one that it derives from, defines as eager."""
+    """Return the eager attention of the file that defines the module's class or a parent."""
     files = (sys.modules[parent.__module__] for parent in type(module).__mro__)
     name = "eager_attention_forward"
-    found: Callable[..., Any] = next(getattr(file, name) for file in files if hasattr(file, name))
-    return found
+    function: Callable[..., Any] = next(getattr(f, name) for f in files if hasattr(f, name))
+    return function

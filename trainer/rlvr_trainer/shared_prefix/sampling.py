@@ -1,4 +1,4 @@
-"""Choose next tokens from logits, in float32 and by transformers' rules and their order."""
+"""Choose next tokens from logits in float32, with transformers' filters in their order."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 NOT_FINITE = -1
-"""In place of a token id: the row's logits are NaN, or their largest one is infinite."""
+"""Returned as token id if a row's logits have a NaN or an infinite maximum."""
 
 
 class LogitsNotFinite(RuntimeError):
@@ -18,7 +18,7 @@ class LogitsNotFinite(RuntimeError):
 
 @dataclass(frozen=True)
 class Sampler:
-    """Draws one token for each row of logits; `temperature` 0 takes the likeliest."""
+    """Draw one token for each row of logits; `temperature` 0 takes the likeliest."""
 
     temperature: float = 1.0
     top_k: int = 0  # 0: off
@@ -27,7 +27,7 @@ class Sampler:
     generator: torch.Generator | None = None
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """(n, V) → (n,) token ids, or NOT_FINITE; without waiting for the device."""
+        """Return (n,) token ids or NOT_FINITE for logits (n, V), without waiting for the device."""
         if self.temperature == 0.0:
             tokens = logits.argmax(-1)  # a NaN or an infinite one, if there is any
             return _checked(tokens, logits.gather(-1, tokens[:, None])[:, 0])
@@ -38,7 +38,7 @@ class Sampler:
         if self.top_p < 1.0:
             ascending, order = x.sort(-1)
             drop = ascending.softmax(-1).cumsum(-1) <= 1.0 - self.top_p
-            drop[:, -1].fill_(False)  # assigned, torch 2.11 copies it from the CPU
+            drop[:, -1].fill_(False)  # an assignment copies it from the CPU in torch 2.11
             x = x.masked_fill(drop.scatter(-1, order, drop), float("-inf"))
         if self.min_p:
             p = x.softmax(-1)
@@ -46,7 +46,7 @@ class Sampler:
         return self._draw(x.softmax(-1))
 
     def _draw(self, probs: Tensor) -> Tensor:
-        """By inverting the distribution, for one random number a row (multinomial: one a token)."""
+        """Invert the distribution with one random number per row (multinomial: one per token)."""
         cumulative = probs.cumsum(-1)
         total = cumulative[:, -1:]
         u = torch.rand(

@@ -1,4 +1,4 @@
-"""Log-probability and entropy of tokens, with neither all logits nor their gradient in memory."""
+"""Log-probability and entropy of tokens, without all logits or their gradient in memory."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rlvr_trainer.shared_prefix.cpu.kernels import is_cpu, product_dtype, result_dtype
+from rlvr_trainer.shared_prefix import cpu
+from rlvr_trainer.shared_prefix.cpu.kernels import product_dtype, result_dtype
 
-# Logits in memory at a time. Fewer, and a CPU reads the head's weight too often; more, and its
+# Logits in memory at a time. With fewer, a CPU reads the head's weight too often; with more, its
 # allocator returns them to the system each time.
 _MULTIPLIED_ELEMENTS = {"cpu": 2**24}
 _SOFTMAXED_ELEMENTS = {"cpu": 2**18}  # which stay in a CPU's cache
@@ -25,24 +26,24 @@ def head_scores(
     *,
     entropy_gradient: bool = True,
 ) -> Tensor:
-    """Scores (T, 2), float32, of `targets` (T,) under softmax(logits / temperature).
+    """Return scores (T, 2), float32, of `targets` (T,) under softmax(logits / temperature).
 
     The logits are those of a head with `weight` (V, H) for the states `hidden` (T, H). Column 0 is
-    log p(target), column 1 the entropy. Both have a gradient for `hidden`, and for nothing else;
-    without `entropy_gradient` column 1 has none, which saves a multiplication.
+    log p(target), column 1 the entropy. Only `hidden` gets a gradient; without `entropy_gradient`
+    that of column 1 is not computed, which saves a multiplication.
 
-    The gradient of a token's scores for its state needs nothing from the backward pass but a
-    factor, so it is computed with the scores, while the token's logits are there.
+    From the backward pass a token's gradient needs only a factor, so it is computed with the
+    scores, while the token's logits are in memory.
     """
     scores: Tensor = _HeadScores.apply(hidden, weight, bias, targets, temperature, entropy_gradient)
     return scores
 
 
 def token_scores(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
-    """`head_scores` for a head that is trained or adapted, from its logits (T, V).
+    """Return the scores of `head_scores` for a trained or adapted head, from its logits (T, V).
 
-    The logits' memory is reused for their gradient, so the caller must not read them afterwards,
-    and the backward pass can run once.
+    The logits' memory is reused for their gradient: the caller must not read them afterwards, and
+    the backward pass can run only once.
     """
     scores: Tensor = _TokenScores.apply(logits, targets, temperature)
     return scores
@@ -60,7 +61,7 @@ class _HeadScores(torch.autograd.Function):
         entropy_gradient: bool,
     ) -> Tensor:
         dtype = result_dtype(hidden)
-        if is_cpu(hidden.device):
+        if cpu.is_used(hidden.device):
             dtype = product_dtype(dtype)
         num_slopes = (2 if entropy_gradient else 1) if ctx.needs_input_grad[0] else 0
         states, head = hidden.to(dtype), weight.to(dtype)
@@ -70,7 +71,7 @@ class _HeadScores(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             for rows in _chunks((len(states), len(head)), hidden.device, _MULTIPLIED_ELEMENTS):
                 logits = functional.linear(states[rows], head, offset)
-                # The first takes the logits' place, part by part after they are read.
+                # The first overwrites the logits, part by part after they are read.
                 of_logits = [logits, *(torch.empty_like(logits) for _ in range(num_slopes - 1))]
                 for part in _chunks(logits.shape, hidden.device, _SOFTMAXED_ELEMENTS):
                     target = targets[rows][part, None]
@@ -127,15 +128,15 @@ class _TokenScores(torch.autograd.Function):
 
 
 def _softmax(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """log p and p (n, V), float32, of softmax(logits / temperature)."""
+    """Return log p and p (n, V), float32, of softmax(logits / temperature)."""
     log_p = torch.log_softmax(logits.float().div(temperature), -1)
     return log_p, torch.exp(log_p)
 
 
 def _scores(log_p: Tensor, p: Tensor, target: Tensor) -> Tensor:
-    """(n, 2) from (n, V), (n, V) and (n, 1)."""
-    # Not lse - sum(p · x), which is a small difference of large numbers. Not a product of matrices
-    # either, which autocast would round.
+    """Return scores (n, 2) from (n, V), (n, V) and (n, 1)."""
+    # Not lse - sum(p · x), a small difference of large numbers, nor a product of matrices, which
+    # autocast would round.
     entropy = -(p * log_p).sum(-1, keepdim=True)
     return torch.cat((log_p.gather(-1, target), entropy), -1)
 

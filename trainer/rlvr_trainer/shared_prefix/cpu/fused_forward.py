@@ -1,10 +1,10 @@
-"""A model's forward as generation on a CPU wants it: adapters merged, projections fused.
+"""A model's forward for generation on a CPU: adapters merged, projections fused.
 
-A decode step is a few tokens through every weight. Module by module it is hundreds of small
-operations, most of them an adapter's; fused it is four multiplications a layer. All is in float32;
-but where the CPU has AMX, a bfloat16 model multiplies and attends in bfloat16, with its adapters
-beside their weights, for a merge would round them away. Activations have a token in each column: a
-weight times 16 to 128 columns takes two thirds of the time of as many rows times its transpose, if
+A decode step multiplies every weight by a few tokens. Module by module it is hundreds of small
+operations, most of them the adapters'; fused it is four multiplications per layer. They are in
+float32, except that with AMX a bfloat16 model multiplies and attends in bfloat16; its adapters then
+stay separate, because merging would round them away. Each token is a column of the activations: a
+weight times 16 to 128 columns takes two thirds of the time of as many rows times its transpose if
 the columns are whole blocks.
 """
 
@@ -29,17 +29,17 @@ from rlvr_trainer.shared_prefix.cpu.kernels import product_dtype
 from rlvr_trainer.shared_prefix.cpu.merged_linear import Float32Linear
 from rlvr_trainer.shared_prefix.registration import SharedAttention
 
-_BLOCK = 8  # columns; 63 take half as long again as 64
+_BLOCK = 8  # columns; 63 take 1.5 times as long as 64
 
 
 @dataclass(frozen=True)
 class _Linear:
-    weight: Tensor  # (out + R, in): under the layer's own rows `down` of the adapters beside it
-    up: Tensor | None  # (out, R) float32, in which thin products are fastest
+    weight: Tensor  # (out + R, in): the layer's rows, then `down` of the separate adapters
+    up: Tensor | None  # (out, R) float32, the fastest for thin products
     bias: Tensor | None  # (out,) float32
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(in, N) → (out, N) float32."""
+        """Map (in, N) to (out, N) float32."""
         out = (self.weight @ x.to(self.weight.dtype)).float()
         if self.up is not None:
             rows = len(self.up)
@@ -48,8 +48,8 @@ class _Linear:
 
 
 @dataclass(frozen=True)
-class _Part:
-    """A linear layer's weight (out, in) and bias, and the adapters that stay beside them."""
+class _MergedWeight:
+    """A linear layer's weight (out, in) and bias, and its separate adapters."""
 
     weight: Tensor
     bias: Tensor | None
@@ -62,7 +62,7 @@ class _Norm:
     epsilon: float
 
     def __call__(self, x: Tensor, dim: int = 0) -> Tensor:
-        """Of what lies along `dim`, the columns if not told."""
+        """Normalise along `dim`, by default each column."""
         weight = self.weight if dim == -1 else self.weight[:, None]
         scale = torch.rsqrt(x.square().mean(dim, keepdim=True).add_(self.epsilon))
         return (x * scale).mul_(weight)
@@ -84,17 +84,17 @@ class _Layer:
 
 
 class CannotFuse(Exception):
-    """A module here has no exact fused form; run the model's own forward instead."""
+    """A module has no exact fused form; use the model's own forward instead."""
 
 
 class FusedForward:
-    """The forward of a Llama, Qwen2 or Qwen3 model over a packed row, from copies of its weights.
+    """The forward of a Llama, Qwen2 or Qwen3 model over a packed row, with copies of its weights.
 
-    The copies are those of the policy when it was made; make another after a training step.
+    After a training step the copies are outdated: make another.
     """
 
     def __init__(self, model: Any) -> None:
-        """`model`: the transformers model, with adapters in its linear layers or without.
+        """Copy the weights of the transformers model, with the adapters of its linear layers.
 
         Raises CannotFuse for a module whose weights cannot be copied or merged exactly.
         """
@@ -111,7 +111,7 @@ class FusedForward:
     def __call__(
         self, ids: Tensor, positions: Tensor, attention: SharedAttention, keep: Tensor
     ) -> Tensor:
-        """Logits (K, V) at the indices `keep` (K,) of a row of tokens (N,) at positions (N,)."""
+        """Return logits (K, V) at the indices `keep` (K,) of tokens (N,) at positions (N,)."""
         x = functional.embedding(_whole_blocks(ids), self.embedding).float().t().contiguous()
         cos, sin = self.rotary(x, positions[None])  # (1, N, D)
         cos, sin = cos[0, :, None], _signed(sin[0, :, None])
@@ -121,7 +121,7 @@ class FusedForward:
 
 
 def _whole_blocks(x: Tensor) -> Tensor:
-    """x (N, …) with zeros after it, to whole blocks."""
+    """Pad x (N, …) with zeros to whole blocks."""
     extra = -len(x) % _BLOCK
     return torch.cat((x, x.new_zeros(extra, *x.shape[1:]))) if extra else x
 
@@ -135,10 +135,10 @@ def _forward(
     sin: Tensor,
     attention: SharedAttention,
 ) -> Tensor:
-    """A layer over x (E, N and the rest of a block), with cos and sin (N, 1, D)."""
+    """Run a layer on x (E, N padded to whole blocks), with cos and sin (N, 1, D)."""
     n, _, d = cos.shape
     heads, kv_heads = layer.num_heads, layer.num_kv_heads
-    # From here to the end of the attention a token in each row.
+    # In the attention each token is a row.
     qkv = layer.query_key_value(layer.before_attention(x))[:, :n].t().contiguous()
     qk, v = qkv.view(n, heads + 2 * kv_heads, d).split((heads + kv_heads, kv_heads), 1)
     if layer.query_key_norm:
@@ -153,12 +153,12 @@ def _forward(
 
 
 def _rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
-    """Rotary position embedding of x (N, H, D)."""
+    """Apply the rotary position embedding to x (N, H, D)."""
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), signed_sin)
 
 
 def _signed(sin: Tensor) -> Tensor:
-    """The sine with the sign that rotating by halves gives to what it multiplies."""
+    """Negate the first half of the sine, as rotate-half does with its operand."""
     first, second = sin.chunk(2, -1)
     return torch.cat((-first, second), -1)
 
@@ -182,7 +182,7 @@ def _layer(layer: Any, dtype: torch.dtype) -> _Layer:
 
 
 def _query_key_norm(attention: Any) -> _Norm | None:
-    """The norms of queries and keys as one, with weights (H + KV, D)."""
+    """Join the norms of queries and keys, with weights (H + KV, D)."""
     if getattr(attention, "q_norm", None) is None:
         return None
     config, q, k = attention.config, _norm(attention.q_norm), _norm(attention.k_norm)
@@ -198,7 +198,7 @@ def _norm(module: Any) -> _Norm:
 
 
 def _fused(dtype: torch.dtype, *modules: nn.Module) -> _Linear:
-    """The layers side by side: one input, their outputs one after the other."""
+    """Join layers that have the same input: their outputs are concatenated."""
     parts = [_part(module, dtype) for module in modules]
     bias = None
     if any(part.bias is not None for part in parts):
@@ -214,15 +214,15 @@ def _fused(dtype: torch.dtype, *modules: nn.Module) -> _Linear:
     )
 
 
-def _up(part: _Part) -> Tensor:
-    """`up` of all the part's adapters, (out, sum of their r)."""
+def _up(part: _MergedWeight) -> Tensor:
+    """Concatenate `up` of the part's adapters to (out, sum of their r)."""
     none = part.weight.new_zeros(len(part.weight), 0).float()
     return torch.cat(
         [none, *(adapter.up.float() * adapter.scaling for adapter in part.adapters)], 1
     )
 
 
-def _part(module: Any, dtype: torch.dtype) -> _Part:
+def _part(module: Any, dtype: torch.dtype) -> _MergedWeight:
     if not isinstance(module, LoraLayer):
         return _plain(module, dtype)
     plain = _plain(module.base_layer, dtype)
@@ -230,12 +230,12 @@ def _part(module: Any, dtype: torch.dtype) -> _Part:
         adapters = active_adapters(module)
     except CannotMerge as error:
         raise CannotFuse(str(error)) from error
-    weight, beside = merge_adapters(plain.weight, adapters)
-    return _Part(weight, plain.bias, beside)
+    weight, separate = merge_adapters(plain.weight, adapters)
+    return _MergedWeight(weight, plain.bias, separate)
 
 
-def _plain(module: Any, dtype: torch.dtype) -> _Part:
-    """A linear layer without adapters, dequantised."""
+def _plain(module: Any, dtype: torch.dtype) -> _MergedWeight:
+    """Return a linear layer's own weight, dequantised."""
     weight = module.weight
     if type(module).__name__ == "Linear4bit":
         from bitsandbytes.functional import dequantize_4bit
@@ -244,5 +244,5 @@ def _plain(module: Any, dtype: torch.dtype) -> _Part:
     elif type(module) not in (nn.Linear, Float32Linear):
         raise CannotFuse(f"a linear layer is {type(module).__name__}")
     if weight.shape != (module.out_features, module.in_features) or weight.device.type != "cpu":
-        raise CannotFuse("a weight is sharded or lies elsewhere")
-    return _Part(weight.to(dtype), None if module.bias is None else module.bias.float(), [])
+        raise CannotFuse("a weight is sharded or not on the CPU")
+    return _MergedWeight(weight.to(dtype), None if module.bias is None else module.bias.float(), [])

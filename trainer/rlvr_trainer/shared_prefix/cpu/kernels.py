@@ -1,8 +1,8 @@
-"""Attention of some queries to some of their keys, with the log-sum-exp that lets parts be merged.
+"""Attention of some queries to some of their keys, with the log-sum-exp to merge such parts.
 
 The backward of a part takes the *merged* output and log-sum-exp: the probabilities exp(score - lse)
-and the row term sum(grad · out) are then those of the whole attention, so each part's gradient
-needs nothing from the others.
+and the row term sum(grad · out) are then those of the whole attention, so the gradient of a part
+does not depend on the others.
 """
 
 import math
@@ -11,21 +11,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rlvr_trainer.shared_prefix import cpu
+
 _aten = torch.ops.aten
 _flash_forward = _aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = _aten._scaled_dot_product_flash_attention_for_cpu_backward
 _MIN_BLOCK_ROWS = 64
 
 
-def is_cpu(device: torch.device) -> bool:
-    """Whether a CPU's kernels are to be used; on any other device FlexAttention and plain torch."""
-    return device.type == "cpu"
-
-
 def product_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which a CPU multiplies matrices of `dtype`: float32 in place of bfloat16.
+    """Return the dtype in which a CPU multiplies matrices of `dtype`: float32 for bfloat16.
 
-    It loses nothing, and is two to eight times as fast. With AMX bfloat16 is the faster.
+    It loses no precision and is two to eight times as fast; only with AMX is bfloat16 faster.
     """
     if dtype == torch.bfloat16 and not torch.cpu._is_amx_tile_supported():
         return torch.float32
@@ -33,29 +30,28 @@ def product_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def result_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which a linear layer returns its result for `x`, which autocast may decide."""
+    """Return the dtype of a linear layer's result for `x`, under autocast too."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def attention_dtype(x: Tensor) -> torch.dtype:
-    """The dtype a part of the attention to `x` is computed in.
+    """Return the dtype in which a part of the attention to `x` is computed.
 
-    Without AMX a CPU's kernel is many times slower in half precision than in float32, and a float32
-    copy of queries, keys and values is small beside the activations (the scores are never
-    materialised).
+    Without AMX a CPU's kernel is many times slower in half precision than in float32. A float32
+    copy of queries, keys and values is small compared with the activations.
     """
-    if is_cpu(x.device) and x.dtype == torch.bfloat16:
+    if cpu.is_used(x.device) and x.dtype == torch.bfloat16:
         return product_dtype(x.dtype)
     return attention_backward_dtype(x)
 
 
 def attention_backward_dtype(x: Tensor) -> torch.dtype:
-    """The dtype a part's backward is computed in, and the parts of a packed row are merged in.
+    """Return the dtype of a part's backward, and of merging the parts of a packed row.
 
     Even with AMX a CPU's backward over few rows is slower in bfloat16 than in float32.
     """
-    return torch.float32 if is_cpu(x.device) and x.dtype != torch.float64 else x.dtype
+    return torch.float32 if cpu.is_used(x.device) and x.dtype != torch.float64 else x.dtype
 
 
 def attend(
@@ -67,7 +63,7 @@ def attend(
     causal: bool = False,
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Attention of q (B, H, T, D) to k, v (B, H, S, D) on a CPU.
+    """Attend from q (B, H, T, D) to k, v (B, H, S, D) on a CPU.
 
     `mask` is additive and broadcasts to (B, H, T, S). Returns the output (B, H, T, D) and the
     log-sum-exp of its scores (B, H, T) in float32.
@@ -79,8 +75,8 @@ def attend(
 def attend_few(
     q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """`attend` on any device, for few queries: on a GPU their scores are stored."""
-    if is_cpu(q.device):
+    """Attend on any device, for few queries: on a GPU their scores are stored."""
+    if cpu.is_used(q.device):
         return attend(q, k, v, scale, mask=mask)
     scores = (q @ k.transpose(-1, -2)).float() * scale
     if mask is not None:
@@ -100,7 +96,7 @@ def attend_backward(
     *,
     causal: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v for one part on a CPU; `out` and `lse` are those of all parts merged."""
+    """Return the gradients of q, k, v for one part on a CPU; `out` and `lse` are merged ones."""
     blocks = 1 if causal else _blocks(q)
     if blocks > 1:
         return _backward_in_blocks(blocks, grad, q, k, v, out, lse, scale)
@@ -109,7 +105,7 @@ def attend_backward(
 
 
 def _blocks(q: Tensor) -> int:
-    """Blocks of rows that keep all threads at work: the kernel gives each head to one thread."""
+    """Return the blocks of rows that occupy all threads: the kernel uses one thread per head."""
     batch, heads, rows, _ = q.shape
     threads = torch.get_num_threads()
     blocks = threads // math.gcd(batch * heads, threads)
@@ -126,9 +122,9 @@ def _backward_in_blocks(
     lse: Tensor,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The backward of one head, its rows as `blocks` heads of the same keys."""
+    """Run the backward of one head with its rows as `blocks` heads of the same keys."""
     rows = q.shape[2]
-    extra = -rows % blocks  # rows of zeros, which give every gradient nothing
+    extra = -rows % blocks  # rows of zeros, which add nothing to the gradients
 
     def split(x: Tensor) -> Tensor:
         padded = functional.pad(x[:, 0], (0, 0, 0, extra)) if extra else x[:, 0]

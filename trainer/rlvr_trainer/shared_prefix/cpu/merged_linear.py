@@ -1,14 +1,15 @@
-"""Linear layers of a training on a CPU: one multiplication for a weight and its adapters.
+"""Linear layers for training on a CPU: one multiplication for a weight and its adapters.
 
 PEFT multiplies by a weight and then twice by thin matrices, scales and adds. On a CPU these passes
-over activations take as long as half of the weight's multiplication, and longer than all of it with
-AMX. Here the adapter is added to the weight, which is small beside the activations, and multiplied
-with it, in float32, for a bfloat16 model too: CPUs without AMX multiply that two to eight times as
-fast. With AMX a bfloat16 model keeps its dtype, in which the sum would round the adapter away; the
-thin products are then added to the weight's in place.
+over activations take half as long as the weight's multiplication, and longer than it with AMX. Here
+the adapter is added to the weight, which is small beside the activations, before multiplying, in
+float32 for a bfloat16 model too: CPUs without AMX multiply that two to eight times as fast. With
+AMX a bfloat16 model keeps its dtype, in which the sum would round the adapter away; the thin
+products are then added in place.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,39 +17,52 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rlvr_trainer.shared_prefix import cpu
 from rlvr_trainer.shared_prefix.adapters import (
     Adapter,
     CannotMerge,
     active_adapters,
     merge_adapters,
 )
-from rlvr_trainer.shared_prefix.cpu.kernels import is_cpu, product_dtype, result_dtype
+from rlvr_trainer.shared_prefix.cpu.kernels import product_dtype, result_dtype
 
 
-def merge_linears(model: Any) -> None:
-    """Let the linear layers of a transformers model on a CPU multiply so, but for its head.
+@contextmanager
+def merged_linears(model: Any) -> Iterator[None]:
+    """Let the linear layers of a transformers model multiply merged if it is on a CPU.
 
-    The layers get another class, for good: one that is recomputed in a backward pass must multiply
-    as in its forward. What cannot be served (a weight or a bias that is trained or sharded, an
-    adapter that is more than a product, a hook on what is passed over) goes on as before.
+    The context must include the backward pass: a layer that is recomputed there must multiply as in
+    its forward. It can be nested. The head keeps its own multiplication, and so does a layer that
+    cannot be merged: its weight or bias is trained or sharded, its adapter is more than a product,
+    or a hook is on a module that merging would skip.
     """
-    of_head = set(model.get_output_embeddings().modules())
-    for module in model.modules():
-        if module in of_head:
-            continue
-        if type(module) is LoraLinear:
-            module.__class__ = MergedLoraLinear
-        elif type(module) is nn.Linear:
-            dtype = module.weight.dtype
-            if product_dtype(dtype) != dtype:
-                module.__class__ = Float32Linear
+    replaced = []
+    if cpu.is_used(model.device):
+        in_head = set(model.get_output_embeddings().modules())
+        for module in model.modules():
+            if module not in in_head and (merged := _merged_class(module)):
+                replaced.append((module, type(module)))
+                module.__class__ = merged
+    try:
+        yield
+    finally:
+        for module, plain in replaced:
+            module.__class__ = plain
+
+
+def _merged_class(module: nn.Module) -> type[nn.Module] | None:
+    if type(module) is LoraLinear:
+        return MergedLoraLinear
+    if type(module) is nn.Linear and product_dtype(module.weight.dtype) != module.weight.dtype:
+        return Float32Linear
+    return None
 
 
 class MergedLoraLinear(LoraLinear):
     """PEFT's LoRA layer with one multiplication, and with AMX the adapters' thin ones."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """(…, in) → (…, out)."""
+        """Map (…, in) to (…, out)."""
         if not args and not kwargs and self._can_merge(x):
             try:
                 return _multiply(x, self.base_layer, active_adapters(self))
@@ -70,21 +84,21 @@ class Float32Linear(nn.Linear):
     """A layer with bfloat16 weights that multiplies in float32."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, in) → (…, out)."""
+        """Map (…, in) to (…, out)."""
         return _multiply(x, self, []) if _is_served(x, self) else super().forward(x)
 
 
 def _is_served(x: Tensor, base: nn.Linear) -> bool:
     dtypes = (x.dtype, base.weight.dtype, result_dtype(x))
     return (
-        is_cpu(x.device)
+        cpu.is_used(x.device)
         and all(dtype in (torch.float32, torch.bfloat16) for dtype in dtypes)
         and not any(p.requires_grad or hasattr(p, "ds_id") for p in base.parameters())
     )
 
 
 def _is_hooked(module: nn.Module) -> bool:
-    """Whether calling the module does more than its class says: ZeRO-3, FSDP, offloading."""
+    """Return True if calling the module does more than its class: ZeRO-3, FSDP, offloading."""
     return bool(module._forward_hooks or module._forward_pre_hooks) or "forward" in vars(module)
 
 
@@ -109,11 +123,11 @@ class _MergedMultiplication(torch.autograd.Function):
         dtype = result_dtype(x)
         ctx.scalings, ctx.dtype = scalings, product_dtype(dtype)
         with torch.autocast("cpu", enabled=False):
-            merged, beside = merge_adapters(weight.to(ctx.dtype), _adapters(ctx, factors))
+            merged, separate = merge_adapters(weight.to(ctx.dtype), _adapters(ctx, factors))
             x = x.to(ctx.dtype)
             out = functional.linear(x, merged, None if bias is None else bias.to(ctx.dtype))
             rows, sums = x.reshape(-1, x.shape[-1]), out.view(-1, out.shape[-1])
-            for adapter in beside:
+            for adapter in separate:
                 sums.addmm_(rows @ adapter.down.t(), adapter.up.t(), alpha=adapter.scaling)
         return out.to(dtype)
 
@@ -128,10 +142,10 @@ class _MergedMultiplication(torch.autograd.Function):
             adapters = _adapters(ctx, factors)
             of_rank = [g @ adapter.up for adapter in adapters]  # each (N, r)
             if ctx.needs_input_grad[0]:
-                # Again: kept from the forward, all of them are a second model.
-                merged, beside = merge_adapters(weight.to(ctx.dtype), adapters)
+                # Merged again: keeping all of them from the forward would be a second model.
+                merged, separate = merge_adapters(weight.to(ctx.dtype), adapters)
                 of_x = g @ merged
-                for adapter, of_r in zip(beside, of_rank, strict=False):  # all of them or none
+                for adapter, of_r in zip(separate, of_rank, strict=False):  # all of them or none
                     of_x.addmm_(of_r, adapter.down, alpha=adapter.scaling)
                 of_x = of_x.view(x.shape).to(x.dtype)
             for adapter, of_r in zip(adapters, of_rank, strict=True):

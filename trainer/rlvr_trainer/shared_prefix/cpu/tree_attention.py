@@ -1,6 +1,6 @@
 """Attention over a packed row on a CPU.
 
-Every token sees the header, its own question and its own segment up to itself.
+Each token attends to the header, its question and its own segment up to itself.
 """
 
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ from rlvr_trainer.shared_prefix.layout import Layout, runs
 
 @dataclass(frozen=True)
 class PackedAttention:
-    """What a packed forward passes to the attention layers.
+    """The argument `shared_prefix` of a packed forward.
 
-    It is a value, so a recomputation sees the same layout.
+    It is immutable, so a recomputation uses the same layout.
     """
 
     layout: Layout
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """query (1, H, N, D), key and value (1, KV, N, D) → (1, H, N, D)."""
+        """Attend from query (1, H, N, D) to key and value (1, KV, N, D); return (1, H, N, D)."""
         out: Tensor = _TreeAttention.apply(query, key, value, self.layout, scale)
         return out
 
@@ -51,7 +51,7 @@ class _Part:
 
 
 def _parts(layout: Layout) -> list[_Part]:
-    """The parts in the order of merging; the first part that touches a query writes it."""
+    """Return the parts in the order of merging; the first part of a query writes its output."""
     p, end = layout.header_length, layout.num_tokens
     own = [
         _Part(r.start, r.length, r.start, r.length, r.count, causal=True)
@@ -133,12 +133,12 @@ class _TreeAttention(torch.autograd.Function):
 
 
 def _per_query_head(x: Tensor, heads: int) -> Tensor:
-    """(KV, N, D) → (H, N, D)."""
+    """Repeat (KV, N, D) to (H, N, D)."""
     return x if x.shape[0] == heads else x.repeat_interleave(heads // x.shape[0], 0)
 
 
 def _queries(x: Tensor, part: _Part, k: Tensor) -> Tensor:
-    """(H, N, D) → (n, H, t, D), or of a folded part (KV, 1, R·t, D).
+    """Reshape (H, N, D) to (n, H, t, D), or for a folded part to (KV, 1, R·t, D).
 
     Folded, one multiplication per K/V head reads its keys once.
     """
@@ -149,7 +149,7 @@ def _queries(x: Tensor, part: _Part, k: Tensor) -> Tensor:
 
 
 def _keys(expanded: Tensor, x: Tensor, part: _Part) -> Tensor:
-    """(H, N, D) → (n, H, s, D), or of a folded part (KV, N, D) → (KV, 1, s, D)."""
+    """Reshape (H, N, D) to (n, H, s, D), or for a folded part (KV, N, D) to (KV, 1, s, D)."""
     if part.folded:
         return x[:, None, part.k : part.k + part.s]
     x = expanded[:, part.k : part.k + part.n * part.s]
@@ -157,7 +157,7 @@ def _keys(expanded: Tensor, x: Tensor, part: _Part) -> Tensor:
 
 
 def _unblock(x: Tensor, heads: int) -> Tensor:
-    """The inverse of `_queries`: (n, H, t, D) or (KV, 1, R·t, D) → (H, n·t, D)."""
+    """Invert `_queries`: reshape (n, H, t, D) or (KV, 1, R·t, D) to (H, n·t, D)."""
     if x.shape[1] == heads:
         return x.transpose(0, 1).flatten(1, 2)
     return x.reshape(heads, -1, x.shape[-1])

@@ -1,1 +1,1 @@
-"""TODO."""
+"""FlexAttention and CUDA graphs for GPUs."""

@@ -1,7 +1,7 @@
-"""Decode steps as CUDA graphs: one launch for a step, in place of some hundred small kernels.
+"""Decode steps as CUDA graphs: one launch per step instead of hundreds of small kernels.
 
-A graph replays fixed shapes at fixed addresses. Sequences are therefore dropped by halves, keys lie
-in buffers that are attended to whole, and the step's column is a tensor.
+A graph replays fixed shapes at fixed addresses. Sequences are therefore dropped by halves, keys are
+in buffers that are attended to completely, and the step's column is a tensor.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Forward = Callable[[Tensor, Tensor, SharedAttention, Tensor], Tensor]
 
 
 class FixedShapeAttention(DecodeAttention):
-    """The same attention over whole buffers, with a mask of the columns written so far."""
+    """DecodeAttention over whole buffers, with a mask of the columns written so far."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -29,11 +29,11 @@ class FixedShapeAttention(DecodeAttention):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """The sequences and the columns of a step."""
+        """The numbers of sequences and columns of a step."""
         return self._seen.shape[0], self._seen.shape[-1]
 
     def start_step(self, column: int) -> None:
-        """Make room for `column`, and let the step see it."""
+        """Make room for `column`, and unmask it."""
         super().start_step(column)
         for store in (self.keys, self.values):
             for layer in store:
@@ -43,11 +43,11 @@ class FixedShapeAttention(DecodeAttention):
             later = torch.arange(columns, device=self.mask.device) > column
             self._seen = self.mask[..., :columns].masked_fill(later, float("-inf"))
         self._place.fill_(column)
-        # Questions end before the column, so that every sequence sees it.
+        # Questions end before the column, so every sequence attends to it.
         self._seen.index_fill_(-1, self._place, 0.0)
 
     def rows_to_keep(self, running: list[bool]) -> list[int]:
-        """All, or half of them if no more are running, and so on; with ended ones among them."""
+        """Return all sequences, or the smallest 1/2, 1/4, … of them that has all running ones."""
         count = len(running)
         while 2 * sum(running) <= count:
             count //= 2
@@ -73,7 +73,7 @@ class GraphedForward:
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, tokens: Tensor, places: Tensor, _: SharedAttention, keep: Tensor) -> Tensor:
-        """Logits (n, V), which the next step overwrites."""
+        """Return logits (n, V), which the next step overwrites."""
         if not tokens.is_cuda:
             return self.forward(tokens, places, self.attention, keep)
         if self.attention.shape != self._shape:
@@ -88,7 +88,7 @@ class GraphedForward:
         return self._logits
 
     def _first_step(self, tokens: Tensor, places: Tensor, keep: Tensor) -> Tensor:
-        """Run the first step of a shape, which warms up what a capture must not, off the stream."""
+        """Run the first step of a shape on a side stream, as a warm-up before the capture."""
         self._shape, self._graph = self.attention.shape, None
         self._tokens, self._places, self._keep = tokens.clone(), places.clone(), keep
         stream, current = torch.cuda.Stream(), torch.cuda.current_stream()

@@ -1,6 +1,6 @@
 """Attention over a packed row on a GPU: FlexAttention, with the layout as its block mask.
 
-Its kernel skips the blocks of scores that nobody sees and stores none of the others.
+Its kernel skips masked blocks of scores and does not store the others.
 """
 
 from collections.abc import Callable
@@ -17,24 +17,24 @@ from rlvr_trainer.shared_prefix.layout import Layout
 
 @dataclass(frozen=True)
 class FlexAttention:
-    """What a packed forward passes to the attention layers.
+    """The argument `shared_prefix` of a packed forward.
 
-    It is a value, so a recomputation sees the same mask.
+    It is immutable, so a recomputation uses the same mask.
     """
 
     mask: BlockMask
 
     @classmethod
     def over(cls, layout: Layout, device: torch.device) -> "FlexAttention":
-        """The attention of every token of a packed row."""
+        """Return the attention of every token of a packed row."""
         return cls(block_mask(layout, device))
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """query (1, H, M, D), key and value (1, KV, N, D) → (1, H, M, D)."""
-        # Under autocast rotary positions leave queries and keys in float32.
+        """Attend from query (1, H, M, D) to key and value (1, KV, N, D); return (1, H, M, D)."""
+        # Under autocast the rotary embedding leaves queries and keys in float32.
         q, k = query.to(value.dtype), key.to(value.dtype)
         kernel: Any = _compiled() if q.is_cuda else flex_attention
-        with torch.autocast(q.device.type, enabled=False):  # which would be another compilation
+        with torch.autocast(q.device.type, enabled=False):  # which would compile again
             out: Tensor = kernel(
                 q,
                 k,
@@ -47,21 +47,21 @@ class FlexAttention:
         return out.to(query.dtype)
 
 
-# By default a row of fewer than 128 queries gets another kernel, and so another compilation.
+# By default fewer than 128 queries get another kernel, which is another compilation.
 _ONE_KERNEL = {"BACKEND": "TRITON"}
 
 
 @cache
 def _compiled() -> Callable[..., Any]:
-    """Compiled once: every batch has another length."""
+    """Return the kernel compiled for all lengths, which differ in every batch."""
     return torch.compile(flex_attention, dynamic=True)
 
 
 def block_mask(layout: Layout, device: torch.device, first_query: int = 0) -> BlockMask:
-    """Who sees whom in a packed row: queries are its tokens from `first_query` on, keys all."""
+    """Return the mask of a packed row: queries are its tokens from `first_query`, keys all."""
     owner, question = (torch.tensor(x, device=device) for x in _owners(layout))
     place = torch.arange(layout.num_tokens, device=device)
-    # Tensors, since a number in the mask would be compiled in.
+    # Tensors, because a number in the mask would be compiled in.
     own, asked, here = (x[first_query:] for x in (owner, question, place))
 
     def visible(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ _HEADER = 0
 
 
 def _owners(layout: Layout) -> tuple[list[int], list[int]]:
-    """For each token the number of its segment, and of its question's segment; the header is 0."""
+    """Return the segment number of each token and of its question; the header is 0."""
     owner, question = [_HEADER] * layout.header_length, [_HEADER] * layout.header_length
     for number, segment in enumerate(layout.questions, _HEADER + 1):
         owner += [number] * segment.length
