@@ -15,8 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from rlvr_trainer.api import prepare
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.models import check_loaded, load_model, load_tokenizer
-from rlvr_trainer.models.embedded import EMBEDDED_MODELS
-from rlvr_trainer.models.facts import facts_in, num_positions
+from rlvr_trainer.models.facts import EMBEDDED_FACTS, facts_in, num_positions
 from rlvr_trainer.models.fit import check_fit, check_local_model
 from rlvr_trainer.recipe.reader import load_recipe
 from rlvr_trainer.recipe.schema import Recipe
@@ -133,7 +132,7 @@ def test_other_layouts_of_a_model_are_read(tmp_path: Path) -> None:
 
 
 def test_the_embedded_models_facts_are_known_without_a_conversion(smollm2_dir: Path) -> None:
-    converted, known = facts_in(smollm2_dir), EMBEDDED_MODELS["smollm2-135m-instruct"].facts
+    converted, known = facts_in(smollm2_dir), EMBEDDED_FACTS["smollm2-135m-instruct"]
     assert converted.linear_layers is not None
     assert known.linear_layers == converted.linear_layers - {"model.embed_tokens", "lm_head"}
     for name in ("num_positions", "num_embeddings", "num_tokens"):

@@ -1,4 +1,4 @@
-"""The facts about a model that a recipe must fit, read from its files: no torch, no network."""
+"""Read the facts about a model that a recipe must fit from its files: no torch, no network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What is known of a model; None for what is not."""
+    """Facts about a model; None if unknown."""
 
     linear_layers: frozenset[str] | None = None
     """Full names of the modules that can get an adapter."""
@@ -24,6 +24,23 @@ class ModelFacts:
     """The tokenizer's largest id and one."""
     own_code_of: str | None = None
     """The model type, where it is implemented in files beside the weights."""
+
+
+def _llama_layers(num_layers: int) -> frozenset[str]:
+    attention = (f"self_attn.{name}_proj" for name in ("q", "k", "v", "o"))
+    blocks = [*attention, *(f"mlp.{name}_proj" for name in ("gate", "up", "down"))]
+    return frozenset(f"model.layers.{i}.{block}" for i in range(num_layers) for block in blocks)
+
+
+EMBEDDED_FACTS = {
+    "smollm2-135m-instruct": ModelFacts(
+        linear_layers=_llama_layers(30),
+        num_positions=8192,
+        num_embeddings=49152,
+        num_tokens=49152,
+    )
+}
+"""Facts of the embedded models, known without a conversion."""
 
 
 def facts_in(folder: Path) -> ModelFacts:

@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rlvr_trainer.errors import ConfigError
-from rlvr_trainer.models.embedded import find_embedded
-from rlvr_trainer.models.facts import ModelFacts, facts_in
+from rlvr_trainer.models.facts import EMBEDDED_FACTS, ModelFacts, facts_in
+from rlvr_trainer.models.locate import find_embedded
 from rlvr_trainer.recipe.schema import EMBEDDED_PREFIX, ModelSection, Recipe
 from rlvr_trainer.recipe.suggest import did_you_mean
 
@@ -72,7 +72,7 @@ def _check_targets(targets: tuple[str, ...], layers: frozenset[str], name: str) 
 
 def _local_facts(model: ModelSection) -> ModelFacts | None:
     if model.name.startswith(EMBEDDED_PREFIX):
-        return find_embedded(model.name.removeprefix(EMBEDDED_PREFIX)).facts
+        return EMBEDDED_FACTS[find_embedded(model.name).name]
     if model.name.startswith("s3://"):
         return None
     folder = _cached(model) if model.is_hub_id else Path(model.name).expanduser()

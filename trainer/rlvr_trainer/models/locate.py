@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlvr_trainer.errors import ConfigError, PlatformError
-from rlvr_trainer.models.embedded import embedded_model_dir, find_embedded
+from rlvr_trainer.models.embedded import EMBEDDED_MODELS, EmbeddedModel, embedded_model_dir
 from rlvr_trainer.recipe.schema import EMBEDDED_PREFIX, ModelSection
+from rlvr_trainer.recipe.suggest import did_you_mean
 from rlvr_trainer.storage.atomic_files import cache_dir, disk_error
 
 if TYPE_CHECKING:
@@ -27,11 +28,21 @@ def locate_model(model: ModelSection) -> str:
     The embedded model touches no network. Raises ConfigError, PlatformError.
     """
     if model.name.startswith(EMBEDDED_PREFIX):
-        embedded = find_embedded(model.name.removeprefix(EMBEDDED_PREFIX))
-        return str(embedded_model_dir(embedded, cache_dir()))
+        return str(embedded_model_dir(find_embedded(model.name), cache_dir()))
     if model.is_hub_id:
         return model.name
     return str(checked_model_dir(local_folder(model.name)))
+
+
+def find_embedded(model_name: str) -> EmbeddedModel:
+    """Return the embedded model of `embedded:NAME`. Raises ConfigError."""
+    name = model_name.removeprefix(EMBEDDED_PREFIX)
+    if name not in EMBEDDED_MODELS:
+        raise ConfigError(
+            f"{model_name} is not an embedded model ({', '.join(EMBEDDED_MODELS)})"
+            f"{did_you_mean(name, EMBEDDED_MODELS)}"
+        )
+    return EMBEDDED_MODELS[name]
 
 
 def local_folder(uri: str) -> Path:
