@@ -18,7 +18,7 @@ from typing import Any, Literal
 from rlvr_components.jobs import Owner
 from rlvr_components.platform.settings import Platform
 from rlvr_trainer.errors import ConfigError, RLVRError
-from rlvr_trainer.storage.open import S3_SCHEME, Storage
+from rlvr_trainer.storage import S3_SCHEME, Storage
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rlvr_components.pipeline_run import run_id
 from rlvr_trainer.recipe.schema import Recipe
+from rlvr_trainer.storage import open_storage
 from rlvr_trainer.storage.atomic_files import write_text
-from rlvr_trainer.storage.open import open_storage
 
 
 def publish(recipe: Recipe, adapter_dir: Path, evaluation: Path, uri: str, *, merge: bool) -> str:

@@ -39,7 +39,7 @@ from rlvr_trainer.recipe.batch import batch_of
 from rlvr_trainer.recipe.named_files import file_digests
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.run_dir.events import EVENTS_VARIABLE, emit, read_events
-from rlvr_trainer.storage.open import S3_SCHEME, Storage, open_storage
+from rlvr_trainer.storage import S3_SCHEME, Storage, open_storage
 
 COPIED = ("step", "evaluation", "checkpoint")
 """Events that tell how far a job is; when it began and ended, its launcher knows."""

@@ -18,7 +18,7 @@ from rlvr_trainer.recipe.reader import parse_recipe
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.recipe.trajectory import Trajectory, listed
 from rlvr_trainer.run_dir.remote_checkpoint import newest_trajectory
-from rlvr_trainer.storage.open import Storage
+from rlvr_trainer.storage import Storage
 
 RECIPE, DATA = "recipe.json", "data"
 

@@ -15,7 +15,7 @@ from rlvr_trainer.recipe.reader import load_recipe
 from rlvr_trainer.run_dir import checkpoint, remote_checkpoint
 from rlvr_trainer.run_dir.checkpoint import VERIFIED_VARIABLE
 from rlvr_trainer.shared_prefix import SharedPrefixGRPOTrainer
-from rlvr_trainer.storage.open import LocalStorage
+from rlvr_trainer.storage import LocalStorage
 
 RECIPE = load_recipe("arithmetic")
 

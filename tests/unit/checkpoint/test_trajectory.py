@@ -23,8 +23,8 @@ from rlvr_trainer.recipe.trajectory import (
     trajectory_of,
 )
 from rlvr_trainer.run_dir.remote_checkpoint import newest_trajectory
+from rlvr_trainer.storage import LocalStorage
 from rlvr_trainer.storage.atomic_files import write_text
-from rlvr_trainer.storage.open import LocalStorage
 
 
 def recipe(*overrides: str) -> Recipe:

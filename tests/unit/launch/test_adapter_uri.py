@@ -4,7 +4,7 @@ import pytest
 
 from rlvr_trainer.errors import PlatformError
 from rlvr_trainer.launch.node_run_dir import ADAPTER_URI_VARIABLE, RemoteCopy, SharedFolder
-from rlvr_trainer.storage.open import open_storage
+from rlvr_trainer.storage import open_storage
 
 
 @pytest.fixture

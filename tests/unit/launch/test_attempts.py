@@ -8,7 +8,7 @@ import pytest
 from rlvr_trainer.errors import CheckpointError
 from rlvr_trainer.launch.attempt_budget import Attempts
 from rlvr_trainer.launch.exit_causes import End
-from rlvr_trainer.storage.open import open_storage
+from rlvr_trainer.storage import open_storage
 
 LOST = End(138, "rank 0 was killed by SIGKILL")
 OOM = End(137, "out of memory")

@@ -23,7 +23,7 @@ from urllib.parse import parse_qsl
 
 from rlvr_trainer.error_mapping import passing_error
 from rlvr_trainer.errors import ConfigError, DataError
-from rlvr_trainer.storage.open import open_storage
+from rlvr_trainer.storage import open_storage
 from rlvr_trainer.tasks import Split
 
 JSON_LINES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".ndjson", ".ndjson.gz")

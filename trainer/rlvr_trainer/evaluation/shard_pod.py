@@ -24,7 +24,7 @@ from rlvr_trainer.launch.operator_environment import (
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.run_dir.events import EVENTS_VARIABLE
 from rlvr_trainer.run_dir.remote_checkpoint import RUN_URI_VARIABLE
-from rlvr_trainer.storage.open import Storage, open_storage
+from rlvr_trainer.storage import Storage, open_storage
 
 POLL_S = 2.0
 SHARD_POLL_S = 0.2

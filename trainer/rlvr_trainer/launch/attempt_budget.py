@@ -21,7 +21,7 @@ from rlvr_trainer.launch.exit_causes import (
     RETRIED,
     End,
 )
-from rlvr_trainer.storage.open import Storage
+from rlvr_trainer.storage import Storage
 
 DEFAULT_MAX_ATTEMPTS = 5
 MAX_OUT_OF_MEMORY = 2

@@ -26,7 +26,7 @@ from rlvr_trainer.run_dir import checkpoint, remote_checkpoint
 from rlvr_trainer.run_dir.checkpoint import VERIFIED_VARIABLE
 from rlvr_trainer.run_dir.metrics_log import METRICS, MetricsSender
 from rlvr_trainer.run_dir.remote_checkpoint import RUN_URI_VARIABLE
-from rlvr_trainer.storage.open import Storage, open_storage
+from rlvr_trainer.storage import Storage, open_storage
 
 logger = logging.getLogger(__name__)
 

@@ -31,7 +31,7 @@ from rlvr_trainer.launch.operator_environment import (
 )
 from rlvr_trainer.launch.processes import StopRequest, run_child
 from rlvr_trainer.run_dir import remote_checkpoint
-from rlvr_trainer.storage.open import S3_SCHEME, open_storage
+from rlvr_trainer.storage import S3_SCHEME, open_storage
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from rlvr_trainer.recipe.suggest import did_you_mean
 from rlvr_trainer.storage.atomic_files import cache_dir, disk_error
 
 if TYPE_CHECKING:
-    from rlvr_trainer.storage.open import S3Storage
+    from rlvr_trainer.storage import S3Storage
 
 WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 
@@ -71,7 +71,7 @@ def checked_model_dir(folder: Path) -> Path:
 
 
 def _downloaded(uri: str) -> Path:
-    from rlvr_trainer.storage.open import S3Storage
+    from rlvr_trainer.storage import S3Storage
 
     storage, cache = S3Storage(uri), _writable_cache()
     state = storage.fingerprint()

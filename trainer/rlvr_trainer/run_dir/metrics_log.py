@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from rlvr_trainer.storage.open import Storage
+from rlvr_trainer.storage import Storage
 
 METRICS, PARTS = "metrics.jsonl", "metrics"
 

@@ -25,8 +25,8 @@ from rlvr_trainer.errors import CheckpointError, PlatformError, RLVRError
 from rlvr_trainer.recipe.trajectory import TRAJECTORY, Trajectory, parse_trajectory
 from rlvr_trainer.run_dir import checkpoint
 from rlvr_trainer.run_dir.checkpoint import Checkpoint, Files
+from rlvr_trainer.storage import Storage, safe_key
 from rlvr_trainer.storage.atomic_files import disk_error
-from rlvr_trainer.storage.open import Storage, safe_key
 
 logger = logging.getLogger(__name__)
 
