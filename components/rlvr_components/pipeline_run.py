@@ -19,14 +19,13 @@ from rlvr_components.jobs import Owner
 from rlvr_components.platform.settings import Platform
 from rlvr_trainer.errors import ConfigError, RLVRError
 from rlvr_trainer.storage import S3_SCHEME, Storage
+from rlvr_trainer.variables import NAMESPACE_VARIABLE, RUN_ID_VARIABLE
 
 logger = logging.getLogger(__name__)
 
 Place = Literal["local", "pytorchjob", "trainjob"]
 """Where model steps run."""
 
-RUN_ID_VARIABLE = "RLVR_RUN_ID"
-NAMESPACE_VARIABLE = "RLVR_NAMESPACE"
 POD_NAME_VARIABLE, POD_UID_VARIABLE = "KFP_POD_NAME", "KFP_POD_UID"
 """What Kubeflow Pipelines tells every step."""
 

@@ -11,10 +11,6 @@ UI_VARIABLE = "KF_PIPELINES_UI_ENDPOINT"
 TOKEN_PATH_VARIABLE = "KF_PIPELINES_SA_TOKEN_PATH"
 """kfp's own variables."""
 
-TOKEN_VARIABLE = "RLVR_KUBEFLOW_TOKEN"
-COOKIES_VARIABLE = "RLVR_KUBEFLOW_COOKIES"
-"""For what kfp has no variable: a secret is never an option, which any `ps` would show."""
-
 
 @dataclass(frozen=True)
 class Access:

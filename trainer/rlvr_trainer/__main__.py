@@ -20,11 +20,11 @@ from rlvr_trainer import __version__
 from rlvr_trainer.error_mapping import to_rlvr_error
 from rlvr_trainer.errors import EXIT_PREEMPTED
 from rlvr_trainer.evaluation.shards import parse_shard
-from rlvr_trainer.launch.node_run_dir import read_recipe
-from rlvr_trainer.launch.pod import RUN_DIR_VARIABLE, Options, add_arguments, launch
+from rlvr_trainer.launch.pod import Options, add_arguments, launch
 from rlvr_trainer.launch.rank_outcomes import record_error, record_preempted, was_launched
 from rlvr_trainer.log import configure_logging
-from rlvr_trainer.run_dir.events import EVENTS_VARIABLE
+from rlvr_trainer.run_dir.layout import DATA, METRICS, read_recipe
+from rlvr_trainer.variables import EVENTS_VARIABLE, RUN_DIR_VARIABLE
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -65,12 +65,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _train(run_dir: Path) -> int:
     recipe = read_recipe(run_dir)
-    os.environ.setdefault(EVENTS_VARIABLE, str(run_dir / "metrics.jsonl"))
+    os.environ.setdefault(EVENTS_VARIABLE, str(run_dir / METRICS))
     if os.environ.get("RANK", "0") != "0":
         del os.environ[EVENTS_VARIABLE]  # one rank speaks for all
     from rlvr_trainer.api import train
 
-    if train(recipe, run_dir, run_dir / "data"):
+    if train(recipe, run_dir, run_dir / DATA):
         return 0
     record_preempted()
     # torchrun would end the other ranks of the node if this one failed

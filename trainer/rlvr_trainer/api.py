@@ -6,11 +6,13 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rlvr_trainer.errors import RLVRError
+from rlvr_trainer.phases import EVALUATION_PHASES, Label, Phase
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.run_dir.events import emit, read_events
+from rlvr_trainer.run_dir.layout import ADAPTER, EVALUATION, REPORT, SAMPLES
 
 if TYPE_CHECKING:
     from rlvr_trainer.data import Manifest
@@ -40,13 +42,13 @@ def evaluate(
     data_dir: Path,
     output_dir: Path,
     *,
-    label: Literal["before", "after"],
+    label: Label,
     adapter_dir: Path | None = None,
 ) -> Shares:
     """Write `output_dir`/samples.jsonl and return its headline shares."""
     from rlvr_trainer.evaluation.evaluate_model import evaluate as evaluate_model
 
-    with _phase("evaluate-base" if label == "before" else "evaluate-trained") as found:
+    with _phase(EVALUATION_PHASES[label]) as found:
         shares = evaluate_model(recipe, data_dir, output_dir, label=label, adapter_dir=adapter_dir)
         found.update(shares)
     return shares
@@ -77,8 +79,8 @@ def compare(
     from rlvr_trainer.report import render_report, write_report
 
     with _phase("report") as found:
-        before = read_samples(before_dir / "samples.jsonl")
-        after = read_samples(after_dir / "samples.jsonl")
+        before = read_samples(before_dir / SAMPLES)
+        after = read_samples(after_dir / SAMPLES)
         pass_at_k = recipe.evaluation.pass_at_k
         evaluation = compare_samples(
             before,
@@ -87,8 +89,8 @@ def compare(
             k=pass_at_k.k if pass_at_k else (),
         )
         output_dir.mkdir(parents=True, exist_ok=True)
-        write_json(output_dir / "evaluation.json", evaluation)
-        write_samples(output_dir / "samples.jsonl", [*before, *after])
+        write_json(output_dir / EVALUATION, evaluation)
+        write_samples(output_dir / SAMPLES, [*before, *after])
         html = render_report(
             recipe=recipe.model_dump(mode="json"),
             manifest=load_manifest(data_dir),
@@ -96,18 +98,18 @@ def compare(
             evaluation=evaluation,
             samples=[*before, *after],
         )
-        write_report(output_dir / "report.html", html)
+        write_report(output_dir / REPORT, html)
         found["verdict"] = evaluation["verdict"]
     return evaluation
 
 
 def adapter_to(run_dir: Path, target: Path) -> None:
     """Copy the trained adapter of a run directory to `target`."""
-    shutil.copytree(run_dir / "adapter", target, dirs_exist_ok=True)
+    shutil.copytree(run_dir / ADAPTER, target, dirs_exist_ok=True)
 
 
 @contextmanager
-def _phase(name: str) -> Iterator[dict[str, Any]]:
+def _phase(name: Phase) -> Iterator[dict[str, Any]]:
     """Events at the start and at the end of a phase, the latter with what it found."""
     found: dict[str, Any] = {}
     emit("phase", phase=name, state="started")

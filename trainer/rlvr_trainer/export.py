@@ -15,8 +15,8 @@ from rlvr_trainer.errors import ConfigError, PlatformError
 from rlvr_trainer.evaluation.comparison_tables import shots_table
 from rlvr_trainer.models import load_adapter, load_model, load_tokenizer
 from rlvr_trainer.models.load import ADAPTER_CONFIG
-from rlvr_trainer.recipe.reader import parse_recipe
 from rlvr_trainer.recipe.schema import EMBEDDED_PREFIX, ModelSection, Recipe
+from rlvr_trainer.run_dir.layout import ADAPTER, EVALUATION, RECIPE, read_recipe
 from rlvr_trainer.tables import markdown
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def publish(run_dir: Path, output_dir: Path, *, merge: bool) -> Path:
 
     It is written aside and renamed when whole. Raises ConfigError, PlatformError.
     """
-    recipe, adapter_dir = _read_recipe(run_dir), run_dir / "adapter"
+    recipe, adapter_dir = read_recipe(run_dir), run_dir / ADAPTER
     if not (adapter_dir / "tokenizer.json").is_file():
         raise ConfigError(f"{run_dir} has no trained adapter yet; `rlvr run` makes one")
     if output_dir.exists() and any(output_dir.iterdir()):
@@ -45,7 +45,7 @@ def publish(run_dir: Path, output_dir: Path, *, merge: bool) -> Path:
                 if recipe.lora:
                     _name_base(aside / ADAPTER_CONFIG, recipe.model)
             (aside / "README.md").write_text(_card(recipe, run_dir, merge=merge), "utf-8")
-            shutil.copyfile(run_dir / "recipe.json", aside / "recipe.json")
+            shutil.copyfile(run_dir / RECIPE, aside / RECIPE)
             os.replace(aside, output_dir)
     except OSError as error:
         raise PlatformError(
@@ -68,13 +68,6 @@ def merged_model(recipe: Recipe, adapter_dir: Path) -> PreTrainedModel:
     model = load_adapter(model.to(torch.float32), adapter_dir)
     merged: PreTrainedModel = model.merge_and_unload(safe_merge=True)
     return merged.to(torch.bfloat16 if recipe.model.dtype == "bf16" else torch.float32)
-
-
-def _read_recipe(run_dir: Path) -> Recipe:
-    try:
-        return parse_recipe(json.loads((run_dir / "recipe.json").read_text("utf-8")))
-    except (OSError, ValueError):
-        raise ConfigError(f"{run_dir} is not a run directory (no readable recipe.json)") from None
 
 
 def _name_base(config_file: Path, model: ModelSection) -> None:
@@ -115,7 +108,7 @@ def _card(recipe: Recipe, run_dir: Path, *, merge: bool) -> str:
 
 def _results(run_dir: Path) -> str:
     try:
-        evaluation: dict[str, Any] = json.loads((run_dir / "evaluation.json").read_text("utf-8"))
+        evaluation: dict[str, Any] = json.loads((run_dir / EVALUATION).read_text("utf-8"))
     except (OSError, ValueError):
         return "It has not been evaluated.\n"
     return f"{evaluation['verdict']}\n\n{markdown(shots_table(evaluation))}\n"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rlvr_components.pipeline_run import run_id
 from rlvr_trainer.recipe.schema import Recipe
+from rlvr_trainer.run_dir.layout import ADAPTER, EVALUATION, RECIPE
 from rlvr_trainer.storage import open_storage
 from rlvr_trainer.storage.atomic_files import write_text
 
@@ -22,9 +23,9 @@ def publish(recipe: Recipe, adapter_dir: Path, evaluation: Path, uri: str, *, me
 
     with tempfile.TemporaryDirectory() as temporary:
         run_dir, model = Path(temporary, "run"), Path(temporary, "model")
-        write_text(run_dir / "recipe.json", recipe.model_dump_json(indent=2) + "\n")
-        shutil.copytree(adapter_dir, run_dir / "adapter")
-        shutil.copyfile(evaluation, run_dir / "evaluation.json")
+        write_text(run_dir / RECIPE, recipe.model_dump_json(indent=2) + "\n")
+        shutil.copytree(adapter_dir, run_dir / ADAPTER)
+        shutil.copyfile(evaluation, run_dir / EVALUATION)
         publish_run(run_dir, model, merge=merge)
         target = open_storage(f"{uri.rstrip('/')}/{recipe.name}/{run_id()}")
         target.upload_dir(model, "")

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
 
-from rlvr_pipelines.local.run_progress import TITLES, Event, Progress, clock, describe_numbers
+from rlvr_pipelines.local.run_progress import Event, Progress, clock, describe_numbers
+from rlvr_trainer.phases import TITLES
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from rlvr_trainer.errors import PlatformError
-from rlvr_trainer.launch.node_run_dir import ADAPTER_URI_VARIABLE, RemoteCopy, SharedFolder
+from rlvr_trainer.launch.node_run_dir import RemoteCopy, SharedFolder
 from rlvr_trainer.storage import open_storage
+from rlvr_trainer.variables import ADAPTER_URI_VARIABLE
 
 
 @pytest.fixture

@@ -6,13 +6,8 @@ from pathlib import Path
 import pytest
 
 from rlvr_trainer.launch.exit_causes import Evidence, first_cause
-from rlvr_trainer.launch.rank_outcomes import (
-    RANK_ENDS_VARIABLE,
-    RankEnd,
-    is_peer_failure,
-    read_rank_ends,
-    record_error,
-)
+from rlvr_trainer.launch.rank_outcomes import RankEnd, is_peer_failure, read_rank_ends, record_error
+from rlvr_trainer.variables import RANK_ENDS_VARIABLE
 
 PREEMPTED = RankEnd(0, 143, "stopped by a signal after a commit")
 PEER = RankEnd(0, 138, "RuntimeError: Connection closed by peer", is_peer_failure=True)

@@ -221,7 +221,7 @@ def test_a_folder_without_a_recipe_cannot_be_trained(tmp_path: Path) -> None:
     process = start(tmp_path)
     errors = process.communicate(timeout=30)[1]
     assert process.returncode == 2
-    assert "recipe.json does not exist" in errors
+    assert "is not a run directory (no recipe.json)" in errors
 
 
 def test_a_command_that_does_not_exist_is_a_mistake(tmp_path: Path) -> None:

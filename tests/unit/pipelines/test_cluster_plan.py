@@ -9,19 +9,20 @@ from typing import Any
 import pytest
 
 from rlvr_components.jobs.cluster import open_backend
-from rlvr_components.pipeline_run import RUN_ID_VARIABLE, LaunchSettings
+from rlvr_components.pipeline_run import LaunchSettings
 from rlvr_components.platform.settings import Platform
 from rlvr_components.preflight.form import Form
 from rlvr_components.steps import remote_step
 from rlvr_components.steps.remote_step import Site
 from rlvr_pipelines.cluster import job_plan
 from rlvr_pipelines.cluster.job_plan import known_overrides, plan_job, platform_of, run_id_of
-from rlvr_pipelines.local.claim import RunDir
 from rlvr_pipelines.pipeline.run_plan import measure, plan_in_cluster
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.recipe.batch import batch_of
 from rlvr_trainer.recipe.reader import load_recipe
 from rlvr_trainer.recipe.schema import Recipe
+from rlvr_trainer.run_dir.layout import RunDir
+from rlvr_trainer.variables import RUN_ID_VARIABLE
 
 PLATFORM = Platform(image="trainer@sha256:1", namespace="jobs", num_nodes=2, gpus_per_node=4)
 

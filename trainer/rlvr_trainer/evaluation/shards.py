@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlvr_trainer.data import at_most, load_rows
 from rlvr_trainer.errors import ConfigError, DataError
+from rlvr_trainer.run_dir.layout import SAMPLE_SHARDS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from rlvr_trainer.evaluation.outcome import Sample
     from rlvr_trainer.recipe.schema import Recipe
     from rlvr_trainer.tasks import Row
-
-FOLDER = "samples"
-"""Of the run directory: one file a shard."""
 
 NUM_NAMED = 5
 """Rows that an error names."""
@@ -43,7 +41,7 @@ class Shard:
     @property
     def key(self) -> str:
         """Where its samples lie in the run directory."""
-        return f"{FOLDER}/shard-{self.index}-of-{self.count}.jsonl"
+        return f"{SAMPLE_SHARDS}/shard-{self.index}-of-{self.count}.jsonl"
 
     @property
     def all(self) -> tuple[Shard, ...]:

@@ -21,6 +21,7 @@ from rlvr_trainer.launch.exit_causes import (
     RETRIED,
     End,
 )
+from rlvr_trainer.run_dir.layout import ATTEMPTS
 from rlvr_trainer.storage import Storage
 
 DEFAULT_MAX_ATTEMPTS = 5
@@ -46,7 +47,7 @@ class Attempts:
 
     def __init__(self, storage: Storage, node_rank: int, *, max_attempts: int) -> None:
         self._storage = storage
-        self._key = "attempts.json" if node_rank == 0 else f"attempts-node-{node_rank}.json"
+        self._key = ATTEMPTS if node_rank == 0 else f"attempts-node-{node_rank}.json"
         self._max_attempts = max_attempts
         self._earlier: list[Attempt] = []
         self._current: Attempt | None = None

@@ -16,8 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from rlvr_trainer.errors import PlatformError
-from rlvr_trainer.launch.rank_outcomes import RANK_ENDS_VARIABLE
 from rlvr_trainer.storage.atomic_files import write_durably
+from rlvr_trainer.variables import RANK_ENDS_VARIABLE
 
 TORCHRUN_END = "torchrun.json"
 PR_SET_PDEATHSIG = 1  # linux/prctl.h

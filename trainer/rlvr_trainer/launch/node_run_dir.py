@@ -8,7 +8,6 @@ where the adapter goes when that is not the run directory: to the artifact of a 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -17,21 +16,24 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from rlvr_trainer.error_mapping import passing_error
-from rlvr_trainer.errors import CheckpointError, ConfigError, DataError, PlatformError, RLVRError
-from rlvr_trainer.recipe.reader import parse_recipe
-from rlvr_trainer.recipe.schema import Recipe
+from rlvr_trainer.errors import CheckpointError, DataError, PlatformError, RLVRError
 from rlvr_trainer.recipe.trajectory import is_last
 from rlvr_trainer.run_dir import checkpoint, remote_checkpoint
-from rlvr_trainer.run_dir.checkpoint import VERIFIED_VARIABLE
-from rlvr_trainer.run_dir.metrics_log import METRICS, MetricsSender
-from rlvr_trainer.run_dir.remote_checkpoint import RUN_URI_VARIABLE
+from rlvr_trainer.run_dir.layout import (
+    ADAPTER,
+    CHECKPOINTS,
+    DATA,
+    LOGS,
+    METRICS,
+    RECIPE,
+    read_recipe,
+)
+from rlvr_trainer.run_dir.metrics_log import MetricsSender
 from rlvr_trainer.storage import Storage, open_storage
+from rlvr_trainer.variables import ADAPTER_URI_VARIABLE, RUN_URI_VARIABLE, VERIFIED_VARIABLE
 
 logger = logging.getLogger(__name__)
 
-RECIPE, DATA, ADAPTER, LOGS = "recipe.json", "data", "adapter", "logs"
-ADAPTER_URI_VARIABLE = "RLVR_ADAPTER_URI"
 UPLOAD_INTERVAL_S = 5.0
 MAX_UPLOAD_INTERVAL_S = 60.0
 """A long run sends its metrics less often: no more than 1 % of its time apart."""
@@ -51,12 +53,9 @@ class SharedFolder:
 
         Raises ConfigError, CheckpointError.
         """
-        if required and not (self.path / RECIPE).is_file():
-            raise ConfigError(
-                f"{self.path / RECIPE} does not exist; a run directory begins with it"
-            )
         if required:
-            found = checkpoint.newest(self.path / remote_checkpoint.FOLDER)
+            read_recipe(self.storage)
+            found = checkpoint.newest(self.path / CHECKPOINTS)
             self.environment[VERIFIED_VARIABLE] = str(found.path) if found else ""
 
     def start(self) -> None:
@@ -98,13 +97,13 @@ class RemoteCopy:
         Raises ConfigError, DataError, CheckpointError, PlatformError.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        for left in (remote_checkpoint.FOLDER, ADAPTER, LOGS):
+        for left in (CHECKPOINTS, ADAPTER, LOGS):
             shutil.rmtree(self.path / left, ignore_errors=True)  # S3 is what counts
-        has_recipe = self._fetch_file(RECIPE)
-        if required and not has_recipe:
-            raise ConfigError(
-                f"{self.storage.uri}/{RECIPE} does not exist; a run directory begins with it"
-            )
+        (self.path / RECIPE).unlink(missing_ok=True)
+        if required:
+            read_recipe(self.storage)
+        with suppress(FileNotFoundError):
+            self.storage.download_file(RECIPE, self.path / RECIPE)
         try:
             self.storage.download_dir(DATA, self.path / DATA)
         except FileNotFoundError:
@@ -114,10 +113,8 @@ class RemoteCopy:
                 ) from None
         if self._is_first:
             self._metrics.fetch()
-        if has_recipe and required:
-            found = remote_checkpoint.download_newest(
-                self.storage, self.path / remote_checkpoint.FOLDER
-            )
+        if required:
+            found = remote_checkpoint.download_newest(self.storage, self.path / CHECKPOINTS)
             self.environment[VERIFIED_VARIABLE] = str(found.path) if found else ""
             logger.info("%s: %s", self.storage.uri, f"step {found.step}" if found else "a new run")
 
@@ -162,17 +159,8 @@ class RemoteCopy:
             elapsed_s = time.monotonic() - started
             interval_s = min(max(interval_s, elapsed_s / 100), MAX_UPLOAD_INTERVAL_S)
 
-    def _fetch_file(self, key: str) -> bool:
-        target = self.path / key
-        target.unlink(missing_ok=True)
-        try:
-            self.storage.download_file(key, target)
-        except FileNotFoundError:
-            return False
-        return True
 
-
-RunDir = SharedFolder | RemoteCopy
+NodeRunDir = SharedFolder | RemoteCopy
 
 
 def _send_adapter(adapter: Path, run_dir: Storage) -> None:
@@ -190,21 +178,9 @@ def _send_adapter(adapter: Path, run_dir: Storage) -> None:
             )
 
 
-def read_recipe(run_dir: Path) -> Recipe:
-    """Return a run directory's recipe. Raises ConfigError."""
-    path = run_dir / RECIPE
-    try:
-        tree = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise passing_error(error) or ConfigError(
-            f"{path} cannot be read ({error}); a run directory begins with it"
-        ) from None
-    return parse_recipe(tree, origin=str(path))
-
-
 def is_trained(run_dir: Path) -> bool:
     """Whether the last step is committed, so that only the adapter is left to place."""
-    newest = checkpoint.newest_committed(run_dir / remote_checkpoint.FOLDER)
+    newest = checkpoint.newest_committed(run_dir / CHECKPOINTS)
     try:
         return newest is not None and is_last(newest, read_recipe(run_dir))
     except CheckpointError:

@@ -17,9 +17,6 @@ from rlvr_trainer.errors import ConfigError
 
 DEFAULT_MASTER_PORT = 29500
 POD_COUNTS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK")
-NODE_RANK_VARIABLE, NUM_NODES_VARIABLE = "RLVR_NODE_RANK", "RLVR_NUM_NODES"
-"""For a command in torchrun's place, which sees none of the operator's variables."""
-
 RANK_SHUTDOWN_S = 30
 """Time that torchrun gives the other ranks of its node when one has failed."""
 

@@ -20,10 +20,8 @@ from rlvr_trainer.error_mapping import to_rlvr_error
 from rlvr_trainer.errors import EXIT_PREEMPTED, PlatformError, RLVRError
 from rlvr_trainer.launch.attempt_budget import DEFAULT_MAX_ATTEMPTS, Attempts
 from rlvr_trainer.launch.exit_causes import End, first_cause
-from rlvr_trainer.launch.node_run_dir import RemoteCopy, RunDir, SharedFolder, is_trained
+from rlvr_trainer.launch.node_run_dir import NodeRunDir, RemoteCopy, SharedFolder, is_trained
 from rlvr_trainer.launch.operator_environment import (
-    NODE_RANK_VARIABLE,
-    NUM_NODES_VARIABLE,
     Nodes,
     child_environment,
     read_nodes,
@@ -31,7 +29,14 @@ from rlvr_trainer.launch.operator_environment import (
 )
 from rlvr_trainer.launch.processes import StopRequest, run_child
 from rlvr_trainer.run_dir import remote_checkpoint
+from rlvr_trainer.run_dir.layout import LOGS
 from rlvr_trainer.storage import S3_SCHEME, open_storage
+from rlvr_trainer.variables import (
+    NODE_RANK_VARIABLE,
+    NUM_NODES_VARIABLE,
+    RUN_DIR_VARIABLE,
+    TERMINATION_LOG_VARIABLE,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +44,7 @@ DEFAULT_WORK_DIR = Path("/scratch/run")
 DEFAULT_MASTER_TIMEOUT_S = 600.0
 RESOLVE_INTERVAL_S = 1.0
 TERMINATION_LOG = "/dev/termination-log"
-TERMINATION_LOG_VARIABLE = "RLVR_TERMINATION_LOG"
 TERMINATION_LOG_BYTES = 4096
-RUN_DIR_VARIABLE = "RLVR_RUN_DIR"
-"""For a command in torchrun's place: the run directory on this node."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class _Pod:
     def run(self) -> End:
         """Fetch, train, send, and say how it ended; never raises."""
         attempts: Attempts | None = None
-        run_dir: RunDir | None = None
+        run_dir: NodeRunDir | None = None
         try:
             nodes = read_nodes(os.environ)
             self._node_rank = nodes.node_rank
@@ -160,7 +162,7 @@ class _Pod:
         self._said = end
         write_termination_message(end, step=self._step, node_rank=self._node_rank)
 
-    def _attempt(self, nodes: Nodes, run_dir: RunDir) -> End:
+    def _attempt(self, nodes: Nodes, run_dir: NodeRunDir) -> End:
         trains = not self._options.command
         run_dir.fetch(required=trains)
         if trains and is_trained(run_dir.path):
@@ -179,14 +181,14 @@ class _Pod:
                 NUM_NODES_VARIABLE: str(nodes.num_nodes),
             }
             return self._run_and_send(run_dir, self._options.command, environment)
-        log_dir = run_dir.path / "logs" / f"node-{nodes.node_rank}"
+        log_dir = run_dir.path / LOGS / f"node-{nodes.node_rank}"
         log_dir.mkdir(parents=True, exist_ok=True)
         arguments = torchrun_arguments(nodes, str(log_dir), str(run_dir.path))
         return self._run_and_send(run_dir, [*_TORCHRUN, *arguments], signal_ranks=True)
 
     def _run_and_send(
         self,
-        run_dir: RunDir,
+        run_dir: NodeRunDir,
         command: list[str],
         added: Mapping[str, str] = MappingProxyType({}),
         *,
@@ -223,7 +225,7 @@ class _Pod:
                     ) from None
             time.sleep(min(RESOLVE_INTERVAL_S, max(deadline - time.monotonic(), 0.01)))
 
-    def _close(self, end: End, run_dir: RunDir, attempts: Attempts) -> End:
+    def _close(self, end: End, run_dir: NodeRunDir, attempts: Attempts) -> End:
         """Send the metrics and record the attempt; what was lost makes a success a failure."""
         try:
             run_dir.stop()
@@ -238,7 +240,7 @@ class _Pod:
             return end
 
 
-def _send_logs(run_dir: RunDir) -> None:
+def _send_logs(run_dir: NodeRunDir) -> None:
     try:
         run_dir.send_logs()
     except (RLVRError, OSError) as error:
@@ -249,7 +251,7 @@ _TORCHRUN = [sys.executable, "-m", "rlvr_trainer.launch.elastic"]
 _TRAIN_ALONE = [sys.executable, "-m", "rlvr_trainer", "train", "--run-dir"]
 
 
-def _open_run_dir(options: Options, nodes: Nodes) -> RunDir:
+def _open_run_dir(options: Options, nodes: Nodes) -> NodeRunDir:
     storage = open_storage(options.run)
     if not options.run.startswith(S3_SCHEME):
         return SharedFolder(storage, nodes.node_rank)

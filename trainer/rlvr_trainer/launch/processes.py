@@ -17,7 +17,8 @@ from typing import Any
 from rlvr_trainer.launch.cgroup import memory_limit_gib, num_oom_kills
 from rlvr_trainer.launch.elastic import TORCHRUN_END
 from rlvr_trainer.launch.exit_causes import Evidence
-from rlvr_trainer.launch.rank_outcomes import RANK_ENDS_VARIABLE, read_rank_ends
+from rlvr_trainer.launch.rank_outcomes import read_rank_ends
+from rlvr_trainer.variables import RANK_ENDS_VARIABLE
 
 POLL_S = 0.1
 KILL_TIMEOUT_S = 10.0

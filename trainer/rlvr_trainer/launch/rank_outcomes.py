@@ -17,10 +17,9 @@ from pathlib import Path
 from rlvr_trainer.error_mapping import is_peer_failure, to_rlvr_error
 from rlvr_trainer.errors import EXIT_PREEMPTED
 from rlvr_trainer.storage.atomic_files import write_durably
+from rlvr_trainer.variables import RANK_ENDS_VARIABLE
 
 logger = logging.getLogger(__name__)
-
-RANK_ENDS_VARIABLE = "RLVR_RANK_ENDS"
 
 
 @dataclass(frozen=True)

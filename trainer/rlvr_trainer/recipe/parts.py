@@ -7,13 +7,11 @@ step is known not to read: a field missing from these lists costs a run of a ste
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
+from rlvr_trainer.phases import Phase
 from rlvr_trainer.recipe.reader import parse_recipe
 from rlvr_trainer.recipe.schema import Recipe
-
-Step = Literal["prepare", "evaluate-base", "train", "evaluate-trained", "report"]
-"""A step of the pipeline that reads the recipe, by the phase that its events name."""
 
 _BATCH: Any = {
     "sampling": {"num_generations"},
@@ -60,7 +58,7 @@ _UNREAD_BY_TRAINING: dict[str, Any] = {
 }
 
 
-def recipe_part(recipe: Recipe, step: Step) -> Recipe:
+def recipe_part(recipe: Recipe, step: Phase) -> Recipe:
     """Return the recipe with defaults in the fields that the step does not read."""
     match step:
         case "prepare":

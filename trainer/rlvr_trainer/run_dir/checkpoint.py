@@ -26,14 +26,13 @@ from typing import Any
 from rlvr_trainer.error_mapping import passing_error
 from rlvr_trainer.errors import CheckpointError, PlatformError
 from rlvr_trainer.storage.atomic_files import write_durably
+from rlvr_trainer.variables import VERIFIED_VARIABLE
 
 logger = logging.getLogger(__name__)
 
 MARKER = "COMMITTED.json"
 STAGING = ".staging"
 STEP_DIR = re.compile(r"step-([0-9]+)$")
-VERIFIED_VARIABLE = "RLVR_CHECKPOINT"
-"""Names the checkpoint that launch verified for all ranks of its node; empty: there is none."""
 
 Files = Mapping[str, Mapping[str, Any]]
 """Size and hash of each file of a checkpoint, as its marker holds them."""

@@ -21,9 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from rlvr_trainer.storage.atomic_files import disk_error
-
-EVENTS_VARIABLE = "RLVR_EVENTS"
-"""Environment variable that names the file to which every process of a run appends."""
+from rlvr_trainer.variables import EVENTS_VARIABLE
 
 
 def emit(event: str, **fields: Any) -> None:

@@ -10,9 +10,8 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
+from rlvr_trainer.run_dir.layout import METRICS, METRICS_PARTS
 from rlvr_trainer.storage import Storage
-
-METRICS, PARTS = "metrics.jsonl", "metrics"
 
 
 class MetricsSender:
@@ -33,7 +32,7 @@ class MetricsSender:
         """Send what was appended. Raises ConfigError, PlatformError, OSError."""
         new = self._lines_from(self._num_sent)
         if new:
-            self._storage.write_bytes(f"{PARTS}/{self._num_sent:012}.jsonl", new)
+            self._storage.write_bytes(f"{METRICS_PARTS}/{self._num_sent:012}.jsonl", new)
             self._num_sent += len(new)
 
     def join(self) -> None:
@@ -71,7 +70,7 @@ class MetricsFollower:
         with suppress(FileNotFoundError):  # in S3 it is not there before the first attempt ends
             content = self._storage.read_from(METRICS, offset)
         offset += len(content)
-        parts = sorted(self._storage.sizes(PARTS, after=self._before_last_part).items())
+        parts = sorted(self._storage.sizes(METRICS_PARTS, after=self._before_last_part).items())
         for key, size in parts:
             start = int(PurePosixPath(key).stem)
             if start + size > offset:

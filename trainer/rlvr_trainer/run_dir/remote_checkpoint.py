@@ -25,16 +25,13 @@ from rlvr_trainer.errors import CheckpointError, PlatformError, RLVRError
 from rlvr_trainer.recipe.trajectory import TRAJECTORY, Trajectory, parse_trajectory
 from rlvr_trainer.run_dir import checkpoint
 from rlvr_trainer.run_dir.checkpoint import Checkpoint, Files
+from rlvr_trainer.run_dir.layout import CHECKPOINTS
 from rlvr_trainer.storage import Storage, safe_key
 from rlvr_trainer.storage.atomic_files import disk_error
 
 logger = logging.getLogger(__name__)
 
-RUN_URI_VARIABLE = "RLVR_RUN_URI"
-"""Set by launch where the run directory on this disk is a copy: the one that counts."""
-
-FOLDER = "checkpoints"
-STEP_KEY = re.compile(rf"({FOLDER}/step-([0-9]+)(?:\.attempt-\w+)?)/")
+STEP_KEY = re.compile(rf"({CHECKPOINTS}/step-([0-9]+)(?:\.attempt-\w+)?)/")
 MARKER_KEY = re.compile(rf"{STEP_KEY.pattern}{checkpoint.MARKER}$")
 
 Gather = Callable[[Any], list[Any]]
@@ -57,7 +54,7 @@ def upload(
     Raises PlatformError or ConfigError on the node that cannot upload, and PlatformError on the
     others.
     """
-    folder = f"{FOLDER}/step-{step}.attempt-{uuid4().hex[:8]}"
+    folder = f"{CHECKPOINTS}/step-{step}.attempt-{uuid4().hex[:8]}"
     gathered = gather((folder, files))
     folder = str(gathered[0][0])
     before = {name for _, others in gathered[:rank] for name in others}
@@ -88,19 +85,19 @@ def download_newest(storage: Storage, checkpoints: Path) -> Checkpoint | None:
             return _download(storage, folder, marker, target)
         except CheckpointError as error:
             logger.warning("passed over: %s", error)
-            damaged.append(folder.removeprefix(f"{FOLDER}/"))
+            damaged.append(folder.removeprefix(f"{CHECKPOINTS}/"))
             shutil.rmtree(target, ignore_errors=True)
     if damaged:
         raise CheckpointError(
-            f"no checkpoint in {storage.uri}/{FOLDER} is valid ({', '.join(damaged)} are damaged); "
-            "restore one of them, or remove the folder to train from the start"
+            f"no checkpoint in {storage.uri}/{CHECKPOINTS} is valid ({', '.join(damaged)} are "
+            "damaged); restore one of them, or remove the folder to train from the start"
         )
     return None
 
 
 def committed_step(storage: Storage) -> int:
     """The newest committed step of a run directory, here or in S3; 0 before the first."""
-    markers = (MARKER_KEY.match(key) for key in storage.list(FOLDER))
+    markers = (MARKER_KEY.match(key) for key in storage.list(CHECKPOINTS))
     return max((int(match[2]) for match in markers if match), default=0)
 
 
@@ -143,7 +140,7 @@ def _doomed(storage: Storage, keep: int) -> list[str]:
     newest_step = committed[0][0] if committed else 0
     doomed = [
         key
-        for key in storage.list(FOLDER)
+        for key in storage.list(CHECKPOINTS)
         if (match := STEP_KEY.match(key)) and match[1] not in kept and int(match[2]) <= newest_step
     ]
     # markers first, so that a half-removed one is never taken for damaged
@@ -178,7 +175,7 @@ def _together(gather: Gather, action: Callable[[], None]) -> None:
 def _committed(storage: Storage) -> list[tuple[int, str, bytes]]:
     """(step, folder, marker) of the committed checkpoints, newest first."""
     found = []
-    for key in storage.list(FOLDER):
+    for key in storage.list(CHECKPOINTS):
         match = MARKER_KEY.match(key)
         if match:
             marker = storage.read_bytes(key)

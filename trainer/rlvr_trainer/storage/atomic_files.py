@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from rlvr_trainer.errors import ConfigError, PlatformError, RLVRError
+from rlvr_trainer.variables import CACHE_VARIABLE
 
 FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
 AWAY_ERRNOS = {errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ESHUTDOWN, errno.EREMOTEIO}
@@ -24,7 +25,7 @@ DISK_ERRNOS = FULL_ERRNOS | AWAY_ERRNOS
 
 def cache_dir() -> Path:
     """Return the folder of converted and downloaded models: `RLVR_CACHE`, or `~/.cache/rlvr`."""
-    return Path(os.environ.get("RLVR_CACHE") or Path.home() / ".cache" / "rlvr")
+    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "rlvr")
 
 
 def write_durably(path: Path, text: str) -> None:

@@ -26,9 +26,9 @@ def publish(run_dir: Path, merge: bool, output_dir: Path) -> None:
     from rlvr_pipelines.extras import TRAIN, require
 
     require(TRAIN, "publishing")
-    from rlvr_pipelines.local.claim import RunDir, read_recipe
     from rlvr_trainer.export import publish as publish_run
+    from rlvr_trainer.run_dir.layout import read_recipe
 
-    read_recipe(RunDir(run_dir))  # so that a mistyped path is told before anything is loaded
+    read_recipe(run_dir)  # so that a mistyped path is told before anything is loaded
     publish_run(run_dir, output_dir, merge=merge)
     click.echo(f"Model: {output_dir}")

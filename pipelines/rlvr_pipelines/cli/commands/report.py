@@ -17,13 +17,13 @@ from rlvr_pipelines.cli.options import debug_option, output_option, print_json, 
 @debug_option
 def report(run_dir: Path, output: str) -> None:
     """Write the evaluation and report of RUN_DIR again, from its samples and events."""
-    from rlvr_pipelines.local.claim import RunDir, read_recipe
     from rlvr_pipelines.local.results import print_evaluation
     from rlvr_trainer import api
     from rlvr_trainer.evaluation.outcome import read_samples, write_samples
+    from rlvr_trainer.run_dir.layout import RunDir, read_recipe
 
     found = RunDir(run_dir)
-    recipe = read_recipe(found)
+    recipe = read_recipe(run_dir)
     samples = read_samples(found.samples)
     with tempfile.TemporaryDirectory() as folder:
         sides = {label: Path(folder, label) for label in ("before", "after")}
