@@ -1,4 +1,4 @@
-"""The steps of the pipeline as plain functions; components and the command line call these."""
+"""Run the steps of the pipeline as plain functions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rlvr_trainer.data import Manifest
     from rlvr_trainer.evaluation.outcome import Evaluation, Shares
 
-# torch takes seconds to import; each step imports what it needs once it is called.
+# torch takes seconds to import; each step imports what it needs when it is called.
 
 
 def prepare(recipe: Recipe, data_dir: Path) -> Manifest:
@@ -27,13 +27,13 @@ def prepare(recipe: Recipe, data_dir: Path) -> Manifest:
     from rlvr_trainer.models.fit import check_local_model
     from rlvr_trainer.models.load import load_tokenizer
 
-    with _phase("prepare") as found:
+    with _phase("prepare") as results:
         check_local_model(recipe)
         tokenizer = load_tokenizer(recipe.model)
         manifest = prepare_data(
             recipe, data_dir, count_tokens=lambda text: len(tokenizer(text=text)["input_ids"])
         )
-        found["counts"] = manifest["counts"]
+        results["counts"] = manifest["counts"]
     return manifest
 
 
@@ -48,19 +48,19 @@ def evaluate(
     """Write `output_dir`/samples.jsonl and return its headline shares."""
     from rlvr_trainer.evaluation.evaluate_model import evaluate as evaluate_model
 
-    with _phase(EVALUATION_PHASES[label]) as found:
+    with _phase(EVALUATION_PHASES[label]) as results:
         shares = evaluate_model(recipe, data_dir, output_dir, label=label, adapter_dir=adapter_dir)
-        found.update(shares)
+        results.update(shares)
     return shares
 
 
 def train(recipe: Recipe, run_dir: Path, data_dir: Path) -> bool:
-    """Train and write `run_dir`/adapter; False when stopped by a signal after a commit."""
+    """Train and write `run_dir`/adapter; return False if a signal stopped it after a commit."""
     from rlvr_trainer.grpo.training import train as train_model
 
-    with _phase("train") as found:
+    with _phase("train") as results:
         finished = train_model(recipe, run_dir, data_dir)
-        found["preempted"] = not finished
+        results["preempted"] = not finished
     return finished
 
 
@@ -78,7 +78,7 @@ def compare(
     from rlvr_trainer.evaluation.outcome import read_samples, write_json, write_samples
     from rlvr_trainer.report import render_report, write_report
 
-    with _phase("report") as found:
+    with _phase("report") as results:
         before = read_samples(before_dir / SAMPLES)
         after = read_samples(after_dir / SAMPLES)
         pass_at_k = recipe.evaluation.pass_at_k
@@ -99,7 +99,7 @@ def compare(
             samples=[*before, *after],
         )
         write_report(output_dir / REPORT, html)
-        found["verdict"] = evaluation["verdict"]
+        results["verdict"] = evaluation["verdict"]
     return evaluation
 
 
@@ -110,13 +110,13 @@ def adapter_to(run_dir: Path, target: Path) -> None:
 
 @contextmanager
 def _phase(name: Phase) -> Iterator[dict[str, Any]]:
-    """Events at the start and at the end of a phase, the latter with what it found."""
-    found: dict[str, Any] = {}
+    """Emit events at the start and at the end of a phase, the latter with its results."""
+    results: dict[str, Any] = {}
     emit("phase", phase=name, state="started")
     try:
-        yield found
+        yield results
     except BaseException as error:
-        with suppress(RLVRError):  # a disk that is full may well be the cause
-            emit("phase", phase=name, state="failed", message=str(error), **found)
+        with suppress(RLVRError):  # a full disk may be the cause
+            emit("phase", phase=name, state="failed", message=str(error), **results)
         raise
-    emit("phase", phase=name, state="finished", **found)
+    emit("phase", phase=name, state="finished", **results)

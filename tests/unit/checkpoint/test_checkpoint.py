@@ -49,9 +49,9 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> Non
             marker.write_text(marker.read_text()[:40])
         case "unmark":
             marker.unlink()
-    found = checkpoint.newest(tmp_path)
-    assert found is not None
-    assert found.step == 10
+    newest = checkpoint.newest(tmp_path)
+    assert newest is not None
+    assert newest.step == 10
 
 
 def test_training_never_starts_anew_in_silence_when_all_are_damaged(tmp_path: Path) -> None:
@@ -69,9 +69,9 @@ def test_an_interrupted_commit_leaves_the_older_checkpoint(
         patch.setattr(checkpoint, "write_durably", _killed)
         with pytest.raises(KeyboardInterrupt):
             save(tmp_path, 20)
-    found = checkpoint.newest(tmp_path)
-    assert found is not None
-    assert found.step == 10
+    newest = checkpoint.newest(tmp_path)
+    assert newest is not None
+    assert newest.step == 10
     assert save(tmp_path, 20).step == 20  # and the same step can be committed again
 
 
@@ -89,9 +89,9 @@ def test_a_full_disk_is_a_platform_error_that_names_the_path(
     monkeypatch.setattr(checkpoint, "write_durably", full)
     with pytest.raises(PlatformError, match=r"step-20 cannot be written \(No space left"):
         save(tmp_path, 20)
-    found = checkpoint.newest(tmp_path)
-    assert found is not None
-    assert found.step == 10
+    newest = checkpoint.newest(tmp_path)
+    assert newest is not None
+    assert newest.step == 10
 
 
 def test_pruning_keeps_the_newest_and_removes_what_was_not_committed(tmp_path: Path) -> None:

@@ -75,13 +75,13 @@ def download(root: Path) -> checkpoint.Checkpoint | None:
 def test_a_checkpoint_holds_the_files_of_all_nodes(tmp_path: Path) -> None:
     first, second = save(tmp_path, 10)
     assert first == second
-    found = download(tmp_path)
-    assert found is not None
-    assert (found.step, found.world_size) == (10, 2)
-    assert (found.path / "shards" / "rank-0").read_text() == "10 0"
-    assert (found.path / "shards" / "rank-1").read_text() == "10 1"
-    assert (found.path / "both").read_text() == "of node 0"
-    assert checkpoint.newest(tmp_path / "fresh") == found
+    downloaded = download(tmp_path)
+    assert downloaded is not None
+    assert (downloaded.step, downloaded.world_size) == (10, 2)
+    assert (downloaded.path / "shards" / "rank-0").read_text() == "10 0"
+    assert (downloaded.path / "shards" / "rank-1").read_text() == "10 1"
+    assert (downloaded.path / "both").read_text() == "of node 0"
+    assert checkpoint.newest(tmp_path / "fresh") == downloaded
 
 
 def test_another_attempt_at_a_step_never_mixes_with_the_first(tmp_path: Path) -> None:
@@ -107,9 +107,9 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> Non
             (newest / "both").unlink()
         case "marker":
             (newest / checkpoint.MARKER).write_text("{")
-    found = download(tmp_path)
-    assert found is not None
-    assert found.step == 10
+    downloaded = download(tmp_path)
+    assert downloaded is not None
+    assert downloaded.step == 10
     assert not (tmp_path / "fresh" / "step-20").exists()
 
 

@@ -1,4 +1,4 @@
-"""Which checkpoints a training may continue from."""
+"""Checkpoints from which a training may resume."""
 
 from __future__ import annotations
 

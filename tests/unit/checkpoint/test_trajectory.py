@@ -1,4 +1,4 @@
-"""Which trainings may resume from a checkpoint."""
+"""Trainings that may resume from a checkpoint."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
 def test_what_an_unreadable_checkpoint_belongs_to_is_not_guessed(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="No such file"):
         read_trajectory(tmp_path)
-    with pytest.raises(CheckpointError, match="train in another run directory"):
+    with pytest.raises(CheckpointError, match="use another run directory"):
         parse_trajectory('{"recipe": {"later": 1}, "files": {}}', origin="here")
 
 
@@ -189,10 +189,10 @@ def test_the_newest_checkpoint_of_a_storage_says_what_it_belongs_to(tmp_path: Pa
         storage.write_bytes(f"{folder}/{TRAJECTORY}", own.to_json().encode())
         storage.write_bytes(f"{folder}/COMMITTED.json", b"{}")
 
-    found = newest_trajectory(storage)
+    newest = newest_trajectory(storage)
 
-    assert found is not None
-    assert found.recipe.seed == 8
+    assert newest is not None
+    assert newest.recipe.seed == 8
 
 
 @pytest.mark.parametrize(

@@ -61,18 +61,18 @@ def run(
 
 
 def jsonl(path: Path, rows: Iterable[dict[str, Any] | str]) -> str:
-    lines = (each if isinstance(each, str) else json.dumps(each) for each in rows)
+    lines = (row if isinstance(row, str) else json.dumps(row) for row in rows)
     path.write_text("".join(line + "\n" for line in lines), "utf-8")
     return str(path)
 
 
 def ids(data_dir: Path, split: Any) -> list[str]:
-    return [each.id for each in load_rows(data_dir, split)]
+    return [row.id for row in load_rows(data_dir, split)]
 
 
 def quarantined(data_dir: Path) -> list[tuple[str, str]]:
     lines = (data_dir / "quarantined.jsonl").read_text("utf-8").splitlines()
-    return [(each["location"], each["reason"]) for each in map(json.loads, lines)]
+    return [(row["location"], row["reason"]) for row in map(json.loads, lines)]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -97,7 +97,7 @@ def test_gsm8k_is_split_by_the_seed_and_its_test_rows_are_all_kept(tmp_path: Pat
 def test_exemplars_validation_and_training_rows_are_disjoint(tmp_path: Path, hundred: str) -> None:
     manifest = run(tmp_path / "d", train=hundred, num_exemplars=4)
     parts = [ids(tmp_path / "d", split) for split in ("train", "validation", "test")]
-    exemplars = [each.id for each in load_exemplars(tmp_path / "d")]
+    exemplars = [row.id for row in load_exemplars(tmp_path / "d")]
     together = [id for part in [*parts, exemplars] for id in part]
     assert len(together) == len(set(together)) == 100
     assert [len(part) for part in parts] == [77, 9, 10]
@@ -138,7 +138,7 @@ def test_a_validation_row_has_room_for_what_an_evaluation_may_answer(tmp_path: P
         max_completion_tokens=30, evaluation={"max_completion_tokens": 60},
         validation_fraction=0.3, max_quarantined_fraction=1.0)  # fmt: skip
     lengths = {
-        split: max(words(each.question) for each in load_rows(tmp_path / "d", split))
+        split: max(words(row.question) for row in load_rows(tmp_path / "d", split))
         for split in ("train", "validation", "test")
     }
     assert lengths["train"] > 30 > lengths["validation"] == lengths["test"]
@@ -558,7 +558,7 @@ def test_a_question_may_have_an_answer_in_words_where_a_reward_of_the_users_judg
     same = {"same": {"function": f"{tmp_path}/mine.py:same"}}
 
     run(tmp_path / "d", **options, rewards=same)
-    assert all(each.answer.endswith(" March") for each in load_rows(tmp_path / "d", "test"))
+    assert all(row.answer.endswith(" March") for row in load_rows(tmp_path / "d", "test"))
 
     options["train"] = jsonl(tmp_path / "words.jsonl", [{**row, "answer": "A"} for row in rows])
     with pytest.raises(ConfigError, match=r"rewards\.format reads a number, .* is 'A'; leave"):
@@ -579,7 +579,7 @@ def test_a_row_whose_worked_text_is_never_rewarded_is_no_exemplar(tmp_path: Path
     spoilt = [row(i, solution="So.\nQuestion: what?") for i in range(30)]
     train = jsonl(tmp_path / "train.jsonl", [*spoilt, *map(row, range(30, 60))])
     run(tmp_path / "d", train=train, num_exemplars=8)
-    assert all("Question:" not in each.solution for each in load_exemplars(tmp_path / "d"))
+    assert all("Question:" not in row.solution for row in load_exemplars(tmp_path / "d"))
 
 
 def test_a_template_with_an_unknown_column_names_those_there_are(

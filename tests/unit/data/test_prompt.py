@@ -1,4 +1,4 @@
-"""How rows become prompts."""
+"""The layout of rows as prompts."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from rlvr_trainer.variables import ADAPTER_URI_VARIABLE
 
 @pytest.fixture
 def artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a pipeline wants the adapter."""
+    """Set the address to which a pipeline sends the adapter."""
     monkeypatch.setenv(ADAPTER_URI_VARIABLE, str(tmp_path / "artifact"))
     return tmp_path / "artifact"
 
@@ -40,5 +40,5 @@ def test_one_node_of_a_shared_folder_sends_the_adapter(tmp_path: Path, artifact:
 
 
 def test_an_adapter_that_is_not_there_cannot_be_sent(tmp_path: Path, artifact: Path) -> None:
-    with pytest.raises(PlatformError, match="not there after training"):
+    with pytest.raises(PlatformError, match="does not exist after training"):
         SharedFolder(open_storage(tmp_path), 0).finish(required=True)

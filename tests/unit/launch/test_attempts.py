@@ -23,9 +23,9 @@ def attempt(run_dir: Path, end: End | None, *, step: int, node_rank: int = 0) ->
 
 def test_an_attempt_leaves_its_cause(tmp_path: Path) -> None:
     assert attempt(tmp_path, LOST, step=4) == LOST
-    (found,) = json.loads((tmp_path / "attempts.json").read_text())
-    assert found.pop("time") > 0
-    assert found == {"step": 4, "exit_code": 138, "cause": LOST.cause}
+    (attempt,) = json.loads((tmp_path / "attempts.json").read_text())
+    assert attempt.pop("time") > 0
+    assert attempt == {"step": 4, "exit_code": 138, "cause": LOST.cause}
 
 
 def test_the_last_attempt_without_progress_is_permanent(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_attempts_that_were_killed_count_too(tmp_path: Path) -> None:
     last = attempt(tmp_path, LOST, step=0)
     assert last is not None
     assert last.exit_code == 9
-    assert "ended without a word" in last.cause
+    assert "ended without a record" in last.cause
 
 
 def test_out_of_memory_is_tried_once_more(tmp_path: Path) -> None:

@@ -20,5 +20,5 @@ def test_torchrun_is_asked_to_end_when_its_parent_is_killed() -> None:
     assert parent.stdout.readline() == "ready\n"
     parent.kill()
     assert parent.stdout.readline() == "asked to end\n"
-    assert parent.stdout.read() == ""  # nobody is left who could write
+    assert parent.stdout.read() == ""  # no process is left that could write
     parent.wait()

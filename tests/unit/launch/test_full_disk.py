@@ -51,4 +51,4 @@ def test_a_rank_that_cannot_write_its_end_still_ends_with_its_own_code(
     record_error(PlatformError("the cause"))
     record_preempted()
 
-    assert "launch is not told that the cause" in caplog.text
+    assert "not recorded for launch: the cause" in caplog.text

@@ -55,8 +55,8 @@ def launch(
 
 
 def message(run_dir: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run_dir / "termination").read_text())
-    return found
+    message: dict[str, Any] = json.loads((run_dir / "termination").read_text())
+    return message
 
 
 def test_a_command_that_ends_well_ends_the_pod_well(tmp_path: Path) -> None:
@@ -242,10 +242,10 @@ def test_launch_does_not_import_torch() -> None:
 def test_a_long_cause_is_cut_to_what_kubernetes_keeps(cause: str) -> None:
     encoded = termination_message(End(138, cause), step=3, node_rank=1)
     assert len(encoded) <= TERMINATION_LOG_BYTES
-    found = json.loads(encoded)
-    assert found["exit_code"] == 138
-    assert cause.startswith(found["cause"].removesuffix("…"))
-    assert len(found["cause"]) > 300
+    message = json.loads(encoded)
+    assert message["exit_code"] == 138
+    assert cause.startswith(message["cause"].removesuffix("…"))
+    assert len(message["cause"]) > 300
 
 
 def test_both_versions_of_cgroups_tell_of_memory(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_a_layer_is_named_by_the_end_of_its_name(targets: str, tiny_model_dir: P
 
 def test_a_context_ends_with_the_models_positions(model_dir: Path) -> None:
     change_config(model_dir, max_position_embeddings=1024)
-    complaint = "context_length = 2048, and .* has 1024 positions; lower it to 1024"
+    complaint = "context_length = 2048, but .* has 1024 positions; lower it to 1024"
     assert_refused(recipe_for(model_dir), complaint)
     check_local_model(recipe_for(model_dir, "model.context_length=1024"))
 
@@ -105,7 +105,7 @@ def test_a_model_with_code_of_its_own_is_refused_without_a_question(model_dir: P
     auto_map = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
     change_config(model_dir, model_type="own-model", auto_map=auto_map)
     recipe = recipe_for(model_dir)
-    complaint = "code of its own .* is not run; take a model that transformers implements"
+    complaint = "its own code .* is not run; use a model that transformers implements"
     with pytest.raises(ConfigError, match=complaint):
         check_local_model(recipe)
     with pytest.raises(ConfigError, match=complaint):

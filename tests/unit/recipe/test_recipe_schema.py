@@ -72,4 +72,4 @@ def test_every_field_of_a_recipe_is_described() -> None:
 
     sections = {"Recipe": schema, **schema["$defs"]}
     assert all(section["description"] for section in sections.values())
-    assert [each for name, one in sections.items() for each in undescribed(name, one)] == []
+    assert [field for name, one in sections.items() for field in undescribed(name, one)] == []

@@ -1,4 +1,4 @@
-"""What a completion earns, and what it does not get away with."""
+"""The rewards of completions, including attacks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_public_signatures_need_only_a_completion_and_an_answer() -> None:
     for function, names in ((format_reward, ["completion"]),
                             (correctness_reward, ["completion", "answer"])):  # fmt: skip
         parameters = inspect.signature(function).parameters.values()
-        assert [each.name for each in parameters if each.default is required] == names
+        assert [item.name for item in parameters if item.default is required] == names
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_the_public_signatures_need_only_a_completion_and_an_answer() -> None:
         (line("\u20135"), "-5", (0.5, 1.0)),
         (line("\uff0d5"), "5", (0.5, 0.0)),
         (line("3\u20135"), "5", (0.0, 0.0)),
-        # other digits, notations and expressions are no numbers
+        # other digits, notations and expressions are not numbers
         (line("٤٢"), "42", (0.0, 0.0)),
         (line("４２"), "42", (0.0, 0.0)),
         (line("4²"), "42", (0.0, 0.0)),

@@ -78,7 +78,7 @@ def neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
 def test_a_users_file_may_import_its_neighbour(neighbours: Path) -> None:
     for number, folder in enumerate(("one", "two")):
         sys.modules.pop("neighbour_of_mine", None)
-        sys.path[:] = [each for each in sys.path if not each.startswith(str(neighbours))]
+        sys.path[:] = [path for path in sys.path if not path.startswith(str(neighbours))]
         mine = recipe(rewards={"mine": {"function": f"{neighbours}/{folder}/mine.py:mine"}})
         assert score(build_rewards(mine), "", ROW) == {"mine": float(number)}
 

@@ -214,9 +214,9 @@ def test_a_file_that_vanishes_while_it_is_listed_is_passed_over(
     walk = os.walk
 
     def prune_then(*args: Any, **kwargs: Any) -> Any:
-        found = list(walk(*args, **kwargs))
+        walked = list(walk(*args, **kwargs))
         (tmp_path / "pruned").unlink()
-        return found
+        return walked
 
     monkeypatch.setattr(os, "walk", prune_then)
     assert storage.sizes() == {"kept": 4}
@@ -573,7 +573,7 @@ def test_a_model_that_is_not_in_s3_is_a_configuration_error(
     s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RLVR_CACHE", str(tmp_path))
-    with pytest.raises(ConfigError, match=r"absent holds no files; check the address"):
+    with pytest.raises(ConfigError, match=r"absent does not hold files; check the address"):
         locate_model(ModelSection(name=f"{s3}/absent"))
 
 

@@ -53,7 +53,7 @@ def own_code_message(name: str) -> str:
 
 
 def _check_targets(targets: tuple[str, ...], layers: frozenset[str], name: str) -> None:
-    """Raise ConfigError for a target that is not the end of a layer's name, which is PEFT's rule."""
+    """Raise ConfigError for a target that is not the end of a layer's name (PEFT's rule)."""
     unknown = [
         target
         for target in targets

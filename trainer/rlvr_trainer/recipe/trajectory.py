@@ -105,7 +105,7 @@ def parse_trajectory(text: str, *, origin: str) -> Trajectory:
         return Trajectory(parse_recipe(tree["recipe"], origin=origin), dict(tree["files"]))
     except (ValueError, TypeError, KeyError, ConfigError) as error:
         raise CheckpointError(
-            f"{origin} cannot be read ({error}); train in another run directory"
+            f"{origin} cannot be read ({error}); use another run directory"
         ) from None
 
 

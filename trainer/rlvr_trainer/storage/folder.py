@@ -147,7 +147,7 @@ def _size(path: Path) -> int | None:
 
 
 def _create(path: Path, content: bytes) -> bool:
-    """Create a file where there are no hard links: exclusive, but a reader may see a part."""
+    """Create a file without hard links: exclusive, but a reader may see a part."""
     try:
         with path.open("xb") as file:
             file.write(content)
