@@ -23,9 +23,9 @@ def attempt(run_dir: Path, end: End | None, *, step: int, node_rank: int = 0) ->
 
 def test_an_attempt_leaves_its_cause(tmp_path: Path) -> None:
     assert attempt(tmp_path, LOST, step=4) == LOST
-    (attempt,) = json.loads((tmp_path / "attempts.json").read_text())
-    assert attempt.pop("time") > 0
-    assert attempt == {"step": 4, "exit_code": 138, "cause": LOST.cause}
+    (recorded,) = json.loads((tmp_path / "attempts.json").read_text())
+    assert recorded.pop("time") > 0
+    assert recorded == {"step": 4, "exit_code": 138, "cause": LOST.cause}
 
 
 def test_the_last_attempt_without_progress_is_permanent(tmp_path: Path) -> None:

@@ -52,11 +52,6 @@ class Attempts:
         self._earlier: list[PodAttempt] = []
         self._current: PodAttempt | None = None
 
-    @property
-    def number(self) -> int:
-        """Number of the current attempt, from 1."""
-        return len(self._earlier) + 1
-
     def begin(self, step: int) -> End | None:
         """Record the start of an attempt at the committed step; return an End if none is left."""
         self._earlier = self._read()

@@ -13,10 +13,10 @@ The grammar:
 - **Currency** ($ € £), once, before or after the number, is removed.
 - **Percent** is removed, not divided by: `50%` is 50, and so is `50 percent`.
 - **Units** are removed, never converted: one word of letters, or `square word`; `per word` or
-  `a word` may follow, also where there is no other unit. The text is not a
-  number if a word changes the value (`million`, `dozen`, `trillionths`, `two`), is an ordinal
-  (`5th`), or may be a variable or a multiplier (`3x`, `5k`, `$5 mm`): words of one or two letters,
-  and of three right after the digits, must be in `UNITS`.
+  `a word` may follow, also without another unit. The text is not a number if a word changes the
+  value (`million`, `dozen`, `trillionths`, `two`), is an ordinal (`5th`), or may be a variable or a
+  multiplier (`3x`, `5k`, `$5 mm`): words of one or two letters, and of three right after the
+  digits, must be in `UNITS`.
 - **A full stop** at the end is removed.
 - At most 20 digits, so that every number is finite and every comparison exact.
 """
