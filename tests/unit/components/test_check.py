@@ -163,7 +163,7 @@ def test_who_may_not_delete_may_store_a_run(
 
     check_storage(str(tmp_path))
 
-    assert form.can_write(str(tmp_path))
+    assert form_module.can_write(str(tmp_path))
     assert "the probe stays: grant this identity s3:DeleteObject" in caplog.text
 
 

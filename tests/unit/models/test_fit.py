@@ -97,7 +97,7 @@ def test_every_token_has_an_embedding(model_dir: Path) -> None:
     num_rows = len(tokenizer)
     tokenizer.add_tokens(["<think>", "</think>"])
     tokenizer.save_pretrained(model_dir)
-    complaint = f"ids up to {num_rows + 1}, but the model's embedding {num_rows} rows"
+    complaint = f"ids up to {num_rows + 1}, but the model's embedding has {num_rows} rows"
     assert_refused(recipe_for(model_dir), complaint)
 
 

@@ -125,7 +125,7 @@ def test_the_batch_is_that_of_all_processes() -> None:
     ("override", "world_size", "words"),
     [
         ("grpo.generation_batch_size=96", 4, "take a multiple of 64"),
-        ("grpo.steps_per_generation=1", 1, "no whole groups of sampling.num_generations = 32"),
+        ("grpo.steps_per_generation=1", 1, "not whole groups of sampling.num_generations = 32"),
     ],
 )
 def test_a_batch_that_does_not_divide_is_refused(
