@@ -18,15 +18,14 @@ from rlvr_components.jobs import Owner
 from rlvr_components.kubernetes.access import SERVICE_ACCOUNT
 from rlvr_components.platform.settings import Platform
 from rlvr_trainer.errors import ConfigError, RLVRError
-from rlvr_trainer.storage.open import S3_SCHEME, Storage
+from rlvr_trainer.storage import S3_SCHEME, Storage
+from rlvr_trainer.variables import NAMESPACE_VARIABLE, RUN_ID_VARIABLE
 
 logger = logging.getLogger(__name__)
 
 Place = Literal["local", "pytorchjob", "trainjob"]
 """Backend of the model steps."""
 
-RUN_ID_VARIABLE = "RLVR_RUN_ID"
-NAMESPACE_VARIABLE = "RLVR_NAMESPACE"
 POD_NAME_VARIABLE, POD_UID_VARIABLE = "KFP_POD_NAME", "KFP_POD_UID"
 """Set by Kubeflow Pipelines for every step."""
 

@@ -11,10 +11,6 @@ UI_VARIABLE = "KF_PIPELINES_UI_ENDPOINT"
 TOKEN_PATH_VARIABLE = "KF_PIPELINES_SA_TOKEN_PATH"
 """Variables of kfp."""
 
-TOKEN_VARIABLE = "RLVR_KUBEFLOW_TOKEN"
-COOKIES_VARIABLE = "RLVR_KUBEFLOW_COOKIES"
-"""Variables that kfp does not have. A secret is never an option, which `ps` would show."""
-
 
 @dataclass(frozen=True)
 class AccessOptions:

@@ -22,7 +22,7 @@ from rlvr_components.platform.settings import Platform
 from rlvr_pipelines.pipeline.package import compile_package
 from rlvr_trainer.data import prepare
 from rlvr_trainer.recipe.reader import load_recipe
-from rlvr_trainer.storage.open import open_storage
+from rlvr_trainer.storage import open_storage
 
 from .conftest import S3, Kubectl
 

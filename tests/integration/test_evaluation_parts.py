@@ -92,4 +92,6 @@ def test_a_part_that_fails_says_why_and_one_that_was_sent_is_not_done_again(
     first = start_node(run_dir, 0)
     first.communicate(timeout=120)
     assert first.returncode == 3
-    assert "holds no prepared data" in json.loads((run_dir / "end-0.json").read_text())["cause"]
+    assert (
+        "does not hold prepared data" in json.loads((run_dir / "end-0.json").read_text())["cause"]
+    )

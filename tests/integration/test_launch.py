@@ -23,7 +23,7 @@ from rlvr_trainer.api import prepare
 from rlvr_trainer.recipe.reader import load_recipe
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.run_dir import checkpoint, remote_checkpoint
-from rlvr_trainer.storage.open import Storage, open_storage
+from rlvr_trainer.storage import Storage, open_storage
 
 REWARD = "def vowels(completion, row):\n    return sum(c in 'aeiou' for c in completion) / 40\n"
 

@@ -26,10 +26,12 @@ from rlvr_trainer.error_mapping import to_rlvr_error
 from rlvr_trainer.errors import CheckpointError, ConfigError, PlatformError, RLVRError
 from rlvr_trainer.launch import pod
 from rlvr_trainer.launch.attempt_budget import Attempts
-from rlvr_trainer.launch.rank_outcomes import RANK_ENDS_VARIABLE, read_rank_ends
+from rlvr_trainer.launch.rank_outcomes import read_rank_ends
+from rlvr_trainer.recipe.reader import load_recipe
 from rlvr_trainer.recipe.schema import ModelSection
-from rlvr_trainer.recipe.trajectory import TRAINER_STATE
+from rlvr_trainer.recipe.trajectory import TRAINER_STATE, is_last
 from rlvr_trainer.run_dir import checkpoint
+from rlvr_trainer.variables import RANK_ENDS_VARIABLE
 
 REVISION = "a" * 40
 
@@ -161,16 +163,16 @@ def test_a_checkpoint_that_a_disk_does_not_give_now_is_not_taken_for_damaged(
     staged.mkdir()
     (staged / "weights").write_bytes(b"weights")
     (staged / TRAINER_STATE).write_text("{}")
-    path = checkpoint.commit(staged, tmp_path, step=2, recipe_hash="h", world_size=1).path
+    path = checkpoint.commit(staged, tmp_path, step=2, world_size=1).path
 
     def stale(*_: object, **__: object) -> str:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
     monkeypatch.setattr(Path, "read_text", stale)
     with pytest.raises(PlatformError, match="Stale file handle"):
-        checkpoint.newest(tmp_path, recipe_hash="h")
+        checkpoint.newest(tmp_path)
     with pytest.raises(PlatformError, match="Stale file handle"):
-        checkpoint.is_last(path)
+        is_last(path, load_recipe("arithmetic"))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What runs where the model is, and all that is pure: recipes, tasks, rewards, evaluation.
+"""Train and evaluate by a recipe: tasks, rewards, GRPO, evaluation and report.
 
 Names load on first use: importing this package imports neither torch nor pydantic.
 """

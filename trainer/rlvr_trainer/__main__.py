@@ -1,11 +1,11 @@
-"""`python -m rlvr_trainer`: what a pod and the local job run.
+"""Run `python -m rlvr_trainer`, the program of pods and of the local job.
 
     train --run-dir DIR      train a folder's recipe on its data; alone, or as a rank of torchrun
-    evaluate --run-dir DIR   evaluate a folder's recipe on its data; one part of it, or a node's
-    launch --run URI         what a pod runs: fetch, train on all nodes, commit, say why it ended
+    evaluate --run-dir DIR   evaluate a folder's recipe on its data; one part, or those of a node
+    launch --run URI         run a pod: fetch, train on all nodes, commit, report the termination
 
-All end with an exit code of `errors.py`: 0 only when the last step is committed, 143 when a signal
-stopped it after a commit, otherwise the error's own.
+Exit codes: 0 if the last step is committed, 143 if a signal stopped it after a commit, otherwise
+that of the error (`errors.py`).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from rlvr_trainer import __version__
 from rlvr_trainer.error_mapping import to_rlvr_error
 from rlvr_trainer.errors import EXIT_PREEMPTED
 from rlvr_trainer.evaluation.shards import parse_shard
-from rlvr_trainer.launch.node_run_dir import read_recipe
-from rlvr_trainer.launch.pod import RUN_DIR_VARIABLE, Options, add_arguments, launch
+from rlvr_trainer.launch.pod import Options, add_arguments, launch
 from rlvr_trainer.launch.rank_outcomes import record_error, record_preempted, was_launched
 from rlvr_trainer.log import configure_logging
-from rlvr_trainer.run_dir.events import EVENTS_VARIABLE
+from rlvr_trainer.run_dir.layout import DATA, METRICS, read_recipe
+from rlvr_trainer.variables import EVENTS_VARIABLE, RUN_DIR_VARIABLE
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     train = verbs.add_parser("train", help="train the run directory's recipe on its data")
-    # torchrun takes `--run` for one of its own options, cut short; under it, write --run-dir
+    # torchrun takes `--run` for an abbreviation of its own options; under it, use --run-dir
     train.add_argument(
         *("--run", "--run-dir"),
         dest="run_dir",
@@ -65,12 +65,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _train(run_dir: Path) -> int:
     recipe = read_recipe(run_dir)
-    os.environ.setdefault(EVENTS_VARIABLE, str(run_dir / "metrics.jsonl"))
+    os.environ.setdefault(EVENTS_VARIABLE, str(run_dir / METRICS))
     if os.environ.get("RANK", "0") != "0":
-        del os.environ[EVENTS_VARIABLE]  # one rank speaks for all
+        del os.environ[EVENTS_VARIABLE]  # only rank 0 emits events
     from rlvr_trainer.api import train
 
-    if train(recipe, run_dir, run_dir / "data"):
+    if train(recipe, run_dir, run_dir / DATA):
         return 0
     record_preempted()
     # torchrun would end the other ranks of the node if this one failed
@@ -78,7 +78,7 @@ def _train(run_dir: Path) -> int:
 
 
 def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `evaluate`."""
+    """Add the options of `evaluate`."""
     add = parser.add_argument
     add(
         "--run-dir",
@@ -88,15 +88,15 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="the run directory; under launch, its own",
     )
-    add("--label", choices=("before", "after"), required=True, help="of the model: training")
-    add("--adapter", default="", metavar="URI", help="a folder or s3://…; none: the base model")
-    add("--shard", metavar="R/N", help="one part only; none: the parts of this node")
+    add("--label", choices=("before", "after"), required=True, help="before or after training")
+    add("--adapter", default="", metavar="URI", help="a folder or s3://…; default: the base model")
+    add("--shard", metavar="R/N", help="one part only; default: the parts of this node")
     add(
         "--shards-per-node",
         type=int,
         default=1,
         metavar="N",
-        help="parts that a node evaluates side by side, a GPU each (default %(default)s)",
+        help="parts that a node evaluates in parallel, one on each GPU (default %(default)s)",
     )
 
 

@@ -1,4 +1,4 @@
-"""The steps of the pipeline as plain functions; components and the command line call these."""
+"""Run the steps of the pipeline as plain functions."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rlvr_trainer.errors import RLVRError
+from rlvr_trainer.phases import EVALUATION_PHASES, Label, Phase
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.run_dir.events import emit, read_events
+from rlvr_trainer.run_dir.layout import ADAPTER, EVALUATION, REPORT, SAMPLES
 
 if TYPE_CHECKING:
     from rlvr_trainer.data import Manifest
     from rlvr_trainer.evaluation.outcome import Evaluation, Shares
 
-# torch takes seconds to import; each step imports what it needs once it is called.
+# torch takes seconds to import; each step imports what it needs when it is called.
 
 
 def prepare(recipe: Recipe, data_dir: Path) -> Manifest:
@@ -25,13 +27,13 @@ def prepare(recipe: Recipe, data_dir: Path) -> Manifest:
     from rlvr_trainer.models.fit import check_local_model
     from rlvr_trainer.models.load import load_tokenizer
 
-    with _phase("prepare") as found:
+    with _phase("prepare") as results:
         check_local_model(recipe)
         tokenizer = load_tokenizer(recipe.model)
         manifest = prepare_data(
             recipe, data_dir, count_tokens=lambda text: len(tokenizer(text=text)["input_ids"])
         )
-        found["counts"] = manifest["counts"]
+        results["counts"] = manifest["counts"]
     return manifest
 
 
@@ -40,25 +42,25 @@ def evaluate(
     data_dir: Path,
     output_dir: Path,
     *,
-    label: Literal["before", "after"],
+    label: Label,
     adapter_dir: Path | None = None,
 ) -> Shares:
     """Write `output_dir`/samples.jsonl and return its headline shares."""
     from rlvr_trainer.evaluation.evaluate_model import evaluate_model
 
-    with _phase("evaluate-base" if label == "before" else "evaluate-trained") as found:
+    with _phase(EVALUATION_PHASES[label]) as results:
         shares = evaluate_model(recipe, data_dir, output_dir, label=label, adapter_dir=adapter_dir)
-        found.update(shares)
+        results.update(shares)
     return shares
 
 
 def train(recipe: Recipe, run_dir: Path, data_dir: Path) -> bool:
-    """Train and write `run_dir`/adapter; False when stopped by a signal after a commit."""
+    """Train and write `run_dir`/adapter; return False if a signal stopped it after a commit."""
     from rlvr_trainer.grpo.training import train as train_model
 
-    with _phase("train") as found:
+    with _phase("train") as results:
         finished = train_model(recipe, run_dir, data_dir)
-        found["preempted"] = not finished
+        results["preempted"] = not finished
     return finished
 
 
@@ -76,9 +78,9 @@ def compare(
     from rlvr_trainer.evaluation.outcome import read_samples, write_json, write_samples
     from rlvr_trainer.report import render_report, write_report
 
-    with _phase("report") as found:
-        before = read_samples(before_dir / "samples.jsonl")
-        after = read_samples(after_dir / "samples.jsonl")
+    with _phase("report") as results:
+        before = read_samples(before_dir / SAMPLES)
+        after = read_samples(after_dir / SAMPLES)
         pass_at_k = recipe.evaluation.pass_at_k
         evaluation = compare_samples(
             before,
@@ -87,8 +89,8 @@ def compare(
             k=pass_at_k.k if pass_at_k else (),
         )
         output_dir.mkdir(parents=True, exist_ok=True)
-        write_json(output_dir / "evaluation.json", evaluation)
-        write_samples(output_dir / "samples.jsonl", [*before, *after])
+        write_json(output_dir / EVALUATION, evaluation)
+        write_samples(output_dir / SAMPLES, [*before, *after])
         html = render_report(
             recipe=recipe.model_dump(mode="json"),
             manifest=load_manifest(data_dir),
@@ -96,25 +98,25 @@ def compare(
             evaluation=evaluation,
             samples=[*before, *after],
         )
-        write_report(output_dir / "report.html", html)
-        found["verdict"] = evaluation["verdict"]
+        write_report(output_dir / REPORT, html)
+        results["verdict"] = evaluation["verdict"]
     return evaluation
 
 
 def adapter_to(run_dir: Path, target: Path) -> None:
     """Copy the trained adapter of a run directory to `target`."""
-    shutil.copytree(run_dir / "adapter", target, dirs_exist_ok=True)
+    shutil.copytree(run_dir / ADAPTER, target, dirs_exist_ok=True)
 
 
 @contextmanager
-def _phase(name: str) -> Iterator[dict[str, Any]]:
-    """Events at the start and at the end of a phase, the latter with what it found."""
-    found: dict[str, Any] = {}
+def _phase(name: Phase) -> Iterator[dict[str, Any]]:
+    """Emit events at the start and at the end of a phase, the latter with its results."""
+    results: dict[str, Any] = {}
     emit("phase", phase=name, state="started")
     try:
-        yield found
+        yield results
     except BaseException as error:
-        with suppress(RLVRError):  # a disk that is full may well be the cause
-            emit("phase", phase=name, state="failed", message=str(error), **found)
+        with suppress(RLVRError):  # a full disk may be the cause
+            emit("phase", phase=name, state="failed", message=str(error), **results)
         raise
-    emit("phase", phase=name, state="finished", **found)
+    emit("phase", phase=name, state="finished", **results)

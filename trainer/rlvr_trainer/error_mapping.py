@@ -1,8 +1,8 @@
-"""The one place that turns an exception into an error of ours, and so into an exit code.
+"""Map any exception to an RLVRError, and so to an exit code.
 
-The rank, the pod, the step and the command line all end through `to_rlvr_error`. An exception of a
-library is judged with all that it was raised from: torch's writer reports a full disk as a
-RuntimeError, the Hugging Face hub reports a missing network as a missing file.
+The rank, the pod, the step and the command line all use `to_rlvr_error`. The causes of an exception
+count as well: torch's writer reports a full disk as a RuntimeError, the Hugging Face hub a missing
+network as a missing file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rlvr_trainer.errors import PlatformError, RLVRError
 from rlvr_trainer.storage.atomic_files import DISK_ERRNOS, FULL_ERRNOS, NETWORK_ERRNOS, disk_error
 
 TORCH_WRITER_WORDS = ("pytorchstreamwriter failed writing", "inline_container.cc", "unexpected pos")
-"""torch.save keeps no errno of a write that failed."""
+"""Messages of torch.save, which has no errno, for a failed write."""
 
 NETWORK_CLASSES = {
     "ConnectTimeoutError",
@@ -28,11 +28,11 @@ NETWORK_CLASSES = {
     "Timeout",
     "TransportError",
 }
-"""Base classes of httpx, requests and urllib3; known by name, so that nothing here imports them."""
+"""Base classes of httpx, requests and urllib3; by name, to avoid importing them."""
 
 PASSING_STATUSES = {408, 429, 500, 502, 503, 504}
 OFFLINE = "OfflineModeIsEnabled"
-"""The hub's own ConnectionError where HF_HUB_OFFLINE is set: another attempt gets it again."""
+"""The hub's ConnectionError if HF_HUB_OFFLINE is set; a retry gets it again."""
 
 PEER_CLASSES = {"DistBackendError", "DistNetworkError", "DistStoreError"}
 """Classes of torch.distributed."""
@@ -46,7 +46,7 @@ PEER_WORDS = (
     "timed out waiting",
     "nccl communicator was aborted",
     "connectfullmesh failed",
-    "read error",  # gloo's, when a socket breaks between two messages
+    "read error",  # from gloo, if a socket breaks between two messages
 )
 
 HARDWARE_WORDS = (
@@ -56,16 +56,16 @@ HARDWARE_WORDS = (
     "fallen off the bus",
     "all cuda-capable devices are busy or unavailable",
 )
-"""CUDA's messages about a broken GPU: another node's may work, and this one's is repaired."""
+"""CUDA's messages about a broken GPU; another node may work."""
 
 
 def to_rlvr_error(
     error: BaseException, where: Path | None = None, *, hint: str = "the log has its traceback"
 ) -> RLVRError:
-    """Return the error itself if it is ours, else the one of ours that it amounts to.
+    """Return the error itself if it is an RLVRError, else the matching one.
 
-    `where` is the folder to name when the exception names no file, `hint` the advice for one that
-    nobody expected.
+    `where` is the folder to name if the exception does not name a file, `hint` the advice for an
+    unexpected one.
     """
     if isinstance(error, RLVRError):
         return error
@@ -79,23 +79,23 @@ def passing_error(
 ) -> PlatformError | None:
     """Return a PlatformError for a failure of disk, network, GPU or peer; None for any other.
 
-    Such a failure may not come back, so that another attempt is worth it. `source` is what was
-    loaded over the network.
+    Such a failure may not occur again, so a retry is worthwhile. `source` is what was loaded over
+    the network.
     """
     chain = list(_chain(error))
-    for each in chain:
-        if found := _disk_failure(each, where):
-            return found
-    for each in chain:
-        if found := _network_failure(each, source):
-            return found
+    for cause in chain:
+        if failure := _disk_failure(cause, where):
+            return failure
+    for cause in chain:
+        if failure := _network_failure(cause, source):
+            return failure
     if is_peer_failure(error) or is_hardware_failure(error):
         return PlatformError(f"{type(error).__name__}: {error}")
     return None
 
 
 def is_peer_failure(error: BaseException) -> bool:
-    """Return whether the error only says that another rank is gone."""
+    """Return True if the error only reports that another rank is gone."""
     if isinstance(error, RLVRError):
         return False
     if type(error).__name__ in PEER_CLASSES:
@@ -104,12 +104,12 @@ def is_peer_failure(error: BaseException) -> bool:
 
 
 def is_hardware_failure(error: BaseException) -> bool:
-    """Return whether the error says that a GPU is broken."""
+    """Return True if the error reports a broken GPU."""
     return _is_runtime_error_with(error, HARDWARE_WORDS)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield the error and those that it was raised from, as a traceback shows them."""
+    """Yield the error and its causes, as a traceback shows them."""
     current: BaseException | None = error
     seen: set[int] = set()
     while current is not None and id(current) not in seen:
@@ -123,14 +123,14 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _disk_failure(error: BaseException, where: Path | None) -> PlatformError | None:
     number = error.errno if isinstance(error, OSError) else None
     if number not in DISK_ERRNOS:  # a library's text, or shutil.Error's list of texts
-        number = next((each for each in DISK_ERRNOS if os.strerror(each) in str(error)), None)
+        number = next((code for code in DISK_ERRNOS if os.strerror(code) in str(error)), None)
     reason = os.strerror(number) if number else str(error)
     if number is None and not _is_runtime_error_with(error, TORCH_WRITER_WORDS):
         return None
     doing: Literal["written", "read"] = "written" if number in {None, *FULL_ERRNOS} else "read"
     file = Path(getattr(error, "filename", None) or where or "a file")
-    found = disk_error(file, OSError(number or min(FULL_ERRNOS), reason), doing=doing)
-    return found if isinstance(found, PlatformError) else None
+    failure = disk_error(file, OSError(number or min(FULL_ERRNOS), reason), doing=doing)
+    return failure if isinstance(failure, PlatformError) else None
 
 
 def _network_failure(error: BaseException, source: str) -> PlatformError | None:
@@ -138,7 +138,7 @@ def _network_failure(error: BaseException, source: str) -> PlatformError | None:
     is_passing = (
         isinstance(error, ConnectionError | TimeoutError | socket.gaierror)
         or (isinstance(error, OSError) and error.errno in NETWORK_ERRNOS)
-        or bool({each.__name__ for each in type(error).__mro__} & NETWORK_CLASSES)
+        or bool({kind.__name__ for kind in type(error).__mro__} & NETWORK_CLASSES)
         or getattr(response, "status_code", None) in PASSING_STATUSES
     )
     if not is_passing or OFFLINE in f"{type(error).__name__} {error}":
@@ -157,4 +157,4 @@ def _first_line(error: BaseException) -> str:
 
 def _is_runtime_error_with(error: BaseException, words: tuple[str, ...]) -> bool:
     message = str(error).lower()
-    return isinstance(error, RuntimeError) and any(each in message for each in words)
+    return isinstance(error, RuntimeError) and any(word in message for word in words)

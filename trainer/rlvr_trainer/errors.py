@@ -1,4 +1,4 @@
-"""The errors that a user can meet, each with the exit code that a process ends with.
+"""Define the errors that are meant for the user, each with an exit code.
 
     RLVRError                1    unexpected
     ├── ConfigError          2    the recipe or the command line
@@ -19,7 +19,7 @@ EXIT_PREEMPTED = 143
 
 
 class RLVRError(Exception):
-    """Base of all errors whose message is meant for the user; shown without a traceback."""
+    """Base of all errors that are shown to the user without a traceback."""
 
     exit_code = 1
 
@@ -37,7 +37,7 @@ class DataError(RLVRError):
 
 
 class CheckpointError(RLVRError):
-    """There are checkpoints, but none that can be continued from."""
+    """There are checkpoints, but none to resume from."""
 
     exit_code = 4
 
@@ -49,7 +49,7 @@ class RewardError(RLVRError):
 
 
 class Diverged(RLVRError):
-    """The logits are not finite, or the loss was not for several steps in a row."""
+    """The logits, or the loss of several steps in a row, are not finite."""
 
     exit_code = 6
 

@@ -1,4 +1,4 @@
-"""Publishing what a run trained: an adapter, the model with it merged in, or all weights."""
+"""Publish what a run trained: an adapter, the merged model or all weights."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from rlvr_trainer.errors import ConfigError, PlatformError
 from rlvr_trainer.evaluation.comparison_tables import shots_table
 from rlvr_trainer.models import load_adapter, load_model, load_tokenizer
 from rlvr_trainer.models.load import ADAPTER_CONFIG
-from rlvr_trainer.recipe.reader import parse_recipe
 from rlvr_trainer.recipe.schema import EMBEDDED_PREFIX, ModelSection, Recipe
+from rlvr_trainer.run_dir.layout import ADAPTER, EVALUATION, RECIPE, read_recipe
 from rlvr_trainer.tables import markdown
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 def publish(run_dir: Path, output_dir: Path, *, merge: bool) -> Path:
     """Write the adapter of `run_dir`, the merged model or all weights, with a card.
 
-    It is written aside and renamed when whole. Raises ConfigError, PlatformError.
+    Raises ConfigError, PlatformError.
     """
-    recipe, adapter_dir = _read_recipe(run_dir), run_dir / "adapter"
+    recipe, adapter_dir = read_recipe(run_dir), run_dir / ADAPTER
     if not (adapter_dir / "tokenizer.json").is_file():
-        raise ConfigError(f"{run_dir} has no trained adapter yet; `rlvr run` makes one")
+        raise ConfigError(f"{run_dir} does not have a trained adapter yet; run `rlvr run`")
     if output_dir.exists() and any(output_dir.iterdir()):
         raise ConfigError(f"{output_dir} is not empty; name another directory")
     try:
@@ -45,7 +45,7 @@ def publish(run_dir: Path, output_dir: Path, *, merge: bool) -> Path:
                 if recipe.lora:
                     _name_base(aside / ADAPTER_CONFIG, recipe.model)
             (aside / "README.md").write_text(_card(recipe, run_dir, merge=merge), "utf-8")
-            shutil.copyfile(run_dir / "recipe.json", aside / "recipe.json")
+            shutil.copyfile(run_dir / RECIPE, aside / RECIPE)
             os.replace(aside, output_dir)
     except OSError as error:
         raise PlatformError(
@@ -56,10 +56,10 @@ def publish(run_dir: Path, output_dir: Path, *, merge: bool) -> Path:
 
 
 def merged_model(recipe: Recipe, adapter_dir: Path) -> PreTrainedModel:
-    """The model with the adapter's update added to its weights, in the recipe's type.
+    """Return the model with the adapter's update added to its weights, in the recipe's type.
 
-    A quantised model is unpacked first, as it was while training: the update is right for those
-    weights, not for the original ones. Logits equal the adapter model's up to the rounding of the
+    A quantised model is unpacked first, as in training: the update fits those weights, not the
+    original ones. Logits equal the adapter model's up to the rounding of the
     sum to the recipe's type (1e-4 in fp32).
     """
     model = load_model(recipe.model, recipe.quantization)
@@ -70,15 +70,8 @@ def merged_model(recipe: Recipe, adapter_dir: Path) -> PreTrainedModel:
     return merged.to(torch.bfloat16 if recipe.model.dtype == "bf16" else torch.float32)
 
 
-def _read_recipe(run_dir: Path) -> Recipe:
-    try:
-        return parse_recipe(json.loads((run_dir / "recipe.json").read_text("utf-8")))
-    except (OSError, ValueError):
-        raise ConfigError(f"{run_dir} is not a run directory (no readable recipe.json)") from None
-
-
 def _name_base(config_file: Path, model: ModelSection) -> None:
-    """Name the base as the recipe does, in place of the folder that it was loaded from."""
+    """Name the base as the recipe does, not by the folder from which it was loaded."""
     try:
         config = json.loads(config_file.read_text("utf-8"))
     except ValueError as error:
@@ -90,7 +83,7 @@ def _name_base(config_file: Path, model: ModelSection) -> None:
 
 
 def _public_name(model: ModelSection) -> str:
-    """Return a name that says nothing about this machine: of a directory, its last part."""
+    """Return a name without the paths of this machine."""
     if model.is_hub_id or model.name.startswith((EMBEDDED_PREFIX, "s3://")):
         return model.name
     return Path(model.name).name
@@ -109,13 +102,13 @@ def _card(recipe: Recipe, run_dir: Path, *, merge: bool) -> str:
         f"# {recipe.name}\n\n{recipe.description}\n\n"
         f"{kind} of `{base}`{f' at `{recipe.model.revision}`' if recipe.model.revision else ''}, "
         f"trained by GRPO with verifiable rewards ({', '.join(recipe.rewards)}).\n"
-        f"Recipe `{recipe.hash}` lies beside this card.\n\n{_results(run_dir)}"
+        f"Recipe `{recipe.hash}` is beside this card.\n\n{_results(run_dir)}"
     )
 
 
 def _results(run_dir: Path) -> str:
     try:
-        evaluation: dict[str, Any] = json.loads((run_dir / "evaluation.json").read_text("utf-8"))
+        evaluation: dict[str, Any] = json.loads((run_dir / EVALUATION).read_text("utf-8"))
     except (OSError, ValueError):
         return "It has not been evaluated.\n"
     return f"{evaluation['verdict']}\n\n{markdown(shots_table(evaluation))}\n"

@@ -1,4 +1,4 @@
-"""How a step or a job logs."""
+"""Configure the log of a step or a job."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 
 FORMAT = "%(levelname)s %(name)s: %(message)s"
 CHATTY = ("botocore", "httpx", "urllib3")
-"""Libraries that tell of each client and request: a log of hours is full of them."""
+"""Libraries that log every client and request."""
 
 
 def configure_logging() -> None:

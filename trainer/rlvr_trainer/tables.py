@@ -1,4 +1,4 @@
-"""Tables: one model, written as lines for a terminal, as Markdown, or by the report's template."""
+"""Render tables as lines for a terminal and as Markdown."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Cell(NamedTuple):
-    """A value and what qualifies it: an interval, a remark."""
+    """A value with an interval or a remark."""
 
     text: str
     detail: str = ""
@@ -19,14 +19,14 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under their heads; the first cell of a row names it."""
+    """Rows below their heads; the first cell of a row names it."""
 
     heads: Sequence[str]
     rows: Sequence[Sequence[object]]
 
 
 def columns(rows: Iterable[Sequence[object]]) -> list[str]:
-    """Write rows as lines with aligned columns, as kubectl does."""
+    """Render rows as lines with aligned columns, as kubectl does."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
@@ -36,12 +36,12 @@ def columns(rows: Iterable[Sequence[object]]) -> list[str]:
 
 
 def text(table: Table) -> str:
-    """Write the table for a terminal."""
+    """Render the table for a terminal."""
     return "\n".join(columns([table.heads, *table.rows]))
 
 
 def markdown(table: Table, align: str = "---:") -> str:
-    """Write the table as Markdown; `align` is the rule below all heads but the first."""
+    """Render the table as Markdown; `align` is the rule below all heads but the first."""
     rules = ["---", *[align] * (len(table.heads) - 1)]
     rows = [table.heads, rules, *([_escaped(str(cell)) for cell in row] for row in table.rows)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

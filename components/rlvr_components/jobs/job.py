@@ -12,7 +12,8 @@ from typing import Any, Literal, Protocol
 
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.recipe.trajectory import training_hash
-from rlvr_trainer.run_dir.events import EVENTS_VARIABLE
+from rlvr_trainer.run_dir.layout import METRICS
+from rlvr_trainer.variables import EVENTS_VARIABLE
 
 ALLOWED_ENVIRONMENT = (
     "HF_HUB_OFFLINE",
@@ -219,7 +220,7 @@ def training_job(
         command=("python", "-m", "rlvr_trainer", verb, "--run", str(run_dir)),
         run_dir=str(run_dir),
         resources=Resources(gpus_per_node=num_gpus),
-        env={**allowed_environment(environment), EVENTS_VARIABLE: str(run_dir / "metrics.jsonl")},
+        env={**allowed_environment(environment), EVENTS_VARIABLE: str(run_dir / METRICS)},
     )
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.recipe.suggest import did_you_mean
+from rlvr_trainer.variables import CONTEXT_VARIABLE
 
 if TYPE_CHECKING:
     import ssl
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from urllib3 import PoolManager
 
 KUBECONFIG_VARIABLE = "KUBECONFIG"
-CONTEXT_VARIABLE = "RLVR_KUBE_CONTEXT"
-"""The kubeconfig's context that `use_context` chose, for this process and those it starts."""
 HOST_VARIABLE = "KUBERNETES_SERVICE_HOST"
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 LOGIN_METHODS = ("exec", "auth-provider")

@@ -10,9 +10,9 @@ import os
 from dataclasses import dataclass
 
 from rlvr_trainer import __version__
+from rlvr_trainer.variables import IMAGE_PREFIX_VARIABLE
 
-PREFIX_VARIABLE = "RLVR_IMAGE_PREFIX"
-_PREFIX = os.environ.get(PREFIX_VARIABLE, "").rstrip("/")
+_PREFIX = os.environ.get(IMAGE_PREFIX_VARIABLE, "").rstrip("/")
 
 
 def _image(name: str) -> str:

@@ -21,7 +21,7 @@ from rlvr_trainer.errors import ConfigError, RLVRError
 from rlvr_trainer.recipe.reader import load_recipe, shipped_recipes
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.recipe.suggest import did_you_mean
-from rlvr_trainer.storage.open import S3_SCHEME, Storage, open_storage
+from rlvr_trainer.storage import S3_SCHEME, Storage, open_storage
 
 logger = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from rlvr_trainer.evaluation.outcome import count
 from rlvr_trainer.recipe.batch import batch_of
 from rlvr_trainer.recipe.parts import recipe_part
 from rlvr_trainer.recipe.schema import Recipe
-from rlvr_trainer.storage.open import S3_SCHEME, open_storage
+from rlvr_trainer.storage import S3_SCHEME, open_storage
 from rlvr_trainer.tables import Table, markdown
 
 

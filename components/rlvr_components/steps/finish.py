@@ -20,7 +20,7 @@ from rlvr_components.pipeline_run import (
 )
 from rlvr_components.steps.run_outcome import read_outcome
 from rlvr_trainer.errors import RLVRError
-from rlvr_trainer.storage.open import open_storage
+from rlvr_trainer.storage import open_storage
 
 logger = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from rlvr_components.jobs.local_process import LocalBackend
 from rlvr_trainer.launch.operator_environment import num_gpus
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.run_dir.events import read_events
+from rlvr_trainer.run_dir.layout import DATA, RECIPE
 from rlvr_trainer.storage.atomic_files import write_text
 
 METRICS = ("reward", "reward_std", "loss", "kl", "entropy", "completions/mean_length")
@@ -20,8 +21,8 @@ METRICS = ("reward", "reward_std", "loss", "kl", "entropy", "completions/mean_le
 def train_locally(recipe: Recipe, run_dir: Path, data_dir: Path) -> None:
     """Write recipe and data to the run directory, and train there. Raises JobFailed."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    write_text(run_dir / "recipe.json", recipe.model_dump_json(indent=2) + "\n")
-    replace_folder(data_dir, run_dir / "data")
+    write_text(run_dir / RECIPE, recipe.model_dump_json(indent=2) + "\n")
+    replace_folder(data_dir, run_dir / DATA)
     launch(LocalBackend(), training_job(recipe, run_dir, os.environ, num_gpus=num_gpus()))
 
 

@@ -18,9 +18,10 @@ from rlvr_components.steps.remote_step import (
 )
 from rlvr_trainer import api
 from rlvr_trainer.evaluation.outcome import Shares, headline, write_samples
-from rlvr_trainer.launch.node_run_dir import ADAPTER
+from rlvr_trainer.phases import EVALUATION_LABELS
 from rlvr_trainer.recipe.schema import Recipe
-from rlvr_trainer.run_dir.metrics_log import METRICS, read_metrics
+from rlvr_trainer.run_dir.layout import ADAPTER, METRICS, SAMPLES
+from rlvr_trainer.run_dir.metrics_log import read_metrics
 
 
 def evaluate(
@@ -44,7 +45,7 @@ def evaluate(
             recipe,
             data_dir,
             samples_dir,
-            label="before" if step == "evaluate-base" else "after",
+            label=EVALUATION_LABELS[step],
             adapter_dir=adapter_dir,
         )
     site = open_site(storage, task_config)
@@ -56,7 +57,7 @@ def evaluate(
         adapter_dir=adapter_dir,
         adapter_uri=site.adapter_uri(adapter.uri) if adapter is not None else "",
     )
-    write_samples(samples_dir / "samples.jsonl", samples)
+    write_samples(samples_dir / SAMPLES, samples)
     return headline(samples, recipe)
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from rlvr_components.pipeline_run import run_id
 from rlvr_trainer.recipe.schema import Recipe
+from rlvr_trainer.run_dir.layout import ADAPTER, EVALUATION, RECIPE
+from rlvr_trainer.storage import open_storage
 from rlvr_trainer.storage.atomic_files import write_text
-from rlvr_trainer.storage.open import open_storage
 
 
 def publish_model(
@@ -24,9 +25,9 @@ def publish_model(
 
     with tempfile.TemporaryDirectory() as temporary:
         run_dir, model = Path(temporary, "run"), Path(temporary, "model")
-        write_text(run_dir / "recipe.json", recipe.model_dump_json(indent=2) + "\n")
-        shutil.copytree(adapter_dir, run_dir / "adapter")
-        shutil.copyfile(evaluation, run_dir / "evaluation.json")
+        write_text(run_dir / RECIPE, recipe.model_dump_json(indent=2) + "\n")
+        shutil.copytree(adapter_dir, run_dir / ADAPTER)
+        shutil.copyfile(evaluation, run_dir / EVALUATION)
         publish(run_dir, model, merge=merge)
         target = open_storage(f"{uri.rstrip('/')}/{recipe.name}/{run_id()}")
         target.upload_dir(model, "")

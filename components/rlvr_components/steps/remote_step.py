@@ -34,12 +34,14 @@ from rlvr_components.steps.task_config import merge_task_config
 from rlvr_trainer.errors import ConfigError, RLVRError
 from rlvr_trainer.evaluation.outcome import headline, parse_samples
 from rlvr_trainer.evaluation.shards import Shard, batches, evaluated_rows, join
-from rlvr_trainer.launch.node_run_dir import ADAPTER, ADAPTER_URI_VARIABLE
+from rlvr_trainer.phases import EVALUATION_LABELS
 from rlvr_trainer.recipe.batch import batch_of
 from rlvr_trainer.recipe.named_files import file_digests
 from rlvr_trainer.recipe.schema import Recipe
-from rlvr_trainer.run_dir.events import EVENTS_VARIABLE, emit, read_events
-from rlvr_trainer.storage.open import S3_SCHEME, Storage, open_storage
+from rlvr_trainer.run_dir.events import emit, read_events
+from rlvr_trainer.run_dir.layout import ADAPTER
+from rlvr_trainer.storage import S3_SCHEME, Storage, open_storage
+from rlvr_trainer.variables import ADAPTER_URI_VARIABLE, EVENTS_VARIABLE
 
 COPIED = ("step", "evaluation", "checkpoint")
 """Events of a job's progress; its launcher emits those of its start and end."""
@@ -122,7 +124,7 @@ def evaluate_remotely(
                 uri = _adapter_for_pods(site, run_dir, adapter_dir)
             command = (
                 *("python", "-m", "rlvr_trainer", "evaluate"),
-                *("--label", "before" if step == "evaluate-base" else "after"),
+                *("--label", EVALUATION_LABELS[step]),
                 *("--shards-per-node", str(shards_per_node)),
                 *(("--adapter", uri) if uri else ()),
             )

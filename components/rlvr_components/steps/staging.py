@@ -14,13 +14,11 @@ from pathlib import Path
 
 from rlvr_trainer.data.splits import TRAINED_ON
 from rlvr_trainer.errors import ConfigError, DataError
-from rlvr_trainer.recipe.reader import parse_recipe
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.recipe.trajectory import Trajectory, listed
+from rlvr_trainer.run_dir.layout import DATA, RECIPE, read_recipe
 from rlvr_trainer.run_dir.remote_checkpoint import newest_trajectory
-from rlvr_trainer.storage.open import Storage
-
-RECIPE, DATA = "recipe.json", "data"
+from rlvr_trainer.storage import Storage
 
 
 def stage(storage: Storage, recipe: Recipe, data_dir: Path) -> None:
@@ -30,7 +28,7 @@ def stage(storage: Storage, recipe: Recipe, data_dir: Path) -> None:
     """
     trained = check_continues_there(storage, recipe)
     content = recipe.model_dump_json(indent=2).encode() + b"\n"
-    if not storage.put_if_absent(RECIPE, content) and _staged_hash(storage) != recipe.hash:
+    if not storage.put_if_absent(RECIPE, content) and read_recipe(storage).hash != recipe.hash:
         storage.write_bytes(RECIPE, content)
     stage_folder(storage, data_dir, DATA, fixed=TRAINED_ON if trained else ())
 
@@ -76,14 +74,6 @@ def stage_folder(
             storage.write_bytes(listing, b"{}")  # until the other folder is complete
         storage.upload_dir(source, prefix)
         storage.write_bytes(listing, json.dumps(here, indent=2, sort_keys=True).encode())
-
-
-def _staged_hash(storage: Storage) -> str:
-    where = f"{storage.uri}/{RECIPE}"
-    try:
-        return parse_recipe(json.loads(storage.read_bytes(RECIPE)), origin=where).hash
-    except ValueError as error:
-        raise ConfigError(f"{where} is not JSON ({error}); name another storage") from None
 
 
 def file_hashes(folder: Path) -> dict[str, str]:

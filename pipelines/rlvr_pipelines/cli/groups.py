@@ -11,14 +11,9 @@ from typing import Any, cast
 import click
 from click.core import ParameterSource
 
-from rlvr_pipelines.access_options import (
-    COOKIES_VARIABLE,
-    ENDPOINT_VARIABLE,
-    TOKEN_PATH_VARIABLE,
-    TOKEN_VARIABLE,
-    AccessOptions,
-)
+from rlvr_pipelines.access_options import ENDPOINT_VARIABLE, TOKEN_PATH_VARIABLE, AccessOptions
 from rlvr_pipelines.cli.options import Command
+from rlvr_trainer.variables import COOKIES_VARIABLE, TOKEN_VARIABLE
 
 
 def grouped(

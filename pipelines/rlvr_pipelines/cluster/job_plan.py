@@ -17,9 +17,9 @@ from rlvr_components.kubernetes.access import has_cluster
 from rlvr_components.platform.settings import Platform
 from rlvr_components.preflight.cluster_checks import read_platform_map
 from rlvr_components.preflight.form import PLATFORM_MAP, Form, resolve_platform
-from rlvr_pipelines.local.claim import RunDir
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.recipe.schema import Recipe
+from rlvr_trainer.run_dir.layout import RunDir
 
 IMAGE = re.compile(r"""(^|[{,\s])["']?image["']?\s*:""", re.M)
 

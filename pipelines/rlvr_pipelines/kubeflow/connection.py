@@ -24,15 +24,14 @@ from kfp.client.set_volume_credentials import (  # noqa: TID253
 )
 
 from rlvr_pipelines.access_options import (
-    COOKIES_VARIABLE,
     ENDPOINT_VARIABLE,
     TOKEN_PATH_VARIABLE,
-    TOKEN_VARIABLE,
     UI_VARIABLE,
     AccessOptions,
 )
 from rlvr_pipelines.kubeflow.kfp_errors import explained
 from rlvr_trainer.errors import ConfigError
+from rlvr_trainer.variables import COOKIES_VARIABLE, TOKEN_VARIABLE
 
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10, 60
 OLDEST_VERSION = (2, 5)

@@ -31,12 +31,12 @@ from rlvr_components.steps.check_step import Checked, check
 from rlvr_components.steps.finish import finish
 from rlvr_components.steps.remote_step import EvaluateStep
 from rlvr_components.steps.step_process import attempt
-from rlvr_pipelines.local.claim import RunDir, read_recipe
 from rlvr_trainer import __version__, api
 from rlvr_trainer.errors import EXIT_PREEMPTED, JobFailed
 from rlvr_trainer.launch.operator_environment import num_gpus
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.run_dir.events import emit
+from rlvr_trainer.run_dir.layout import RunDir, read_recipe
 from rlvr_trainer.storage.atomic_files import write_text
 
 ORPHAN_STOP_S = 120
@@ -46,7 +46,7 @@ ORPHAN_STOP_S = 120
 def main(run_dir: RunDir, arguments: Mapping[str, Any]) -> None:
     """Run the recipe of the run directory; exit with the code of a step that fails."""
     _watch_lifeline()
-    recipe, form = read_recipe(run_dir), dict(arguments)
+    recipe, form = read_recipe(run_dir.path), dict(arguments)
     place, storage = form["job_place"], form.pop("storage_uri", "")
     with nullcontext() if place == "local" else _finishing(storage):
         with attempt("check"):

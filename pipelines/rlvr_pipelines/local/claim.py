@@ -1,19 +1,17 @@
-"""The run directory: its files, and the lock of the process that may write to it."""
+"""Claim a run directory for a recipe and a process."""
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from rlvr_trainer.errors import ConfigError
-from rlvr_trainer.recipe.reader import parse_recipe
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.recipe.trajectory import (
     Trajectory,
@@ -23,88 +21,21 @@ from rlvr_trainer.recipe.trajectory import (
     trajectory_of,
 )
 from rlvr_trainer.run_dir.checkpoint import newest_committed
+from rlvr_trainer.run_dir.layout import (
+    ADAPTER,
+    CHECKPOINTS,
+    DATA,
+    EVALUATION,
+    METRICS,
+    REPORT,
+    SAMPLES,
+    RunDir,
+    read_recipe,
+)
 from rlvr_trainer.storage.atomic_files import disk_error, write_text
 
-_RESULTS = ("data", "checkpoints", "adapter", "before", "after", "metrics.jsonl", "samples.jsonl",
-         "evaluation.json", "report.html")  # fmt: skip
-"""Files and folders that a run replaces."""
-
-
-@dataclass(frozen=True)
-class RunDir:
-    """The files of a run directory."""
-
-    path: Path
-
-    @property
-    def recipe(self) -> Path:
-        """The resolved recipe."""
-        return self.path / "recipe.json"
-
-    @property
-    def data(self) -> Path:
-        """The prepared data."""
-        return self.path / "data"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Committed checkpoints of the training."""
-        return self.path / "checkpoints"
-
-    @property
-    def adapter(self) -> Path:
-        """What was trained."""
-        return self.path / "adapter"
-
-    @property
-    def events(self) -> Path:
-        """One JSON object a line."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def samples(self) -> Path:
-        """Per-sample results, before and after."""
-        return self.path / "samples.jsonl"
-
-    @property
-    def evaluation(self) -> Path:
-        """Accuracy before and after; written last, so that a run that has it is whole."""
-        return self.path / "evaluation.json"
-
-    @property
-    def report(self) -> Path:
-        """One HTML file."""
-        return self.path / "report.html"
-
-    @property
-    def log(self) -> Path:
-        """What the steps printed."""
-        return self.path / "logs" / "pipeline.log"
-
-    @property
-    def pipeline(self) -> Path:
-        """Outputs and keys of the steps of an unfinished run."""
-        return self.path / ".pipeline"
-
-    @property
-    def before(self) -> Path:
-        """The base model's samples."""
-        return self.pipeline / "before"
-
-    @property
-    def after(self) -> Path:
-        """The trained model's samples."""
-        return self.pipeline / "after"
-
-    @property
-    def history(self) -> Path:
-        """The events of a training in a cluster."""
-        return self.pipeline / "history.jsonl"
-
-    @property
-    def remote_id(self) -> Path:
-        """What the run is called in a cluster, so that another attempt finds its jobs."""
-        return self.path / "run-id"
+_OURS = (DATA, CHECKPOINTS, ADAPTER, "before", "after", METRICS, SAMPLES, EVALUATION, REPORT)
+"""Files that a run replaces."""
 
 
 @dataclass(frozen=True)
@@ -128,10 +59,9 @@ def claim(path: Path, recipe: Recipe, *, reopen: bool = True) -> Iterator[Claim]
     """
     run_dir = RunDir(path)
     _check_nothing_is_replaced(run_dir)
-    lock_file = path / ".lock"
     try:
         run_dir.log.parent.mkdir(parents=True, exist_ok=True)
-        lock = lock_file.open("a+", encoding="utf-8")
+        lock = run_dir.lock.open("a+", encoding="utf-8")
     except OSError as error:
         raise disk_error(path, error) from None
     with lock:
@@ -140,11 +70,6 @@ def claim(path: Path, recipe: Recipe, *, reopen: bool = True) -> Iterator[Claim]
             _apply_changes(run_dir, recipe, reopen=reopen)
         write_text(run_dir.recipe, recipe.model_dump_json(indent=2) + "\n")
         yield Claim(run_dir, lock)
-
-
-def read_recipe(run_dir: RunDir) -> Recipe:
-    """Return the recipe of an existing run. Raises ConfigError."""
-    return parse_recipe(_read_tree(run_dir), origin=str(run_dir.recipe))
 
 
 def _lock(lock: IO[str], path: Path) -> None:
@@ -177,7 +102,7 @@ def _check_nothing_is_replaced(run_dir: RunDir) -> None:
 
 def _apply_changes(run_dir: RunDir, recipe: Recipe, *, reopen: bool) -> None:
     """Print the settings that changed; delete an evaluation that was made with other settings."""
-    recorded, own = read_recipe(run_dir), trajectory_of(recipe)
+    recorded, own = read_recipe(run_dir.path), trajectory_of(recipe)
     committed = newest_committed(run_dir.checkpoints)
     earlier = read_trajectory(committed) if committed else Trajectory(recorded, {})
     if (committed or run_dir.adapter.exists()) and (different := own.differences(earlier)):
@@ -196,20 +121,3 @@ def _apply_changes(run_dir: RunDir, recipe: Recipe, *, reopen: bool) -> None:
             )
         run_dir.evaluation.unlink()
     print(f"{run_dir.path} continues with changed settings:\n{listed(changes)}", file=sys.stderr)
-
-
-def _read_tree(run_dir: RunDir) -> dict[str, Any]:
-    try:
-        tree = json.loads(run_dir.recipe.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{run_dir.path} is not a run directory (no recipe.json); name one that "
-            "`rlvr run` has written"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{run_dir.recipe} cannot be read ({error}); use another --run-dir"
-        ) from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{run_dir.recipe} is not a recipe; use another --run-dir")
-    return tree

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from rlvr_pipelines.local.run_progress import TITLES, Event, RunProgress, clock, describe_numbers
+from rlvr_pipelines.local.run_progress import Event, RunProgress, clock, describe_numbers
+from rlvr_trainer.phases import TITLES
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

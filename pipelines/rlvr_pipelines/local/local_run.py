@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlvr_components.steps.step_process import STARTED
-from rlvr_pipelines.local.claim import RunDir, read_recipe
 from rlvr_pipelines.local.run_progress import RunProgress, StepProgress, describe_numbers
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.run_dir.events import read_events
+from rlvr_trainer.run_dir.layout import RunDir, read_recipe
 
 POLL_S = 0.2
 
@@ -75,7 +75,7 @@ class LocalRun:
 def inspect_run(path: Path) -> LocalRun:
     """Return the status of a run. Raises ConfigError if the path is not a run directory."""
     run_dir = RunDir(path)
-    recipe = read_recipe(run_dir)
+    recipe = read_recipe(path)
     progress, last = RunProgress(), 0.0
     for event in read_events(run_dir.events):
         progress.update(event)
@@ -102,7 +102,7 @@ def _is_finished_evaluation(run_dir: RunDir, progress: RunProgress) -> bool:
 def is_running(run_dir: RunDir) -> bool:
     """Return True if a process holds the run's lock: the run's own, or a step that outlived it."""
     try:
-        with _lock(run_dir).open(encoding="utf-8") as lock:
+        with run_dir.lock.open(encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -114,12 +114,12 @@ def is_running(run_dir: RunDir) -> bool:
 def holder(run_dir: RunDir) -> int | None:
     """Return the process that the lock file names, if it has that file open."""
     try:
-        process = int(_lock(run_dir).read_text("utf-8"))
+        process = int(run_dir.lock.read_text("utf-8"))
     except (OSError, ValueError):
         return None
     if not sys.platform.startswith("linux"):
         return process
-    lock = os.stat(_lock(run_dir))
+    lock = os.stat(run_dir.lock)
     with suppress(OSError):
         for entry in Path(f"/proc/{process}/fd").iterdir():
             with suppress(OSError):
@@ -135,7 +135,7 @@ def stop_run(path: Path, wait_s: float) -> bool:
     terminated is stopping already.
     """
     run_dir = RunDir(path)
-    read_recipe(run_dir)
+    read_recipe(path)
     process = holder(run_dir)
     if not is_running(run_dir):
         return True
@@ -156,7 +156,7 @@ def run_log_lines(path: Path, *, step: str = "", follow: bool = False) -> Iterat
     Raises ConfigError.
     """
     run_dir = RunDir(path)
-    read_recipe(run_dir)
+    read_recipe(path)
     current = ""
     for line in _grow(run_dir, follow=follow):
         if line.lstrip().startswith(STARTED):
@@ -195,7 +195,3 @@ def _terminate(process: int, path: Path) -> None:
             f"{path} is run by process {process}, which belongs to another user; ask that user to "
             "stop it, or use sudo"
         ) from None
-
-
-def _lock(run_dir: RunDir) -> Path:
-    return run_dir.path / ".lock"

@@ -7,17 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from rlvr_trainer.phases import TITLES
+
 Event = Mapping[str, Any]
 State = Literal["pending", "running", "done", "reused", "stopped", "failed"]
-
-TITLES = {
-    "prepare": "Prepare data",
-    "evaluate-base": "Evaluate base model",
-    "train": "Train",
-    "evaluate-trained": "Evaluate trained model",
-    "report": "Compare and report",
-}
-"""Phase → title of the steps, in their order."""
 
 STATES: Mapping[str, State] = {
     "started": "running",

@@ -20,17 +20,18 @@ from types import FrameType, MappingProxyType
 from typing import Any, TextIO
 from uuid import uuid4
 
-from rlvr_components.pipeline_run import RUN_ID_VARIABLE
 from rlvr_components.steps.step_process import STARTED
-from rlvr_pipelines.local.claim import Claim, RunDir, claim
+from rlvr_pipelines.local.claim import Claim, claim
 from rlvr_pipelines.local.display import Display, open_display
 from rlvr_pipelines.local.event_follower import EventFollower
 from rlvr_pipelines.local.process_group import ProcessGroup
-from rlvr_pipelines.local.run_progress import TITLES, RunProgress, clock
+from rlvr_pipelines.local.run_progress import RunProgress, clock
 from rlvr_trainer.errors import EXIT_PREEMPTED, ConfigError, JobFailed, PlatformError, RLVRError
+from rlvr_trainer.phases import TITLES
 from rlvr_trainer.recipe.schema import Recipe
-from rlvr_trainer.run_dir.events import EVENTS_VARIABLE
+from rlvr_trainer.run_dir.layout import RunDir
 from rlvr_trainer.storage.atomic_files import disk_error, write_text
+from rlvr_trainer.variables import EVENTS_VARIABLE, RUN_ID_VARIABLE
 
 POLL_S = 0.1
 STOP_WAIT_S = 60.0

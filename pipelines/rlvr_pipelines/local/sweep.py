@@ -11,10 +11,10 @@ from urllib.parse import quote
 
 import yaml
 
-from rlvr_pipelines.local.claim import RunDir
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.evaluation.outcome import write_json
 from rlvr_trainer.report import render_sweep_report, write_report
+from rlvr_trainer.run_dir.layout import RunDir
 
 SWEEP_INFIX = "-sweep-"
 """The part between the recipe's name and the field in the name of a sweep's folder."""

@@ -11,10 +11,10 @@ from typing import Any
 
 from kfp import dsl, kubernetes  # noqa: TID253  (a decorator makes the pipeline)
 
-from rlvr_components.pipeline_run import NAMESPACE_VARIABLE, RUN_ID_VARIABLE
 from rlvr_components.platform.images import Images
 from rlvr_components.platform.settings import SECRET_KEYS
 from rlvr_components.steps import components
+from rlvr_trainer.variables import NAMESPACE_VARIABLE, RUN_ID_VARIABLE
 
 HOUR_S = 3600
 LAUNCHER_RETRIES = 3

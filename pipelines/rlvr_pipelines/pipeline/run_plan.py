@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from rlvr_components.jobs import JobSpec, training_job
 from rlvr_components.jobs.local_process import LocalBackend, LocalProcess
-from rlvr_pipelines.local.run_progress import TITLES
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.launch.operator_environment import num_gpus
 from rlvr_trainer.models.fit import check_local_model
+from rlvr_trainer.phases import TITLES
 from rlvr_trainer.recipe.batch import batch_of
 from rlvr_trainer.recipe.schema import NOTHING_LEARNT_IN_ONE_STEP, Recipe
 from rlvr_trainer.rewards import build_rewards

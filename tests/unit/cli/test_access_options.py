@@ -6,13 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlvr_components.kubernetes.access import (
-    CONTEXT_VARIABLE,
-    find_access,
-    has_cluster,
-    use_context,
-)
+from rlvr_components.kubernetes.access import find_access, has_cluster, use_context
 from rlvr_trainer.errors import ConfigError
+from rlvr_trainer.variables import CONTEXT_VARIABLE
 
 
 @pytest.fixture(autouse=True)

@@ -13,12 +13,12 @@ from click.testing import CliRunner, Result
 
 from rlvr_pipelines import extras
 from rlvr_pipelines.cli import main
-from rlvr_pipelines.local.claim import RunDir
 from rlvr_pipelines.local.runner import Interrupted
 from rlvr_trainer.errors import DataError, JobFailed, PlatformError
 from rlvr_trainer.evaluation.outcome import compare, write_json
 from rlvr_trainer.recipe.reader import load_recipe
 from rlvr_trainer.recipe.schema import Recipe
+from rlvr_trainer.run_dir.layout import RunDir
 
 RUN_ID = "0b1f6d3e-6c7a-4b0e-9f57-0d5f2a9a7c11"
 TINY = str(Path(__file__).parents[2] / "tiny.yaml")

@@ -19,9 +19,10 @@ from rlvr_components.jobs.kinds import Kind
 from rlvr_components.platform.settings import Platform
 from rlvr_pipelines.cli import main
 from rlvr_pipelines.cluster import cluster_runs
-from rlvr_pipelines.local.claim import RunDir, claim
+from rlvr_pipelines.local.claim import claim
 from rlvr_trainer.errors import ConfigError, PlatformError
 from rlvr_trainer.recipe.reader import load_recipe
+from rlvr_trainer.run_dir.layout import RunDir
 
 TINY = Path(__file__).parents[2] / "tiny.yaml"
 

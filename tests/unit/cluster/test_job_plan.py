@@ -9,19 +9,20 @@ from typing import Any
 import pytest
 
 from rlvr_components.jobs.cluster import open_backend
-from rlvr_components.pipeline_run import RUN_ID_VARIABLE, LaunchSettings
+from rlvr_components.pipeline_run import LaunchSettings
 from rlvr_components.platform.settings import Platform
 from rlvr_components.preflight.form import Form
 from rlvr_components.steps import remote_step
 from rlvr_components.steps.remote_step import Site
 from rlvr_pipelines.cluster import job_plan
 from rlvr_pipelines.cluster.job_plan import known_overrides, plan_job, platform_of, run_id_of
-from rlvr_pipelines.local.claim import RunDir
 from rlvr_pipelines.pipeline.run_plan import measure, plan_in_cluster
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.recipe.batch import batch_of
 from rlvr_trainer.recipe.reader import load_recipe
 from rlvr_trainer.recipe.schema import Recipe
+from rlvr_trainer.run_dir.layout import RunDir
+from rlvr_trainer.variables import RUN_ID_VARIABLE
 
 PLATFORM = Platform(image="trainer@sha256:1", namespace="jobs", num_nodes=2, gpus_per_node=4)
 
@@ -124,7 +125,7 @@ def test_the_batch_is_that_of_all_processes() -> None:
     ("override", "world_size", "words"),
     [
         ("grpo.generation_batch_size=96", 4, "take a multiple of 64"),
-        ("grpo.steps_per_generation=1", 1, "no whole groups of sampling.num_generations = 32"),
+        ("grpo.steps_per_generation=1", 1, "not whole groups of sampling.num_generations = 32"),
     ],
 )
 def test_a_batch_that_does_not_divide_is_refused(

@@ -195,7 +195,7 @@ def test_rows_are_repeated_in_turn(tmp_path: Path, hundred: str) -> None:
 
 
 def test_an_unknown_row_is_named(tmp_path: Path, hundred: str) -> None:
-    with pytest.raises(DataError, match=r"no training row 'train-100'.*train-0 to train-99"):
+    with pytest.raises(DataError, match=r"'train-100' is not a training row.*train-0 to train-99"):
         run(tmp_path / "d", train=hundred, select=["train-1", "train-100"])
 
 
@@ -408,9 +408,9 @@ def test_parquet_columns_that_json_does_not_know_are_kept_as_text(tmp_path: Path
         (
             "cut.json",
             b'[\n{"question": "?", "answer": 1},\n{"que',
-            "begins as a JSON array and is not",
+            "begins as a JSON array but is not",
         ),
-        ("deep.json", b"[" * 100_000, "begins as a JSON array and is not"),
+        ("deep.json", b"[" * 100_000, "begins as a JSON array but is not"),
         ("rows.json", b'{\n"question": "?",\n"answer": 1\n}\n', "write one object a line"),
         ("wide.jsonl", '{"question": "?"}'.encode("utf-16"), "is UTF-16; write it as UTF-8"),
     ],
@@ -430,7 +430,7 @@ def test_a_folder_and_an_unknown_format_are_not_sources(tmp_path: Path) -> None:
     (tmp_path / "folder.jsonl").mkdir()
     with pytest.raises(DataError, match="Is a directory"):
         run(tmp_path / "d", train=str(tmp_path / "folder.jsonl"))
-    with pytest.raises(ConfigError, match="is of no known format"):
+    with pytest.raises(ConfigError, match="has an unknown format"):
         run(tmp_path / "d", train="rows.csv")
 
 
@@ -447,7 +447,7 @@ def test_an_empty_split_is_a_data_error(tmp_path: Path, hundred: str) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("hub://owner/name", "names no revision"),
+        ("hub://owner/name", "does not name a revision"),
         ("hub://owner/name@main?subset=x", "is not hub://"),
         ("hub://", "is not hub://"),
     ],
@@ -605,7 +605,7 @@ def test_header_tokens_are_those_of_the_header_that_prompts_open_with(
 def test_files_that_the_manifest_does_not_describe_are_not_loaded(
     tmp_path: Path, hundred: str
 ) -> None:
-    with pytest.raises(DataError, match="holds no prepared data"):
+    with pytest.raises(DataError, match="does not hold prepared data"):
         load_rows(tmp_path / "d", "train")
     run(tmp_path / "d", train=hundred)
     train = tmp_path / "d" / "train.jsonl"
@@ -650,7 +650,7 @@ def test_a_write_that_breaks_off_is_never_taken_for_whole(
         return
     with pytest.raises(PlatformError, match="No space left"):
         run(tmp_path / "d", train=hundred, seed=2)
-    with pytest.raises(DataError, match="holds no prepared data"):
+    with pytest.raises(DataError, match="does not hold prepared data"):
         load_rows(tmp_path / "d", "train")
     assert not list((tmp_path / "d").glob(".writing-*"))
 

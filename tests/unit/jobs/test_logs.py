@@ -207,7 +207,7 @@ FOLLOW = """
 import sys
 from rlvr_components.jobs.cluster import open_backend
 from rlvr_components.platform.settings import Platform
-from rlvr_trainer.storage.open import open_storage
+from rlvr_trainer.storage import open_storage
 import boto3
 boto3.client("s3", region_name="us-east-1")  # what progress in S3 needs
 num_lines = sum(1 for line in open_backend("pytorchjob", Platform(image="x")).logs("tiny"))

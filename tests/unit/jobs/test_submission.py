@@ -15,13 +15,14 @@ from rlvr_components.jobs.cluster import (
 )
 from rlvr_components.jobs.kinds import ClusterPlace
 from rlvr_components.jobs.launching import launch
-from rlvr_components.pipeline_run import RUN_ID_VARIABLE, LaunchSettings
+from rlvr_components.pipeline_run import LaunchSettings
 from rlvr_components.platform.settings import Platform
 from rlvr_components.preflight.form import Form
 from rlvr_components.steps.remote_step import Site, job_spec
 from rlvr_pipelines.cluster.job_plan import known_overrides, plan_job, platform_of
 from rlvr_trainer.errors import ConfigError, JobFailed
 from rlvr_trainer.recipe.reader import load_recipe
+from rlvr_trainer.variables import RUN_ID_VARIABLE
 
 from .fake_api_server import FakeApiServer, Fault
 from .objects import (

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from rlvr_trainer.errors import PlatformError
-from rlvr_trainer.launch.node_run_dir import ADAPTER_URI_VARIABLE, RemoteCopy, SharedFolder
-from rlvr_trainer.storage.open import open_storage
+from rlvr_trainer.launch.node_run_dir import RemoteCopy, SharedFolder
+from rlvr_trainer.storage import open_storage
+from rlvr_trainer.variables import ADAPTER_URI_VARIABLE
 
 
 @pytest.fixture
@@ -39,5 +40,5 @@ def test_one_node_of_a_shared_folder_sends_the_adapter(tmp_path: Path, artifact:
 
 
 def test_an_adapter_that_is_not_there_cannot_be_sent(tmp_path: Path, artifact: Path) -> None:
-    with pytest.raises(PlatformError, match="not there after training"):
+    with pytest.raises(PlatformError, match="does not exist after training"):
         SharedFolder(open_storage(tmp_path), 0).finish(required=True)

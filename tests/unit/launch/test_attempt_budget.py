@@ -8,7 +8,7 @@ import pytest
 from rlvr_trainer.errors import CheckpointError
 from rlvr_trainer.launch.attempt_budget import Attempts
 from rlvr_trainer.launch.exit_causes import End
-from rlvr_trainer.storage.open import open_storage
+from rlvr_trainer.storage import open_storage
 
 LOST = End(138, "rank 0 was killed by SIGKILL")
 OOM = End(137, "out of memory")
@@ -55,7 +55,7 @@ def test_killed_attempts_count_too(tmp_path: Path) -> None:
     last = attempt(tmp_path, LOST, step=0)
     assert last is not None
     assert last.exit_code == 9
-    assert "ended without a word" in last.cause
+    assert "ended without a record" in last.cause
 
 
 def test_out_of_memory_is_tried_once_more(tmp_path: Path) -> None:

@@ -6,13 +6,8 @@ from pathlib import Path
 import pytest
 
 from rlvr_trainer.launch.exit_causes import Evidence, first_cause
-from rlvr_trainer.launch.rank_outcomes import (
-    RANK_ENDS_VARIABLE,
-    RankEnd,
-    is_peer_failure,
-    read_rank_ends,
-    record_error,
-)
+from rlvr_trainer.launch.rank_outcomes import RankEnd, is_peer_failure, read_rank_ends, record_error
+from rlvr_trainer.variables import RANK_ENDS_VARIABLE
 
 PREEMPTED = RankEnd(0, 143, "stopped by a signal after a commit")
 PEER = RankEnd(0, 138, "RuntimeError: Connection closed by peer", is_peer_failure=True)
@@ -32,12 +27,12 @@ DISK = RankEnd(0, 138, "the disk is full")
         (Evidence(1, ends=[PEER], failures={0: 1, 1: -9}), 138, "rank 1 was killed by SIGKILL"),
         (Evidence(1, failures={2: -7}), 138, "/dev/shm is often too small"),
         (Evidence(1, failures={0: -9}, num_oom_kills=1, memory_limit_gib=2), 137, "is 2 GiB"),
-        (Evidence(1, ends=[PEER], num_oom_kills=1), 137, "not known"),
+        (Evidence(1, ends=[PEER], num_oom_kills=1), 137, "unknown"),
         (Evidence(-9, num_oom_kills=1), 137, "out of memory"),
         (Evidence(1, ends=[PEER], failures={0: 1}), 138, "another node failed: RuntimeError"),
         (Evidence(1, ends=[DISK, PEER], failures={0: 138}), 138, "the disk is full"),
         (Evidence(1, rendezvous="timed out"), 138, "the nodes did not meet: timed out"),
-        (Evidence(1, failures={0: 1}), 1, "rank 0 ended with 1 and wrote no cause"),
+        (Evidence(1, failures={0: 1}), 1, "rank 0 ended with 1 without a recorded cause"),
         (
             Evidence(1, failures={0: -15}, stop_requested=True),
             143,

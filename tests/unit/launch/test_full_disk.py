@@ -9,7 +9,8 @@ import pytest
 from rlvr_trainer.api import _phase
 from rlvr_trainer.errors import PlatformError
 from rlvr_trainer.launch import elastic
-from rlvr_trainer.launch.rank_outcomes import RANK_ENDS_VARIABLE, record_error, record_preempted
+from rlvr_trainer.launch.rank_outcomes import record_error, record_preempted
+from rlvr_trainer.variables import RANK_ENDS_VARIABLE
 
 
 def test_an_event_that_cannot_be_written_does_not_hide_the_cause(
@@ -50,4 +51,4 @@ def test_a_rank_that_cannot_write_its_termination_keeps_its_exit_code(
     record_error(PlatformError("the cause"))
     record_preempted()
 
-    assert "launch is not told that the cause" in caplog.text
+    assert "not recorded for launch: the cause" in caplog.text

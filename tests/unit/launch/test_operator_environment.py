@@ -81,7 +81,7 @@ def test_a_child_sees_no_counts_of_pods() -> None:
     [
         ({"PET_NNODES": "1:4"}, "remove elasticPolicy"),
         ({"PET_NODE_RANK": "2"}, "ranks count from 0"),
-        ({"PET_NPROC_PER_NODE": "many"}, "is no number"),
+        ({"PET_NPROC_PER_NODE": "many"}, "is not a number"),
         ({"MASTER_ADDR": ""}, "needs a Master replica"),
     ],
 )

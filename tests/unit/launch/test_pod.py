@@ -225,7 +225,7 @@ def test_a_folder_without_a_recipe_cannot_be_trained(tmp_path: Path) -> None:
     process = start(tmp_path)
     errors = process.communicate(timeout=30)[1]
     assert process.returncode == 2
-    assert "recipe.json does not exist" in errors
+    assert "is not a run directory (no recipe.json)" in errors
 
 
 def test_a_missing_command_is_a_configuration_error(tmp_path: Path) -> None:

@@ -15,12 +15,13 @@ from rlvr_components.steps import model_steps
 from rlvr_components.steps.check_step import Checked
 from rlvr_pipelines.local import child
 from rlvr_pipelines.local.child import LocalSteps, main
-from rlvr_pipelines.local.claim import RunDir, claim
+from rlvr_pipelines.local.claim import claim
 from rlvr_trainer.errors import JobFailed
 from rlvr_trainer.recipe.parts import recipe_part
 from rlvr_trainer.recipe.reader import load_recipe
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.run_dir.events import read_events
+from rlvr_trainer.run_dir.layout import RunDir
 
 FAKE = Path(__file__).parents[2] / "fake_trainer" / "fake_steps.py"
 ALL = ("prepare", "evaluate-base", "train", "evaluate-trained", "report")

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from rlvr_pipelines.local.claim import RunDir, claim, read_recipe
+from rlvr_pipelines.local.claim import claim
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.recipe.reader import parse_recipe
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.recipe.trajectory import TRAJECTORY, trajectory_of
 from rlvr_trainer.run_dir.checkpoint import MARKER
+from rlvr_trainer.run_dir.layout import read_recipe
 from rlvr_trainer.storage.atomic_files import write_text
 
 
@@ -21,7 +22,7 @@ def recipe(**fields: object) -> Recipe:
 
 def test_a_claim_makes_the_directory_and_leaves_the_recipe_in_it(tmp_path: Path) -> None:
     with claim(tmp_path / "runs" / "tiny", recipe()) as claimed:
-        assert read_recipe(claimed.run_dir) == recipe()
+        assert read_recipe(claimed.run_dir.path) == recipe()
 
 
 @pytest.mark.parametrize("name", ["data", "adapter", "checkpoints", "report.html"])
@@ -40,7 +41,7 @@ def test_the_same_recipe_may_come_back_with_another_description(tmp_path: Path) 
     with claim(tmp_path, recipe(description="one")):
         pass
     with claim(tmp_path, recipe(description="two")) as claimed:
-        assert read_recipe(claimed.run_dir).description == "two"
+        assert read_recipe(claimed.run_dir.path).description == "two"
 
 
 def commit_step(run_dir: Path, of: Recipe) -> None:
@@ -78,7 +79,7 @@ def test_other_settings_than_those_trained_with_are_refused_field_by_field(
     assert "rewards.correctness.weight: 1.0 there, nothing here" in message
     assert "seed: 42 there, 7 here" in message
     assert "another --run-dir" in message
-    assert read_recipe(RunDir(tmp_path)) == recipe()
+    assert read_recipe(tmp_path) == recipe()
 
 
 def test_settings_simply_apply_where_nothing_was_trained(
@@ -89,7 +90,7 @@ def test_settings_simply_apply_where_nothing_was_trained(
     (tmp_path / "data").mkdir()
 
     with claim(tmp_path, recipe(seed=7)) as claimed:
-        assert read_recipe(claimed.run_dir).seed == 7
+        assert read_recipe(claimed.run_dir.path).seed == 7
 
     assert "continues with changed settings:\n  seed: 42 there, 7 here" in capsys.readouterr().err
 
@@ -110,7 +111,7 @@ def test_a_finished_run_continues_with_settings_that_do_not_affect_the_weights(
     finish(tmp_path, recipe())
 
     with claim(tmp_path, recipe(**fields)) as claimed:
-        assert read_recipe(claimed.run_dir) == recipe(**fields)
+        assert read_recipe(claimed.run_dir.path) == recipe(**fields)
 
     assert (tmp_path / "evaluation.json").exists() != reopened
 
@@ -126,7 +127,7 @@ def test_a_finished_run_is_not_reopened_by_what_only_looks_at_it(tmp_path: Path)
         pytest.fail("must not be entered")
 
     assert (tmp_path / "evaluation.json").exists()
-    assert read_recipe(RunDir(tmp_path)) == recipe()
+    assert read_recipe(tmp_path) == recipe()
 
 
 def test_code_that_was_edited_since_the_training_is_refused(tmp_path: Path) -> None:
@@ -202,7 +203,7 @@ def test_a_damaged_recipe_is_not_written_over(tmp_path: Path) -> None:
 
 def test_a_directory_without_a_recipe_is_not_a_run_directory(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not a run directory"):
-        read_recipe(RunDir(tmp_path))
+        read_recipe(tmp_path)
 
 
 def test_the_recipe_is_written_whole(tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from rlvr_pipelines.local.claim import RunDir, claim
+from rlvr_pipelines.local.claim import claim
 from rlvr_pipelines.local.local_run import inspect_run, is_running, run_log_lines, stop_run
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.recipe.reader import load_recipe
+from rlvr_trainer.run_dir.layout import RunDir
 
 RECIPE = load_recipe(Path(__file__).parents[2] / "tiny.yaml")
 

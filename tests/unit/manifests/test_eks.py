@@ -16,7 +16,7 @@ from rlvr_components.preflight import form
 from rlvr_pipelines.cli import main as cli
 from rlvr_trainer.recipe.batch import batch_of
 from rlvr_trainer.recipe.reader import load_recipe, shipped_recipes
-from rlvr_trainer.storage.open import LocalStorage
+from rlvr_trainer.storage import LocalStorage
 
 from .conftest import MANIFESTS
 

@@ -15,8 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from rlvr_trainer.api import prepare
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.models import check_loaded, load_model, load_tokenizer
-from rlvr_trainer.models.embedded import EMBEDDED_MODELS
-from rlvr_trainer.models.facts import facts_in, num_positions
+from rlvr_trainer.models.facts import EMBEDDED_FACTS, facts_in, num_positions
 from rlvr_trainer.models.fit import check_fit, check_local_model
 from rlvr_trainer.recipe.reader import load_recipe
 from rlvr_trainer.recipe.schema import Recipe
@@ -74,7 +73,7 @@ def test_a_layer_is_named_by_the_end_of_its_name(targets: str, tiny_model_dir: P
 
 def test_a_context_ends_with_the_models_positions(model_dir: Path) -> None:
     change_config(model_dir, max_position_embeddings=1024)
-    complaint = "context_length = 2048, and .* has 1024 positions; lower it to 1024"
+    complaint = "context_length = 2048, but .* has 1024 positions; lower it to 1024"
     assert_refused(recipe_for(model_dir), complaint)
     check_local_model(recipe_for(model_dir, "model.context_length=1024"))
 
@@ -98,7 +97,7 @@ def test_every_token_has_an_embedding(model_dir: Path) -> None:
     num_rows = len(tokenizer)
     tokenizer.add_tokens(["<think>", "</think>"])
     tokenizer.save_pretrained(model_dir)
-    complaint = f"ids up to {num_rows + 1}, and the model's embedding {num_rows} rows"
+    complaint = f"ids up to {num_rows + 1}, but the model's embedding has {num_rows} rows"
     assert_refused(recipe_for(model_dir), complaint)
 
 
@@ -106,7 +105,7 @@ def test_a_model_with_code_of_its_own_is_refused_without_a_question(model_dir: P
     auto_map = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
     change_config(model_dir, model_type="own-model", auto_map=auto_map)
     recipe = recipe_for(model_dir)
-    complaint = "code of its own .* is not run; take a model that transformers implements"
+    complaint = "its own code .* is not run; use a model that transformers implements"
     with pytest.raises(ConfigError, match=complaint):
         check_local_model(recipe)
     with pytest.raises(ConfigError, match=complaint):
@@ -133,7 +132,7 @@ def test_other_layouts_of_a_model_are_read(tmp_path: Path) -> None:
 
 
 def test_the_embedded_models_facts_are_known_without_a_conversion(smollm2_dir: Path) -> None:
-    converted, known = facts_in(smollm2_dir), EMBEDDED_MODELS["smollm2-135m-instruct"].facts
+    converted, known = facts_in(smollm2_dir), EMBEDDED_FACTS["smollm2-135m-instruct"]
     assert converted.linear_layers is not None
     assert known.linear_layers == converted.linear_layers - {"model.embed_tokens", "lm_head"}
     for name in ("num_positions", "num_embeddings", "num_tokens"):

@@ -104,7 +104,7 @@ def without_weights(adapter: Path) -> None:
         (of_another_size, "cannot be loaded .*size mismatch.* or was trained on another model"),
         (of_fewer_layers, "trained on another model: 2 tensors .*layers.1"),
         (of_more_layers, "trained on another model: 2 tensors .*layers.9"),
-        (without_weights, "holds no adapter .adapter_model.safetensors"),
+        (without_weights, "does not hold an adapter .adapter_model.safetensors"),
     ],
 )
 def test_an_adapter_that_does_not_fit_is_refused(

@@ -62,7 +62,7 @@ def test_a_plan_says_that_one_step_with_a_warm_up_learns_nothing() -> None:
 @pytest.mark.parametrize(
     ("override", "complaint"),
     [
-        ("lora.target_modules=[nope]", "names nope, and .* no such linear layers"),
+        ("lora.target_modules=[nope]", "names nope, but .* no such linear layers"),
         ("lora.target_modules=[q_proj, kproj]", r"names kproj, .* \(did you mean 'k_proj'\?\)"),
         ("model.context_length=9000", "has 8192 positions; lower it to 8192"),
     ],

@@ -13,7 +13,7 @@ from rlvr_components.preflight.form import (
     resolve_recipe,
 )
 from rlvr_trainer.errors import ConfigError
-from rlvr_trainer.storage.open import LocalStorage
+from rlvr_trainer.storage import LocalStorage
 
 IMAGE = "image: r.example/t@sha256:0\n"
 INLINE = """\

@@ -23,8 +23,8 @@ from rlvr_trainer.recipe.trajectory import (
     trajectory_of,
 )
 from rlvr_trainer.run_dir.remote_checkpoint import newest_trajectory
+from rlvr_trainer.storage import LocalStorage
 from rlvr_trainer.storage.atomic_files import write_text
-from rlvr_trainer.storage.open import LocalStorage
 
 
 def recipe(*overrides: str) -> Recipe:
@@ -176,7 +176,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
 def test_the_trajectory_of_an_unreadable_checkpoint_is_not_guessed(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="No such file"):
         read_trajectory(tmp_path)
-    with pytest.raises(CheckpointError, match="train in another run directory"):
+    with pytest.raises(CheckpointError, match="use another run directory"):
         parse_trajectory('{"recipe": {"later": 1}, "files": {}}', origin="here")
 
 

@@ -139,14 +139,14 @@ def test_a_failure_of_one_reward_takes_the_completion_from_all(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ("{folder}/absent.py:mine", "there is no file"),
+        ("{folder}/absent.py:mine", "absent.py does not exist"),
         ("{folder}/good.py:mine", r"has no 'mine' \(did you mean 'mind'\?\)"),
         ("{folder}/good.py:number", "is a int, not a function"),
         ("{folder}/broken.py:mine", "raises SyntaxError"),
         ("{folder}/raises.py:mine", "raises ZeroDivisionError"),
         ("no_such_package.rewards:mine", "module 'no_such_package' is not installed"),
         ("json:mine", "json has no 'mine'"),
-        ("just_a_name", "names no code"),
+        ("just_a_name", "does not name code"),
     ],
 )
 def test_a_function_that_cannot_be_loaded_is_a_configuration_error(

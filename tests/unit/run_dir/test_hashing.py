@@ -12,11 +12,11 @@ import pytest
 from rlvr_trainer.grpo.committing_trainer import RLVRTrainer
 from rlvr_trainer.launch.node_run_dir import RemoteCopy, SharedFolder
 from rlvr_trainer.recipe.reader import load_recipe
-from rlvr_trainer.recipe.trajectory import TRAINER_STATE
+from rlvr_trainer.recipe.trajectory import TRAINER_STATE, TRAJECTORY, trajectory_of
 from rlvr_trainer.run_dir import checkpoint, remote_checkpoint
-from rlvr_trainer.run_dir.checkpoint import VERIFIED_VARIABLE
 from rlvr_trainer.shared_prefix import SharedPrefixGRPOTrainer
-from rlvr_trainer.storage.open import LocalStorage
+from rlvr_trainer.storage import LocalStorage
+from rlvr_trainer.variables import VERIFIED_VARIABLE
 
 RECIPE = load_recipe("arithmetic")
 
@@ -62,7 +62,7 @@ def test_a_launch_verifies_for_all_its_ranks(
     node.fetch(required=True)
     monkeypatch.setenv(VERIFIED_VARIABLE, node.environment[VERIFIED_VARIABLE])
     for _ in range(8):
-        resumed = checkpoint.to_resume(node.path / "checkpoints", recipe_hash="of the run")
+        resumed = checkpoint.to_resume(node.path / "checkpoints")
         assert resumed is not None
         assert (resumed.path, resumed.step) == (node.path / "checkpoints" / "step-2", 2)
 
@@ -73,7 +73,7 @@ def test_a_launch_without_a_checkpoint_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VERIFIED_VARIABLE, "")
-    assert checkpoint.to_resume(tmp_path, recipe_hash="any") is None
+    assert checkpoint.to_resume(tmp_path) is None
 
 
 def test_without_a_launch_the_process_verifies_itself(run_dir: Path, hashed: list[str]) -> None:
@@ -105,14 +105,15 @@ def test_a_save_hashes_each_file_once(
             wait_for_everyone=lambda: None,
         ),
         "recipe": RECIPE,
+        "trajectory": trajectory_of(RECIPE),
         "data_hash": "data",
         "checkpoints": tmp_path / "checkpoints",
     }
 
     trainer._save_checkpoint(None, None)
 
-    assert sorted(hashed) == ["data.sha256", "weights"]
+    assert sorted(hashed) == ["data.sha256", TRAJECTORY, "weights"]
     monkeypatch.undo()
-    assert checkpoint.newest(tmp_path / "checkpoints", recipe_hash=RECIPE.hash)
+    assert checkpoint.newest(tmp_path / "checkpoints")
     if is_remote:
         assert remote_checkpoint.committed_step(LocalStorage(tmp_path / "s3")) == 2

@@ -8,7 +8,7 @@ import pytest
 
 from rlvr_trainer.errors import PlatformError
 from rlvr_trainer.run_dir.metrics_log import MetricsFollower, MetricsSender, read_metrics
-from rlvr_trainer.storage.open import LocalStorage, S3Storage, open_storage
+from rlvr_trainer.storage import LocalStorage, S3Storage, open_storage
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 
 from rlvr_trainer.errors import CheckpointError, ConfigError, PlatformError
 from rlvr_trainer.run_dir import checkpoint, remote_checkpoint
-from rlvr_trainer.storage.open import LocalStorage, Storage
+from rlvr_trainer.storage import LocalStorage, Storage
 
 
 class Gathering:

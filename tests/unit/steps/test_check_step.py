@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from rlvr_components.kubernetes.api_errors import ObjectNotFound
-from rlvr_components.pipeline_run import RUN_ID_VARIABLE
 from rlvr_components.preflight.form import Form
 from rlvr_components.steps.check_step import check
 from rlvr_trainer.errors import ConfigError
+from rlvr_trainer.variables import RUN_ID_VARIABLE
 
 RUN_ID = "0b1f6d3e"
 

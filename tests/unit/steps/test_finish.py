@@ -12,7 +12,7 @@ from rlvr_components.pipeline_run import LaunchSettings, record_launch, write_se
 from rlvr_components.platform.settings import Platform
 from rlvr_components.steps.finish import finish
 from rlvr_trainer.errors import PlatformError
-from rlvr_trainer.storage.open import open_storage
+from rlvr_trainer.storage import open_storage
 
 
 def job(name: str, phase: Literal["pending", "running", "succeeded", "failed"]) -> JobSummary:

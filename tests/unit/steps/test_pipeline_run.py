@@ -15,7 +15,7 @@ from rlvr_components.pipeline_run import (
 )
 from rlvr_components.platform.settings import Platform
 from rlvr_trainer.errors import ConfigError, PlatformError
-from rlvr_trainer.storage.open import open_storage
+from rlvr_trainer.storage import open_storage
 
 WORKFLOW = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "w", "uid": "2"}
 POD = {"metadata": {"name": "step-1", "uid": "1", "ownerReferences": [WORKFLOW]}}

@@ -17,10 +17,10 @@ from rlvr_trainer import data
 from rlvr_trainer.errors import ConfigError, DataError, JobFailed, PlatformError
 from rlvr_trainer.evaluation.outcome import sample_lines
 from rlvr_trainer.evaluation.shards import Shard, batches
-from rlvr_trainer.launch.node_run_dir import ADAPTER_URI_VARIABLE
 from rlvr_trainer.recipe.reader import load_recipe
 from rlvr_trainer.recipe.trajectory import training_hash
-from rlvr_trainer.storage.open import open_storage
+from rlvr_trainer.storage import open_storage
+from rlvr_trainer.variables import ADAPTER_URI_VARIABLE
 
 RECIPE = load_recipe(
     "arithmetic", ["data.num_train_rows=40", "data.num_test_rows=6", "evaluation.batch_size=2"]

@@ -8,7 +8,7 @@ from rlvr_trainer.errors import ConfigError, DataError
 from rlvr_trainer.recipe.reader import parse_recipe
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.recipe.trajectory import TRAJECTORY, trajectory_of
-from rlvr_trainer.storage.open import LocalStorage
+from rlvr_trainer.storage import LocalStorage
 
 
 class Counted(LocalStorage):

@@ -10,7 +10,8 @@ from rlvr_components.steps.step_process import log_metrics, step
 from rlvr_components.workflow import Failure, find_failure
 from rlvr_trainer.errors import DataError, JobFailed
 from rlvr_trainer.recipe.reader import parse_recipe
-from rlvr_trainer.run_dir.events import EVENTS_VARIABLE, read_events
+from rlvr_trainer.run_dir.events import read_events
+from rlvr_trainer.variables import EVENTS_VARIABLE
 
 RECIPE = parse_recipe(
     {"name": "tiny", "model": {"name": "embedded:smollm2-135m-instruct"}}

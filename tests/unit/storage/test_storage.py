@@ -27,8 +27,8 @@ from rlvr_trainer.errors import ConfigError, DataError, PlatformError
 from rlvr_trainer.models import local_folder, locate_model
 from rlvr_trainer.recipe.reader import parse_recipe
 from rlvr_trainer.recipe.schema import ModelSection
+from rlvr_trainer.storage import S3Storage, Storage, open_storage, safe_key
 from rlvr_trainer.storage.atomic_files import write_text
-from rlvr_trainer.storage.open import S3Storage, Storage, open_storage, safe_key
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -105,7 +105,7 @@ def test_a_file_system_without_hard_links_has_one_winner_too(
 
 @pytest.mark.parametrize("key", ["", "/", "..", "../a", "a/../b", "/etc/passwd", "a\\b", "a\0b"])
 def test_a_key_cannot_leave_its_folder(storage: Storage, key: str) -> None:
-    with pytest.raises(ConfigError, match="is no key below a folder"):
+    with pytest.raises(ConfigError, match="is not a key below a folder"):
         storage.read_bytes(key)
     with pytest.raises(ConfigError):
         storage.write_bytes(key, b"")
@@ -119,7 +119,7 @@ def test_keys_are_normalised() -> None:
 def test_other_schemes_are_refused() -> None:
     with pytest.raises(ConfigError, match="neither a folder nor s3://"):
         open_storage("gs://bucket/prefix")
-    with pytest.raises(ConfigError, match="names no bucket"):
+    with pytest.raises(ConfigError, match="does not name a bucket"):
         open_storage("s3://")
 
 
@@ -233,7 +233,7 @@ def test_a_folder_is_not_a_key(storage: Storage) -> None:
 def test_a_file_of_any_size_is_copied_in_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rlvr_trainer.storage.open.CHUNK_BYTES", 3)
+    monkeypatch.setattr("rlvr_trainer.storage.folder.CHUNK_BYTES", 3)
     storage, source = open_storage(tmp_path / "root"), tmp_path / "source"
     source.write_bytes(b"0123456789")
     storage.upload_file(source, "weights")
@@ -274,7 +274,7 @@ def test_a_bucket_that_does_not_exist_is_named(s3: str) -> None:
     storage = open_storage("s3://no-such-bucket/prefix")
     for act in (lambda: storage.write_bytes("a", b""), lambda: storage.list(),
                 lambda: storage.read_bytes("a")):  # fmt: skip
-        with pytest.raises(ConfigError, match="there is no bucket 'no-such-bucket'"):
+        with pytest.raises(ConfigError, match="the bucket 'no-such-bucket' does not exist"):
             act()
 
 
@@ -434,7 +434,7 @@ def test_a_server_that_cannot_be_reached_is_a_platform_error(
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{unused.getsockname()[1]}")
-    monkeypatch.setattr("rlvr_trainer.storage.open.MAX_ATTEMPTS", 1)
+    monkeypatch.setattr("rlvr_trainer.storage.s3.MAX_ATTEMPTS", 1)
     with pytest.raises(PlatformError, match="cannot be reached"):
         open_storage(s3).read_bytes("a")
 
@@ -446,7 +446,7 @@ def test_missing_credentials_are_a_configuration_error(
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "absent"))
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-    with pytest.raises(ConfigError, match="there are no credentials"):
+    with pytest.raises(ConfigError, match="credentials are missing"):
         open_storage(s3).read_bytes("a")
 
 
@@ -571,7 +571,7 @@ def test_a_model_that_is_not_in_s3_is_a_configuration_error(
     s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RLVR_CACHE", str(tmp_path))
-    with pytest.raises(ConfigError, match=r"absent holds no files; check the address"):
+    with pytest.raises(ConfigError, match=r"absent does not hold files; check the address"):
         locate_model(ModelSection(name=f"{s3}/absent"))
 
 

@@ -228,7 +228,7 @@ def test_a_task_can_be_a_class_in_a_users_file(tmp_path: Path) -> None:
         ("gsmk8", r"did you mean 'gsm8k'\?"),
         ("json:JSONDecoder", "is not a subclass of"),
         ("json:loads", "is not a subclass of"),
-        ("absent/task.py:Task", "there is no file"),
+        ("absent/task.py:Task", r"task\.py does not exist"),
         ("rlvr_trainer.tasks:Arithmetics", r"did you mean 'Arithmetic'\?"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Rows to train, validation and test files, with a manifest that says what became of each row."""
+"""Prepare rows as train, validation and test files, with a manifest that accounts for each row."""
 
 from rlvr_trainer.data.prepare import at_most, prepare, repeat_rows
 from rlvr_trainer.data.splits import (

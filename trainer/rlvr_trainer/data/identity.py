@@ -1,4 +1,4 @@
-"""Identify the content of everything that a recipe names."""
+"""Hash the content of everything that a recipe names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rlvr_trainer.tasks import Split
 def files_identity(recipe: Recipe) -> str:
     """Return sixteen hex digits of the content that the recipe names: rows, code, a local model.
 
-    Rows on the hub have a revision. Raises DataError and ConfigError when rows cannot be read.
+    Rows on the hub have a revision. Raises DataError and ConfigError if rows cannot be read.
     """
     content = file_digests(recipe)
     sources: dict[Split, str] = {"train": recipe.data.train, "test": recipe.data.test}

@@ -1,4 +1,4 @@
-"""Preparation: read, quarantine, split, write. The same recipe gives the same bytes."""
+"""Prepare data: read, quarantine, split, write. The same recipe gives the same bytes."""
 
 from __future__ import annotations
 
@@ -43,23 +43,23 @@ if TYPE_CHECKING:
     from rlvr_trainer.recipe.schema import Recipe
 
 NUMBERS_ONLY = {
-    "rewards.correctness": "for other answers set rewards.correctness.function to one of yours, or "
-    "leave rewards.correctness out and name a reward of yours in evaluation.correct_by",
-    "evaluation.correct_by": "for other answers name a reward of yours in evaluation.correct_by",
+    "rewards.correctness": "for other answers set rewards.correctness.function to your own, or "
+    "leave rewards.correctness out and name your own reward in evaluation.correct_by",
+    "evaluation.correct_by": "for other answers name your own reward in evaluation.correct_by",
 }
 
 TOKEN_MARGIN = 16
-"""Header and question, counted apart, differ from their sum by less: tokens meet at one seam."""
+"""Tokens by which a prompt may differ from the sum of header and question."""
 
 
 def prepare(recipe: Recipe, data_dir: Path, *, count_tokens: Callable[[str], int]) -> Manifest:
-    """Write the splits, the exemplars and the quarantined rows to `data_dir`; give the manifest.
+    """Write the splits, the exemplars and the quarantined rows to `data_dir`; return the manifest.
 
     - `train.jsonl`, `validation.jsonl`, `test.jsonl`, `exemplars.jsonl`: rows, for `load_rows`
     - `quarantined.jsonl`: location, reason, detail and an excerpt of each unusable row
     - `manifest.json`: counts, hashes, seed, sources, exemplar ids, header tokens by shots
 
-    A row is over-long when its prompt and the longest completion exceed the context: for training
+    A row is over-long if its prompt and the longest completion exceed the context: for training
     rows at the trained shots, for test rows at the most shots that are evaluated.
 
     Raises ConfigError (templates, rewards, a header longer than the context, an unwritable folder),
@@ -119,7 +119,7 @@ def prepare(recipe: Recipe, data_dir: Path, *, count_tokens: Callable[[str], int
             **{name: len(rows) for name, rows in splits.items()},
             "quarantined": len(read.quarantined),
         },
-        "quarantined": dict(Counter(each["reason"] for each in read.quarantined)),
+        "quarantined": dict(Counter(row["reason"] for row in read.quarantined)),
         "exemplar_ids": [row.id for row in exemplars],
         "header_tokens": {str(shots): tokens for shots, tokens in header_tokens.items()},
         "max_prompt_tokens": fits.max_prompt_tokens,
@@ -133,14 +133,14 @@ def prepare(recipe: Recipe, data_dir: Path, *, count_tokens: Callable[[str], int
 
 
 def repeat_rows(rows: Sequence[Row], num_rows: int) -> list[Row]:
-    """The rows in turn until there are at least `num_rows`: a batch can then be filled."""
+    """Repeat the rows in turn until there are at least `num_rows`."""
     return list(islice(cycle(rows), max(num_rows, len(rows))))
 
 
 def at_most(
     rows: list[Row], num_rows: int | None, seed: str, *, spare: Sequence[str] = ()
 ) -> list[Row]:
-    """A random choice of `num_rows` rows in their order, with those of `spare` among them."""
+    """Choose `num_rows` rows at random in their order, including those of `spare`."""
     if num_rows is None or num_rows >= len(rows):
         return rows
     spared = set(spare)
@@ -158,7 +158,7 @@ def _read(task: Task, recipe: Recipe, split: Split, read: Quarantine) -> list[Ro
     rows = []
     for index, record in enumerate(records):
         id = f"{split}-{index}"
-        read.found(id, split, record.location)
+        read.count(id, split, record.location)
         try:
             row = _parse(task, record, id)
             rows.append(_with_number(row, by_number) if by_number else row)
@@ -181,12 +181,12 @@ def _parse(task: Task, record: Record, id: str) -> Row:
         row = task.parse(record.raw, id)
         texts = (row.id, row.question, row.answer, row.solution)
         if not all(isinstance(text, str) for text in texts):
-            raise TypeError(f"id, question, answer and solution are text, got {texts}")
-        # As every later step reads it: Parquet has columns that JSON does not know.
+            raise TypeError(f"id, question, answer and solution must be text, got {texts}")
+        # as later steps read it: Parquet has columns that JSON does not know
         return replace(row, extra=json.loads(json.dumps(dict(row.extra), default=str)))
     except UnusableRow:
         raise
-    except Exception as error:  # of a user's task: the row is at fault until too many are
+    except Exception as error:  # of a user's task: blame the row, until too many rows fail
         raise UnusableRow("malformed", f"{type(error).__name__}: {error}") from error
 
 
@@ -200,7 +200,7 @@ def _with_number(row: Row, field: str) -> Row:
 
 
 def _question_key(row: Row) -> str:
-    """Return the same key for questions that read the same, however they are encoded."""
+    """Return a key that is the same for questions that read the same."""
     visible = "".join(char for char in row.question if unicodedata.category(char) != "Cf")
     folded = unicodedata.normalize("NFD", visible).casefold()
     return unicodedata.normalize("NFC", " ".join(folded.split()))
@@ -234,7 +234,7 @@ def _without_test_questions(
 def _part(
     rows: Sequence[Row], fraction: float, seed: str, *, spare: Sequence[str] = ()
 ) -> tuple[list[Row], list[Row]]:
-    """(the others, a random `fraction` of the rows), both in their order; `spare` is not taken."""
+    """Split off a random `fraction` of the rows, none of `spare`: (the others, the fraction)."""
     candidates = [row.id for row in rows if row.id not in set(spare)]
     taken = set(random.Random(seed).sample(candidates, round(fraction * len(candidates))))
     return [row for row in rows if row.id not in taken], [row for row in rows if row.id in taken]
@@ -252,16 +252,16 @@ def _check_selection(select: Sequence[str], train: Sequence[Row], read: Quaranti
                 "select another"
             )
         raise DataError(
-            f"data.select: there is no training row {id!r}{did_you_mean(id, known)}; ids go from "
+            f"data.select: {id!r} is not a training row{did_you_mean(id, known)}; ids go from "
             f"train-0 to train-{read.num_read['train'] - 1}"
         )
 
 
 def _choose_exemplars(recipe: Recipe, train: Sequence[Row]) -> list[Row]:
-    """The first `num_exemplars` training rows in the seed's order that can be shown.
+    """Choose the first `num_exemplars` suitable training rows in the seed's order.
 
-    Rows longer than the median are not: every prompt pays for the header, and a context of 2048
-    would hardly hold eight of the longest.
+    Rows longer than the median are not suitable: every prompt holds the header, and a context of
+    2048 would hardly hold eight of the longest.
     """
     num_exemplars = recipe.data.num_exemplars
     if not num_exemplars:
@@ -286,10 +286,10 @@ def _num_characters(row: Row) -> int:
 
 
 def _rewarded(recipe: Recipe, rows: Sequence[Row]) -> list[Row]:
-    """Return the rows whose gold completion earns each reward of ours: no other may be shown.
+    """Return the rows whose gold completion earns all built-in rewards.
 
-    Raises ConfigError when not even a completion without worked text does: then the template and
-    the marker disagree, and a model would be shown what is never rewarded.
+    Raises ConfigError if not even a completion without worked text does: then the template and the
+    marker disagree, and the exemplars would show what is never rewarded.
     """
     prompt, layout = recipe.prompt, PromptLayout(recipe.prompt, ())
     ours = [name for name, reward in recipe.rewards.items() if not reward.function]
@@ -305,14 +305,14 @@ def _rewarded(recipe: Recipe, rows: Sequence[Row]) -> list[Row]:
         if cut_at_stop(text, prompt.stop) != text:
             raise ConfigError(
                 f"prompt.solution_template gives {text!r}, in which a line begins with prompt.stop "
-                f"{prompt.stop!r}, so that a completion like it is cut there; take another stop"
+                f"{prompt.stop!r}, so a completion like it is cut there; set another stop"
             )
         if not rewarded(plain):
             if parse_number(row.answer) is None:
                 raise ConfigError(
                     f"rewards.{ours[0]} reads a number, and the answer of row {row.id} is "
-                    f"{row.answer!r}; leave it out, or set rewards.{ours[0]}.function to one of "
-                    "yours"
+                    f"{row.answer!r}; leave it out, or set rewards.{ours[0]}.function to your "
+                    "own"
                 )
             raise ConfigError(
                 f"prompt.solution_template gives {text!r}, in which no line is "
@@ -323,7 +323,7 @@ def _rewarded(recipe: Recipe, rows: Sequence[Row]) -> list[Row]:
 
 
 def _loadable_rewards(recipe: Recipe) -> dict[str, Reward]:
-    """Build the rewards; none where their code is only where they are used, such as in a pod."""
+    """Build the rewards; none if their code exists only in the pods that use them."""
     try:
         return build_rewards(recipe)
     except ConfigError:
@@ -333,7 +333,7 @@ def _loadable_rewards(recipe: Recipe) -> dict[str, Reward]:
 def _count_headers(
     recipe: Recipe, layout: PromptLayout, count_tokens: Callable[[str], int]
 ) -> dict[int, int]:
-    """Tokens of the header by shots. Raises ConfigError when one leaves no room."""
+    """Count the header's tokens by shots. Raises ConfigError if it leaves no room."""
     trained, evaluated = recipe.prompt.num_shots, recipe.evaluated_shots
     tokens_by_shots = {}
     for shots in sorted({trained, *evaluated}):
@@ -352,7 +352,7 @@ def _count_headers(
 
 
 class _LengthLimit:
-    """Quarantines rows whose prompt and longest completion exceed the context."""
+    """Filter that quarantines rows whose prompt and longest completion exceed the context."""
 
     def __init__(
         self,
@@ -366,7 +366,7 @@ class _LengthLimit:
         self._header_tokens = header_tokens
         self._count_tokens = count_tokens
         self.max_prompt_tokens = 0
-        """Of the rows that fit, to within TOKEN_MARGIN."""
+        """Tokens of the longest prompt that fits, up to TOKEN_MARGIN more or less."""
 
     def training(self, row: Row, read: Quarantine) -> bool:
         completion = self._recipe.sampling.max_completion_tokens
@@ -382,7 +382,7 @@ class _LengthLimit:
 
     def _fits(self, row: Row, shots: int, completion: int, read: Quarantine) -> bool:
         limit = self._recipe.model.context_length - completion
-        # The header is long and always the same: only a row near the limit is counted with it.
+        # the header is long and always the same: only rows near the limit are counted with it
         prompt = self._header_tokens[shots] + self._count_tokens(self._layout.question(row))
         if abs(prompt - limit) <= TOKEN_MARGIN:
             prompt = self._count_tokens(self._layout.prompt(row, shots))

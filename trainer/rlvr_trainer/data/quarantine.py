@@ -1,4 +1,4 @@
-"""What was read, and the rows that are not used: each with its place, the reason and an excerpt."""
+"""Record the rows that were read, and those that are unusable with reason and excerpt."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ NUM_REPORTED = 5
 
 @dataclass
 class Quarantine:
-    """What was read from where, and the rows that were found unusable."""
+    """The rows that were read, and those that are unusable."""
 
     sources: dict[str, str] = field(default_factory=dict)
     num_read: Counter[str] = field(default_factory=Counter)
     locations: dict[str, tuple[Split, str]] = field(default_factory=dict)
-    """Row id → the source it was read for, and its place there."""
+    """Row id → split and location in its source."""
     quarantined: list[dict[str, str]] = field(default_factory=list)
     num_unusable: Counter[str] = field(default_factory=Counter)
     reasons: dict[str, str] = field(default_factory=dict)
-    """Row id → why it is not used."""
+    """Row id → reason why it is not used."""
 
-    def found(self, id: str, split: Split, location: str) -> None:
+    def count(self, id: str, split: Split, location: str) -> None:
         """Count a row that was read."""
         self.num_read[split] += 1
         self.locations[id] = (split, location)
 
     def add(self, id: str, reason: str, detail: str, excerpt: str) -> None:
-        """Set a row that was found aside."""
+        """Quarantine a row that was counted."""
         split, location = self.locations[id]
         self.num_unusable[split] += 1
         self.reasons[id] = reason
@@ -50,25 +50,23 @@ class Quarantine:
         )
 
     def describe(self) -> str:
-        """The sources, for a message."""
+        """Return the sources, for a message."""
         return " and ".join(sorted(set(self.sources.values())))
 
     def check(self, recipe: Recipe) -> None:
-        """Raise DataError when more rows are unusable than the recipe allows, in any source."""
+        """Raise DataError if more rows are unusable than the recipe allows, in any source."""
         allowed = recipe.data.max_quarantined_fraction
         for split, source in self.sources.items():
             bad, total = self.num_unusable[split], self.num_read[split]
             if bad <= allowed * total:
                 continue
-            quarantined = [
-                each for each in self.quarantined if self.locations[each["id"]][0] == split
-            ]
-            reasons = Counter(each["reason"] for each in quarantined)
+            quarantined = [row for row in self.quarantined if self.locations[row["id"]][0] == split]
+            reasons = Counter(row["reason"] for row in quarantined)
             counts = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
             first = "\n".join(
-                f"  {each['location']}: {each['reason']}"
-                + (f" ({each['detail']})" if each["detail"] else "")
-                for each in quarantined[:NUM_REPORTED]
+                f"  {row['location']}: {row['reason']}"
+                + (f" ({row['detail']})" if row["detail"] else "")
+                for row in quarantined[:NUM_REPORTED]
             )
             raise DataError(
                 f"{bad:,} of {total:,} rows of {source} are unusable ({bad / total:.1%}), "

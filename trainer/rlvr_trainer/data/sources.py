@@ -1,9 +1,9 @@
-"""Reading raw records: JSON or Parquet on this disk or in S3, and the Hugging Face hub.
+"""Read raw records: JSON or Parquet on a disk or in S3, and the Hugging Face hub.
 
 JSON is one object a line (JSON Lines), or an array of objects.
 
-A record that cannot be read is yielded with its problem, so that one broken line costs one row; a
-source that cannot be read raises DataError.
+A record that cannot be read is yielded with its problem, so one broken line costs one row; a source
+that cannot be read raises DataError.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from urllib.parse import parse_qsl
 
 from rlvr_trainer.error_mapping import passing_error
 from rlvr_trainer.errors import ConfigError, DataError
-from rlvr_trainer.storage.open import open_storage
+from rlvr_trainer.storage import open_storage
 from rlvr_trainer.tasks import Split
 
 JSON_LINES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".ndjson", ".ndjson.gz")
@@ -33,18 +33,18 @@ PARQUET_BATCH_ROWS = 1024
 
 @dataclass(frozen=True)
 class Record:
-    """One raw row, or the reason why there is none."""
+    """A raw row, or the reason why it cannot be read."""
 
     location: str
     """`train.jsonl:5000`, by line (from 1), or `train.parquet[12]`, by row (from 0)."""
     raw: Mapping[str, Any] | None
     problem: str = ""
     text: str = ""
-    """What stands in the source, for an unreadable record."""
+    """The source text of an unreadable record."""
 
 
 def read_source(source: str, split: Split) -> Iterator[Record]:
-    """The records of a path, `s3://…` or `hub://…`.
+    """Yield the records of a path, `s3://…` or `hub://…`.
 
     Raises ConfigError, DataError and PlatformError.
     """
@@ -54,7 +54,7 @@ def read_source(source: str, split: Split) -> Iterator[Record]:
     suffixes = source.lower()
     if not suffixes.endswith(JSON_LINES + PARQUET):
         raise ConfigError(
-            f"data.{split}: {source!r} is of no known format; name a file that ends in "
+            f"data.{split}: {source!r} has an unknown format; name a file that ends in "
             f"{', '.join(JSON_LINES + PARQUET)}"
         )
     name = source.rsplit("/", 1)[-1]
@@ -67,7 +67,7 @@ def read_source(source: str, split: Split) -> Iterator[Record]:
 
 
 def read_raw(source: str, split: Split) -> bytes:
-    """All of a path or `s3://…`, as it lies there. Raises ConfigError, DataError, PlatformError."""
+    """Return the bytes of a path or `s3://…`. Raises ConfigError, DataError, PlatformError."""
     with _open(source, split) as file:
         return file.read()
 
@@ -122,7 +122,7 @@ def _lines(file: Iterable[bytes], source: str) -> Iterator[tuple[int, bytes]]:
 
 
 def _array(content: bytes, first_line: bytes, source: str) -> list[Any] | None:
-    """Return the array that a file is; None where only its first line is one. Raises DataError."""
+    """Return the array in a file; None if only its first line is one. Raises DataError."""
     try:
         array: list[Any] = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
@@ -130,7 +130,7 @@ def _array(content: bytes, first_line: bytes, source: str) -> list[Any] | None:
             json.loads(first_line)
             return None
         raise DataError(
-            f"{source} begins as a JSON array and is not one ({error}); repair it, or write one "
+            f"{source} begins as a JSON array but is not one ({error}); repair it, or write one "
             "object a line"
         ) from error
     return array
@@ -190,7 +190,7 @@ def _read_hub(source: str, split: Split) -> Iterator[Record]:
 
 
 def parse_hub_source(source: str, split: Split) -> tuple[str, str, str | None, str]:
-    """(owner/name, revision, config, split) of `hub://owner/name@revision?config=…&split=…`."""
+    """Split `hub://owner/name@revision?config=…&split=…`; (owner/name, revision, config, split)."""
     location, _, query = source.removeprefix("hub://").partition("?")
     name, _, revision = location.partition("@")
     options = dict(parse_qsl(query))
@@ -201,7 +201,7 @@ def parse_hub_source(source: str, split: Split) -> tuple[str, str, str | None, s
         )
     if not revision:
         raise ConfigError(
-            f"data.{split}: {source!r} names no revision, and what it means can change; "
+            f"data.{split}: {source!r} does not name a revision, so its content can change; "
             f"write hub://{name}@COMMIT"
         )
     return name, revision, options.get("config"), options.get("split", split)

@@ -1,7 +1,7 @@
-"""The files of prepared data: written aside, moved in place, verified when read.
+"""Write the files of prepared data atomically, and verify them when they are read.
 
-`manifest.json` moves last and holds the hash of every other file: without it, or with a file that
-does not match it, nothing is taken for prepared data.
+`manifest.json` is written last and holds the hash of every other file: without it, or with a file
+that does not match it, the data is not valid.
 """
 
 from __future__ import annotations
@@ -36,44 +36,46 @@ class Manifest(TypedDict):
     counts: dict[str, int]
     """Rows of each split, and those quarantined."""
     quarantined: dict[str, int]
-    """Rows by the reason that they cannot be used for."""
+    """Quarantined rows by reason."""
     exemplar_ids: list[str]
     header_tokens: dict[str, int]
-    """By number of shots."""
+    """Tokens of the header by number of shots."""
     max_prompt_tokens: int
     files: dict[str, dict[str, Any]]
     """`sha256` and `bytes` of each file."""
 
 
 def load_rows(data_dir: Path, split: Literal["train", "validation", "test"]) -> list[Row]:
-    """The rows of a split. Raises DataError when the files are not what the manifest says."""
+    """Return the rows of a split. Raises DataError if the files do not match the manifest."""
     return _load(data_dir, f"{split}.jsonl")
 
 
 def load_exemplars(data_dir: Path) -> list[Row]:
-    """The exemplars in the order of the header. Raises DataError as `load_rows` does."""
+    """Return the exemplars in the order of the header. Raises DataError as `load_rows`."""
     return _load(data_dir, "exemplars.jsonl")
 
 
 def load_manifest(data_dir: Path) -> Manifest:
-    """What `prepare` wrote. Raises DataError when there is none."""
+    """Return the manifest that `prepare` wrote. Raises DataError if there is none."""
     path = data_dir / MANIFEST
     try:
         manifest: Manifest = json.loads(path.read_bytes())
         version = manifest["version"]
     except FileNotFoundError:
-        raise DataError(f"{data_dir} holds no prepared data (no {MANIFEST}); prepare it") from None
+        raise DataError(
+            f"{data_dir} does not hold prepared data (no {MANIFEST}); prepare it"
+        ) from None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path} cannot be read ({error}); prepare the data again") from error
     if version != VERSION:
-        raise DataError(f"{path} is of version {version}, not {VERSION}; prepare the data again")
+        raise DataError(f"{path} has version {version}, not {VERSION}; prepare the data again")
     return manifest
 
 
 def data_hash(data_dir: Path) -> str:
     """Return twelve hex digits of the rows that training sees. Raises DataError.
 
-    Test rows are never among them, whichever rows those are.
+    Test rows never count.
     """
     described = load_manifest(data_dir)["files"]
     seen = {name: described[name]["sha256"] for name in TRAINED_ON}
@@ -81,7 +83,7 @@ def data_hash(data_dir: Path) -> str:
 
 
 def row_lines(rows: Iterable[Row]) -> bytes:
-    """One JSON object a row; the same rows give the same bytes."""
+    """Return one JSON object a row; the same rows give the same bytes."""
     return json_lines(
         {
             "id": row.id,
@@ -95,13 +97,12 @@ def row_lines(rows: Iterable[Row]) -> bytes:
 
 
 def json_lines(objects: Iterable[Mapping[str, Any]]) -> bytes:
-    """One JSON object a line."""
-    # Parquet has columns that JSON does not know (dates, decimals, bytes): kept as their text.
-    return b"".join(json.dumps(each, default=str).encode() + b"\n" for each in objects)
+    """Return one JSON object a line; dates, decimals and bytes are written as text."""
+    return b"".join(json.dumps(item, default=str).encode() + b"\n" for item in objects)
 
 
 def sha256(content: bytes) -> str:
-    """In hex digits."""
+    """Return the SHA-256 in hex digits."""
     return hashlib.sha256(content).hexdigest()
 
 

@@ -22,6 +22,7 @@ from rlvr_trainer.evaluation.completions import Completion, Sampling, complete
 from rlvr_trainer.evaluation.outcome import Shares, headline, write_samples
 from rlvr_trainer.evaluation.shards import Batch, Shard, batches, evaluated_rows, greedy_batches
 from rlvr_trainer.models import check_loaded, load_model, load_tokenizer, load_trained
+from rlvr_trainer.phases import EVALUATION_PHASES
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.rewards import (
     Reward,
@@ -33,6 +34,7 @@ from rlvr_trainer.rewards import (
     last_number,
 )
 from rlvr_trainer.run_dir.events import emit
+from rlvr_trainer.run_dir.layout import SAMPLES
 from rlvr_trainer.shared_prefix import LogitsNotFinite
 from rlvr_trainer.tasks import Row
 from rlvr_trainer.tasks.prompt import PromptLayout
@@ -159,7 +161,7 @@ def evaluate_model(
     """
     samples = evaluate_shard(recipe, data_dir, Shard(), label=label, adapter_dir=adapter_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    write_samples(output_dir / "samples.jsonl", samples)
+    write_samples(output_dir / SAMPLES, samples)
     return headline(samples, recipe)
 
 
@@ -211,7 +213,7 @@ def _check_judged(evaluator: Evaluator, num_samples: int) -> None:
 
 
 def _with_progress(evaluator: Evaluator, own_batches: Sequence[Batch]) -> Iterator[Sample]:
-    phase = "evaluate-base" if evaluator.label == "before" else "evaluate-trained"
+    phase = EVALUATION_PHASES[evaluator.label]
     total = sum(len(batch.requests) for batch in own_batches)
     judged = correct = formatted = 0
     drawn = chain.from_iterable(map(evaluator.samples, own_batches))

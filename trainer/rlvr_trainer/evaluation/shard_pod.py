@@ -16,15 +16,16 @@ from pathlib import Path
 
 from rlvr_trainer.evaluation.outcome import sample_lines
 from rlvr_trainer.evaluation.shards import Shard
-from rlvr_trainer.launch.operator_environment import (
+from rlvr_trainer.launch.operator_environment import num_gpus
+from rlvr_trainer.recipe.schema import Recipe
+from rlvr_trainer.run_dir.layout import DATA, METRICS
+from rlvr_trainer.storage import Storage, open_storage
+from rlvr_trainer.variables import (
+    EVENTS_VARIABLE,
     NODE_RANK_VARIABLE,
     NUM_NODES_VARIABLE,
-    num_gpus,
+    RUN_URI_VARIABLE,
 )
-from rlvr_trainer.recipe.schema import Recipe
-from rlvr_trainer.run_dir.events import EVENTS_VARIABLE
-from rlvr_trainer.run_dir.remote_checkpoint import RUN_URI_VARIABLE
-from rlvr_trainer.storage.open import Storage, open_storage
 
 POLL_S = 2.0
 SHARD_POLL_S = 0.2
@@ -68,12 +69,12 @@ def _evaluate_shard(
         print(f"{shard.key} is there already", flush=True)
         return
     if shard.index == 0:  # one shard reports the progress
-        os.environ.setdefault(EVENTS_VARIABLE, str(run_dir / "metrics.jsonl"))
+        os.environ.setdefault(EVENTS_VARIABLE, str(run_dir / METRICS))
     from rlvr_trainer.evaluation.evaluate_model import evaluate_shard
     from rlvr_trainer.models import local_folder
 
     adapter_dir = local_folder(adapter) if adapter else None
-    samples = evaluate_shard(recipe, run_dir / "data", shard, label=label, adapter_dir=adapter_dir)
+    samples = evaluate_shard(recipe, run_dir / DATA, shard, label=label, adapter_dir=adapter_dir)
     storage.write_bytes(shard.key, sample_lines(samples).encode())
 
 

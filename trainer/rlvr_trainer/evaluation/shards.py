@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rlvr_trainer.data import at_most, load_rows
 from rlvr_trainer.errors import ConfigError, DataError
 from rlvr_trainer.evaluation.outcome import name_rows
+from rlvr_trainer.run_dir.layout import SAMPLE_SHARDS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from rlvr_trainer.evaluation.outcome import SampleRecord
     from rlvr_trainer.recipe.schema import Recipe
     from rlvr_trainer.tasks import Row
-
-FOLDER = "samples"
-"""Folder of the run directory with a file per shard."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Shard:
     @property
     def key(self) -> str:
         """The path of its samples in the run directory."""
-        return f"{FOLDER}/shard-{self.index}-of-{self.count}.jsonl"
+        return f"{SAMPLE_SHARDS}/shard-{self.index}-of-{self.count}.jsonl"
 
     @property
     def all(self) -> tuple[Shard, ...]:

@@ -13,10 +13,10 @@ from rlvr_trainer.recipe.trajectory import TRAJECTORY, Trajectory
 from rlvr_trainer.run_dir import checkpoint, remote_checkpoint
 from rlvr_trainer.run_dir.checkpoint import Files
 from rlvr_trainer.run_dir.events import emit
-from rlvr_trainer.run_dir.remote_checkpoint import RUN_URI_VARIABLE
 from rlvr_trainer.shared_prefix import SharedPrefixGRPOTrainer
+from rlvr_trainer.storage import Storage, open_storage
 from rlvr_trainer.storage.atomic_files import write_text
-from rlvr_trainer.storage.open import Storage, open_storage
+from rlvr_trainer.variables import RUN_URI_VARIABLE
 
 DATA_HASH = "data.sha256"
 """File of a checkpoint: the hash of the rows that it was trained on."""

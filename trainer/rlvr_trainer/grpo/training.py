@@ -52,10 +52,11 @@ from rlvr_trainer.recipe.trajectory import (
 from rlvr_trainer.rewards import build_rewards
 from rlvr_trainer.run_dir import checkpoint
 from rlvr_trainer.run_dir.events import emit
-from rlvr_trainer.run_dir.remote_checkpoint import RUN_URI_VARIABLE
+from rlvr_trainer.run_dir.layout import ADAPTER, CHECKPOINTS
 from rlvr_trainer.tasks import Row
 from rlvr_trainer.tasks.prompt import PromptLayout
 from rlvr_trainer.tasks.reward_trial import try_rewards
+from rlvr_trainer.variables import RUN_URI_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,7 +82,7 @@ def train(recipe: Recipe, run_dir: Path, data_dir: Path) -> bool:
     Returns False if a signal stopped it after a commit, from which another call resumes.
     Raises DataError, CheckpointError, RewardError, Diverged, PlatformError.
     """
-    checkpoints = run_dir / "checkpoints"
+    checkpoints = run_dir / CHECKPOINTS
     trajectory, resume = trajectory_of(recipe), checkpoint.to_resume(checkpoints)
     if resume:
         check_continues(read_trajectory(resume.path), trajectory, resume.path)
@@ -105,7 +106,7 @@ def train(recipe: Recipe, run_dir: Path, data_dir: Path) -> bool:
     if _is_main_process():
         last = resume.path if resume and is_trained else checkpoint.newest_committed(checkpoints)
         assert last is not None, "training ends with a commit"
-        _place_adapter(recipe, last, run_dir / "adapter")
+        _place_adapter(recipe, last, run_dir / ADAPTER)
     return True
 
 

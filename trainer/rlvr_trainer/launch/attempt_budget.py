@@ -1,10 +1,10 @@
-"""The budget over attempts, kept in the run directory.
+"""Keep the budget of attempts in the run directory.
 
-The operator starts a pod again after every exit code from 128 up and does not count. So each node
-keeps a record of its attempts (`attempts.json`; `attempts-node-R.json` on the others), which is
-written when one begins, since one that is killed cannot write its end.
+The operator restarts a pod after every exit code from 128 up and does not count. So each node
+records its attempts (`attempts.json`; `attempts-node-R.json` on the others) when they begin, since
+a killed one cannot write its end.
 
-A permanent failure ends a job: what follows was started by someone, and counts anew.
+A permanent failure ends a job: later attempts were started by the user and count from 0 again.
 """
 
 from __future__ import annotations
@@ -21,23 +21,24 @@ from rlvr_trainer.launch.exit_causes import (
     RETRIED,
     End,
 )
-from rlvr_trainer.storage.open import Storage
+from rlvr_trainer.run_dir.layout import ATTEMPTS
+from rlvr_trainer.storage import Storage
 
 DEFAULT_MAX_ATTEMPTS = 5
 MAX_OUT_OF_MEMORY = 2
-UNKNOWN_END = "ended without a word: killed, or its node was lost"
+UNKNOWN_END = "ended without a record: killed, or its node was lost"
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """One pod's try at the run."""
+class PodAttempt:
+    """An attempt of one pod."""
 
     time: float
-    """Seconds since 1970, when it began."""
+    """Start, in seconds since 1970."""
     step: int
-    """The newest committed one at its end (while it runs: at its start)."""
+    """The newest committed step at its end (while it runs: at its start)."""
     exit_code: int | None = None
-    """None while it runs, and for ever when it was killed."""
+    """None while it runs, or if it was killed."""
     cause: str = UNKNOWN_END
 
 
@@ -46,29 +47,24 @@ class Attempts:
 
     def __init__(self, storage: Storage, node_rank: int, *, max_attempts: int) -> None:
         self._storage = storage
-        self._key = "attempts.json" if node_rank == 0 else f"attempts-node-{node_rank}.json"
+        self._key = ATTEMPTS if node_rank == 0 else f"attempts-node-{node_rank}.json"
         self._max_attempts = max_attempts
-        self._earlier: list[Attempt] = []
-        self._current: Attempt | None = None
-
-    @property
-    def number(self) -> int:
-        """Of the attempt that has begun, from 1."""
-        return len(self._earlier) + 1
+        self._earlier: list[PodAttempt] = []
+        self._current: PodAttempt | None = None
 
     def begin(self, step: int) -> End | None:
-        """Record that an attempt begins at the committed step; its end, if none is left."""
+        """Record the start of an attempt at the committed step; return an End if none is left."""
         self._earlier = self._read()
         if self._earlier and self._earlier[-1].exit_code is None:  # it may have committed more
             self._earlier[-1] = replace(self._earlier[-1], step=step)
-        self._current = Attempt(time=round(time.time(), 3), step=step)
+        self._current = PodAttempt(time=round(time.time(), 3), step=step)
         exhausted = spent(self._earlier, self._max_attempts)
         if exhausted is None:
             self._write([*self._earlier, self._current])
         return exhausted
 
     def end(self, end: End, step: int) -> End:
-        """Record the end; a permanent one in its place when it was the last attempt."""
+        """Record the end and return it, or a permanent one if this was the last attempt."""
         if self._current is None:
             return end
         ended = replace(self._current, step=step, exit_code=end.exit_code, cause=end.cause)
@@ -78,31 +74,32 @@ class Attempts:
         self._write([*self._earlier, ended])
         return last or end
 
-    def _read(self) -> list[Attempt]:
+    def _read(self) -> list[PodAttempt]:
         try:
             content = self._storage.read_bytes(self._key)
         except FileNotFoundError:
             return []
         try:
-            return [Attempt(**each) for each in json.loads(content)]
+            return [PodAttempt(**attempt) for attempt in json.loads(content)]
         except (ValueError, TypeError) as error:
             raise CheckpointError(
-                f"{self._storage.uri}/{self._key} is damaged ({error}); remove it to count anew"
+                f"{self._storage.uri}/{self._key} is damaged ({error}); remove it to "
+                "count from 0 again"
             ) from None
 
-    def _write(self, attempts: Sequence[Attempt]) -> None:
-        content = json.dumps([asdict(each) for each in attempts], indent=1)
+    def _write(self, attempts: Sequence[PodAttempt]) -> None:
+        content = json.dumps([asdict(attempt) for attempt in attempts], indent=1)
         self._storage.write_bytes(self._key, content.encode())
 
 
-def spent(attempts: Sequence[Attempt], max_attempts: int) -> End | None:
-    """The permanent end when no further attempt may be made, else None.
+def spent(attempts: Sequence[PodAttempt], max_attempts: int) -> End | None:
+    """Return a permanent end if no attempt is left, else None.
 
-    That is after `max_attempts` that failed in a row without the committed step advancing, and
-    after a second one that ran out of memory.
+    That is after `max_attempts` failures in a row without a new commit, and after the second one
+    that ran out of memory.
     """
     job = _of_this_job(attempts)
-    ooms = [each for each in job if each.exit_code == EXIT_OUT_OF_MEMORY]
+    ooms = [attempt for attempt in job if attempt.exit_code == EXIT_OUT_OF_MEMORY]
     if len(ooms) >= MAX_OUT_OF_MEMORY:
         return End(EXIT_NO_ATTEMPTS_LEFT, f"for the second time {ooms[-1].cause}")
     num_stuck = _num_stuck(attempts, len(job))
@@ -115,17 +112,17 @@ def spent(attempts: Sequence[Attempt], max_attempts: int) -> End | None:
     return None
 
 
-def _of_this_job(attempts: Sequence[Attempt]) -> Sequence[Attempt]:
-    """Those after the last one that was not to be retried."""
+def _of_this_job(attempts: Sequence[PodAttempt]) -> Sequence[PodAttempt]:
+    """Return the attempts after the last permanent failure."""
     for index in range(len(attempts), 0, -1):
         if attempts[index - 1].exit_code not in {None, *RETRIED}:
             return attempts[index:]
     return attempts
 
 
-def _num_stuck(attempts: Sequence[Attempt], num_of_job: int) -> int:
-    """Attempts of the job, from the last backwards, that committed nothing new."""
-    steps = [0, *(each.step for each in attempts)]
+def _num_stuck(attempts: Sequence[PodAttempt], num_of_job: int) -> int:
+    """Count the last attempts of the job that did not commit a new step."""
+    steps = [0, *(attempt.step for attempt in attempts)]
     for count in range(num_of_job):
         if steps[-1 - count] > steps[-2 - count]:
             return count

@@ -1,8 +1,8 @@
-"""torchrun that writes down how its ranks ended: `python -m rlvr_trainer.launch.elastic ARGUMENTS`.
+"""Run torchrun and record how its ranks ended: `python -m rlvr_trainer.launch.elastic ARGUMENTS`.
 
 The arguments are those of torch.distributed.run, whose exit code is 1 for every failure. The exit
-codes of the ranks that failed first (negative: a signal) go to torchrun.json, beside what the ranks
-say of themselves. Those that torchrun then ends because of it are not among them.
+codes of the ranks that failed first (negative: a signal) go to torchrun.json, beside the records of
+the ranks themselves. Ranks that torchrun ends as a consequence are not among them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from rlvr_trainer.errors import PlatformError
-from rlvr_trainer.launch.rank_outcomes import RANK_ENDS_VARIABLE
 from rlvr_trainer.storage.atomic_files import write_durably
+from rlvr_trainer.variables import RANK_ENDS_VARIABLE
 
 TORCHRUN_END = "torchrun.json"
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -30,9 +30,9 @@ RENDEZVOUS_ERRORS = {
 
 
 def main() -> int:
-    """Run torchrun; 0 when all ranks of this node ended with 0, 128 + n on signal n, else 1.
+    """Run torchrun; return 0 if all ranks of this node ended with 0, 128 + n on signal n, else 1.
 
-    138 when the disk does not take what ended the ranks, as it may not have taken what they wrote.
+    138 if the record cannot be written, since those of the ranks may be missing too.
     """
     end_with_parent()
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -54,7 +54,7 @@ def main() -> int:
 
 
 def end_with_parent() -> None:
-    """Get SIGTERM when the parent is killed, which then cannot end this process and its ranks."""
+    """Get SIGTERM if the parent is killed, which then cannot end this process and its ranks."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -64,7 +64,7 @@ def _write(end: dict[str, object]) -> int:
     try:
         write_durably(Path(os.environ[RANK_ENDS_VARIABLE]) / TORCHRUN_END, text)
     except OSError as error:
-        print(f"launch is not told of {text}: {error}", file=sys.stderr, flush=True)
+        print(f"{text} cannot be recorded for launch: {error}", file=sys.stderr, flush=True)
         return PlatformError.exit_code
     return 1
 

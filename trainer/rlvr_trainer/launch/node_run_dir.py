@@ -1,14 +1,13 @@
-"""The run directory of a launch: a folder that all nodes share, or S3 with a copy on this node.
+"""Provide the run directory of a launch: a shared folder, or S3 with a copy on this node.
 
-In a shared folder training works as it stands. From S3 each node fetches recipe, data and the
-newest committed checkpoint; ranks commit checkpoints to S3 themselves (`remote_checkpoint`), and
-here node 0 keeps metrics.jsonl up to date and, at the end, sends the adapter. RLVR_ADAPTER_URI says
-where the adapter goes when that is not the run directory: to the artifact of a pipeline, say.
+A shared folder is used in place. From S3 each node fetches recipe, data and the newest committed
+checkpoint; the ranks commit checkpoints to S3 themselves (`remote_checkpoint`), node 0 keeps
+metrics.jsonl up to date and, at the end, sends the adapter. RLVR_ADAPTER_URI sends the adapter
+elsewhere, for example to the artifact of a pipeline.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -17,28 +16,31 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from rlvr_trainer.error_mapping import passing_error
-from rlvr_trainer.errors import CheckpointError, ConfigError, DataError, PlatformError, RLVRError
-from rlvr_trainer.recipe.reader import parse_recipe
-from rlvr_trainer.recipe.schema import Recipe
+from rlvr_trainer.errors import CheckpointError, DataError, PlatformError, RLVRError
 from rlvr_trainer.recipe.trajectory import is_last
 from rlvr_trainer.run_dir import checkpoint, remote_checkpoint
-from rlvr_trainer.run_dir.checkpoint import VERIFIED_VARIABLE
-from rlvr_trainer.run_dir.metrics_log import METRICS, MetricsSender
-from rlvr_trainer.run_dir.remote_checkpoint import RUN_URI_VARIABLE
-from rlvr_trainer.storage.open import Storage, open_storage
+from rlvr_trainer.run_dir.layout import (
+    ADAPTER,
+    CHECKPOINTS,
+    DATA,
+    LOGS,
+    METRICS,
+    RECIPE,
+    read_recipe,
+)
+from rlvr_trainer.run_dir.metrics_log import MetricsSender
+from rlvr_trainer.storage import Storage, open_storage
+from rlvr_trainer.variables import ADAPTER_URI_VARIABLE, RUN_URI_VARIABLE, VERIFIED_VARIABLE
 
 logger = logging.getLogger(__name__)
 
-RECIPE, DATA, ADAPTER, LOGS = "recipe.json", "data", "adapter", "logs"
-ADAPTER_URI_VARIABLE = "RLVR_ADAPTER_URI"
 UPLOAD_INTERVAL_S = 5.0
 MAX_UPLOAD_INTERVAL_S = 60.0
-"""A long run sends its metrics less often: no more than 1 % of its time apart."""
+"""A long run sends its metrics less often, at most every 1 % of its time."""
 
 
 class SharedFolder:
-    """A folder on a volume of all nodes."""
+    """A folder on a volume that all nodes share."""
 
     def __init__(self, storage: Storage, node_rank: int = 0) -> None:
         self.storage = storage
@@ -47,35 +49,32 @@ class SharedFolder:
         self._is_first = node_rank == 0
 
     def fetch(self, *, required: bool) -> None:
-        """Check that there is something to train, and what to resume.
+        """Check the recipe, and verify the checkpoint to resume.
 
         Raises ConfigError, CheckpointError.
         """
-        if required and not (self.path / RECIPE).is_file():
-            raise ConfigError(
-                f"{self.path / RECIPE} does not exist; a run directory begins with it"
-            )
         if required:
-            found = checkpoint.newest(self.path / remote_checkpoint.FOLDER)
-            self.environment[VERIFIED_VARIABLE] = str(found.path) if found else ""
+            read_recipe(self.storage)
+            newest = checkpoint.newest(self.path / CHECKPOINTS)
+            self.environment[VERIFIED_VARIABLE] = str(newest.path) if newest else ""
 
     def start(self) -> None:
-        """Nothing to keep up to date."""
+        """Do nothing: there is nothing to keep up to date."""
 
     def stop(self) -> None:
-        """Nothing to send."""
+        """Do nothing: there is nothing to send."""
 
     def send_logs(self) -> None:
-        """They lie where they belong."""
+        """Do nothing: the logs are in the run directory."""
 
     def finish(self, *, required: bool) -> None:
-        """Check that the adapter is there, and send it where it is asked for.
+        """Check that the adapter exists, and send it to RLVR_ADAPTER_URI.
 
         Raises ConfigError, PlatformError.
         """
         adapter = self.path / ADAPTER
         if required and not adapter.is_dir():
-            raise PlatformError(f"{adapter} is not there after training; try again")
+            raise PlatformError(f"{adapter} does not exist after training; try again")
         if required and self._is_first and os.environ.get(ADAPTER_URI_VARIABLE):
             _send_adapter(adapter, self.storage)
 
@@ -98,44 +97,44 @@ class RemoteCopy:
         Raises ConfigError, DataError, CheckpointError, PlatformError.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        for left in (remote_checkpoint.FOLDER, ADAPTER, LOGS):
-            shutil.rmtree(self.path / left, ignore_errors=True)  # S3 is what counts
-        has_recipe = self._fetch_file(RECIPE)
-        if required and not has_recipe:
-            raise ConfigError(
-                f"{self.storage.uri}/{RECIPE} does not exist; a run directory begins with it"
-            )
+        for name in (CHECKPOINTS, ADAPTER, LOGS):
+            shutil.rmtree(self.path / name, ignore_errors=True)  # S3 counts
+        (self.path / RECIPE).unlink(missing_ok=True)
+        if required:
+            read_recipe(self.storage)
+        with suppress(FileNotFoundError):
+            self.storage.download_file(RECIPE, self.path / RECIPE)
         try:
             self.storage.download_dir(DATA, self.path / DATA)
         except FileNotFoundError:
             if required:
                 raise DataError(
-                    f"{self.storage.uri}/{DATA} holds no files; prepare the data first"
+                    f"{self.storage.uri}/{DATA} does not hold files; prepare the data first"
                 ) from None
         if self._is_first:
             self._metrics.fetch()
-        if has_recipe and required:
-            found = remote_checkpoint.download_newest(
-                self.storage, self.path / remote_checkpoint.FOLDER
+        if required:
+            newest = remote_checkpoint.download_newest(self.storage, self.path / CHECKPOINTS)
+            self.environment[VERIFIED_VARIABLE] = str(newest.path) if newest else ""
+            logger.info(
+                "%s: %s", self.storage.uri, f"step {newest.step}" if newest else "a new run"
             )
-            self.environment[VERIFIED_VARIABLE] = str(found.path) if found else ""
-            logger.info("%s: %s", self.storage.uri, f"step {found.step}" if found else "a new run")
 
     def start(self) -> None:
-        """Begin to send metrics.jsonl as it grows."""
+        """Start to send metrics.jsonl as it grows."""
         if self._is_first:
             self._uploads.start()
 
     def stop(self) -> None:
-        """Send the last of metrics.jsonl. Raises ConfigError, PlatformError, OSError."""
+        """Send the rest of metrics.jsonl. Raises ConfigError, PlatformError, OSError."""
         self._stopped.set()
         if self._is_first:
-            with suppress(RuntimeError):  # it was never started
+            with suppress(RuntimeError):  # not started
                 self._uploads.join()
             self._metrics.join()
 
     def send_logs(self) -> None:
-        """Send what the ranks logged. Raises ConfigError, PlatformError, OSError."""
+        """Send the logs of the ranks. Raises ConfigError, PlatformError, OSError."""
         if (self.path / LOGS).is_dir():
             self.storage.upload_dir(self.path / LOGS, LOGS)
 
@@ -150,33 +149,24 @@ class RemoteCopy:
         if adapter.is_dir():
             _send_adapter(adapter, self.storage)
         elif required:
-            raise PlatformError(f"{adapter} is not there after training; try again")
+            raise PlatformError(f"{adapter} does not exist after training; try again")
 
     def _keep_metrics(self) -> None:
         interval_s, started = UPLOAD_INTERVAL_S, time.monotonic()
         while not self._stopped.wait(interval_s):
             try:
                 self._metrics.send()
-            except (RLVRError, OSError) as error:  # the next send takes it along
+            except (RLVRError, OSError) as error:  # the next send includes it
                 logger.warning("metrics are late: %s", error)
             elapsed_s = time.monotonic() - started
             interval_s = min(max(interval_s, elapsed_s / 100), MAX_UPLOAD_INTERVAL_S)
 
-    def _fetch_file(self, key: str) -> bool:
-        target = self.path / key
-        target.unlink(missing_ok=True)
-        try:
-            self.storage.download_file(key, target)
-        except FileNotFoundError:
-            return False
-        return True
 
-
-RunDir = SharedFolder | RemoteCopy
+NodeRunDir = SharedFolder | RemoteCopy
 
 
 def _send_adapter(adapter: Path, run_dir: Storage) -> None:
-    """Send it, and check that all of it is listed. Raises ConfigError, PlatformError."""
+    """Send the adapter, and check that all of it is listed. Raises ConfigError, PlatformError."""
     elsewhere = os.environ.get(ADAPTER_URI_VARIABLE)
     storage, folder = (open_storage(elsewhere), "") if elsewhere else (run_dir, ADAPTER)
     storage.upload_dir(adapter, folder)
@@ -185,27 +175,15 @@ def _send_adapter(adapter: Path, run_dir: Storage) -> None:
         key = (Path(folder) / path.relative_to(adapter)).as_posix()
         if path.is_file() and listed.get(key) != path.stat().st_size:
             raise PlatformError(
-                f"{storage.uri}/{key} is {listed.get(key, 'not there')} after its upload, "
+                f"{storage.uri}/{key} is {listed.get(key, 'missing')} after its upload, "
                 f"not {path.stat().st_size} bytes; try again"
             )
 
 
-def read_recipe(run_dir: Path) -> Recipe:
-    """Return a run directory's recipe. Raises ConfigError."""
-    path = run_dir / RECIPE
-    try:
-        tree = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise passing_error(error) or ConfigError(
-            f"{path} cannot be read ({error}); a run directory begins with it"
-        ) from None
-    return parse_recipe(tree, origin=str(path))
-
-
 def is_trained(run_dir: Path) -> bool:
-    """Whether the last step is committed, so that only the adapter is left to place."""
-    newest = checkpoint.newest_committed(run_dir / remote_checkpoint.FOLDER)
+    """Return True if the last step is committed, so only the adapter may be missing."""
+    newest = checkpoint.newest_committed(run_dir / CHECKPOINTS)
     try:
         return newest is not None and is_last(newest, read_recipe(run_dir))
     except CheckpointError:
-        return False  # training passes it over
+        return False  # training skips it

@@ -1,8 +1,8 @@
-"""The training operator's environment, and what torchrun gets of it.
+"""Translate the training operator's environment to arguments of torchrun.
 
 The operator of PyTorchJobs sets MASTER_ADDR, MASTER_PORT and PET_*, and RANK and WORLD_SIZE, which
-count pods and not processes. Trainer v2 sets PET_* only, PET_MASTER_ADDR and PET_MASTER_PORT among
-them. torchrun would read PET_* as defaults of its own options: here they become its arguments.
+count pods, not processes. Trainer v2 sets PET_* only, including PET_MASTER_ADDR and
+PET_MASTER_PORT. torchrun would read PET_* as defaults of its options.
 """
 
 from __future__ import annotations
@@ -17,11 +17,8 @@ from rlvr_trainer.errors import ConfigError
 
 DEFAULT_MASTER_PORT = 29500
 POD_COUNTS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK")
-NODE_RANK_VARIABLE, NUM_NODES_VARIABLE = "RLVR_NODE_RANK", "RLVR_NUM_NODES"
-"""For a command in torchrun's place, which sees none of the operator's variables."""
-
 RANK_SHUTDOWN_S = 30
-"""Time that torchrun gives the other ranks of its node when one has failed."""
+"""Time that torchrun gives the other ranks of its node after a failure."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class Nodes:
     num_nodes: int
     node_rank: int
     num_processes: int
-    """Per node."""
+    """Processes of each node."""
     master_addr: str
     master_port: int
 
@@ -41,14 +38,14 @@ class Nodes:
 
 
 def read_nodes(environ: Mapping[str, str]) -> Nodes:
-    """The nodes that the operator's variables describe; without any, this one alone.
+    """Return the nodes of the operator's variables; without any, this one alone.
 
     Raises ConfigError.
     """
     num_nodes = _number(environ, "PET_NNODES", 1)
     if "PET_NNODES" not in environ and _number(environ, "WORLD_SIZE", 1) > 1:
         raise ConfigError(
-            f"WORLD_SIZE is {environ['WORLD_SIZE']} and PET_NNODES is not set, so that each pod "
+            f"WORLD_SIZE is {environ['WORLD_SIZE']} and PET_NNODES is not set, so each pod "
             "would train alone; set PET_NNODES and PET_NODE_RANK"
         )
     node_rank = _number(environ, "PET_NODE_RANK", 0)
@@ -73,9 +70,9 @@ def read_nodes(environ: Mapping[str, str]) -> Nodes:
 
 
 def torchrun_arguments(nodes: Nodes, log_dir: str, run_dir: str) -> list[str]:
-    """Arguments of torch.distributed.run that train `run_dir` on a fixed number of nodes.
+    """Return arguments of torch.distributed.run that train `run_dir` on a fixed number of nodes.
 
-    One of several ranks writes each line with its rank before it.
+    With several ranks, each line of output begins with the rank.
     """
     prefixed = [
         *("--log-dir", log_dir, "--tee", "3"),
@@ -94,7 +91,7 @@ def torchrun_arguments(nodes: Nodes, log_dir: str, run_dir: str) -> list[str]:
 
 
 def child_environment(environ: Mapping[str, str], **added: str) -> dict[str, str]:
-    """The environment without the operator's counts, which a rank would take for its own."""
+    """Return the environment without the operator's counts of pods, which mislead a rank."""
     kept = {
         name: value
         for name, value in environ.items()
@@ -105,10 +102,10 @@ def child_environment(environ: Mapping[str, str], **added: str) -> dict[str, str
 
 
 def num_gpus() -> int:
-    """GPUs that this node's driver shows, 0 without one."""
+    """Return the number of GPUs of this node, 0 without a driver."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return len([each for each in visible.split(",") if each.strip() not in ("", "-1")])
+        return len([gpu for gpu in visible.split(",") if gpu.strip() not in ("", "-1")])
     try:
         listed = subprocess.run(
             ["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=60, check=True
@@ -129,8 +126,10 @@ def _num_processes(value: str) -> int:
 def _number(environ: Mapping[str, str], name: str, default: int) -> int:
     value = environ.get(name) or str(default)
     if not value.isdecimal():
-        hint = "; the number of nodes is fixed, remove elasticPolicy" if ":" in value else ""
-        raise ConfigError(f"{name} is {value!r}, which is no number{hint}")
+        hint = (
+            "the number of nodes is fixed, remove elasticPolicy" if ":" in value else "correct it"
+        )
+        raise ConfigError(f"{name} is {value!r}, which is not a number; {hint}")
     return int(value)
 
 

@@ -1,4 +1,4 @@
-"""What one pod does, from its start to the exit code that the operator reads."""
+"""Run one pod, from its start to the exit code that the operator reads."""
 
 from __future__ import annotations
 
@@ -20,10 +20,8 @@ from rlvr_trainer.error_mapping import to_rlvr_error
 from rlvr_trainer.errors import EXIT_PREEMPTED, PlatformError, RLVRError
 from rlvr_trainer.launch.attempt_budget import DEFAULT_MAX_ATTEMPTS, Attempts
 from rlvr_trainer.launch.exit_causes import End, first_cause
-from rlvr_trainer.launch.node_run_dir import RemoteCopy, RunDir, SharedFolder, is_trained
+from rlvr_trainer.launch.node_run_dir import NodeRunDir, RemoteCopy, SharedFolder, is_trained
 from rlvr_trainer.launch.operator_environment import (
-    NODE_RANK_VARIABLE,
-    NUM_NODES_VARIABLE,
     Nodes,
     child_environment,
     read_nodes,
@@ -31,7 +29,14 @@ from rlvr_trainer.launch.operator_environment import (
 )
 from rlvr_trainer.launch.processes import StopRequest, run_child
 from rlvr_trainer.run_dir import remote_checkpoint
-from rlvr_trainer.storage.open import S3_SCHEME, open_storage
+from rlvr_trainer.run_dir.layout import LOGS
+from rlvr_trainer.storage import S3_SCHEME, open_storage
+from rlvr_trainer.variables import (
+    NODE_RANK_VARIABLE,
+    NUM_NODES_VARIABLE,
+    RUN_DIR_VARIABLE,
+    TERMINATION_LOG_VARIABLE,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +44,7 @@ DEFAULT_WORK_DIR = Path("/scratch/run")
 DEFAULT_MASTER_TIMEOUT_S = 600.0
 RESOLVE_INTERVAL_S = 1.0
 TERMINATION_LOG = "/dev/termination-log"
-TERMINATION_LOG_VARIABLE = "RLVR_TERMINATION_LOG"
 TERMINATION_LOG_BYTES = 4096
-RUN_DIR_VARIABLE = "RLVR_RUN_DIR"
-"""For a command in torchrun's place: the run directory on this node."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Options:
 
     @classmethod
     def parse(cls, parsed: argparse.Namespace) -> Options:
-        """From what `add_arguments` parsed."""
+        """Return the options from the parsed arguments."""
         command = parsed.command[1:] if parsed.command[:1] == ["--"] else parsed.command
         return cls(
             parsed.run, parsed.work_dir, parsed.max_attempts, parsed.master_timeout_s, command
@@ -65,10 +67,10 @@ class Options:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `launch`."""
+    """Add the options of `launch`."""
     add = parser.add_argument
     add("--run", required=True, metavar="URI", help="a shared folder, or s3://bucket/prefix")
-    add("--work-dir", type=Path, metavar="DIR", help="where a copy of s3:// lies on this node")
+    add("--work-dir", type=Path, metavar="DIR", help="folder for the copy of s3:// on this node")
     add(
         "--max-attempts",
         type=int,
@@ -83,18 +85,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="how long to wait for the master's name (default %(default)s)",
     )
-    add("command", nargs=argparse.REMAINDER, help="after --: run it in torchrun's place")
+    add("command", nargs=argparse.REMAINDER, help="after --: a command to run in place of torchrun")
 
 
 def launch(options: Options) -> int:
-    """Train as one node of a job; returns the exit code once its cause is written down."""
+    """Train as one node of a job, record the cause of the termination and return the exit code."""
     stop = StopRequest()
     stop.install()
     return _Pod(options, stop).run().exit_code
 
 
 def write_termination_message(end: End, *, step: int, node_rank: int) -> None:
-    """Tell Kubernetes of the end, where the container has a file for it."""
+    """Write Kubernetes' termination message, if the container has a file for it."""
     path = Path(os.environ.get(TERMINATION_LOG_VARIABLE) or TERMINATION_LOG)
     if TERMINATION_LOG_VARIABLE in os.environ or path.exists():
         with suppress(OSError):
@@ -102,7 +104,7 @@ def write_termination_message(end: End, *, step: int, node_rank: int) -> None:
 
 
 def termination_message(end: End, *, step: int, node_rank: int) -> bytes:
-    """JSON of cause, exit code, committed step and node, within Kubernetes's 4096 bytes."""
+    """Return JSON of cause, exit code, committed step and node within Kubernetes' 4096 bytes."""
     cause = end.cause
     while True:
         message = {"cause": cause, "exit_code": end.exit_code, "step": step, "node_rank": node_rank}
@@ -122,12 +124,12 @@ class _Pod:
         self._stop = stop
         self._node_rank = 0
         self._step = 0
-        self._said: End | None = None
+        self._reported: End | None = None
 
     def run(self) -> End:
-        """Fetch, train, send, and say how it ended; never raises."""
+        """Fetch, train, send, and report the termination; never raises."""
         attempts: Attempts | None = None
-        run_dir: RunDir | None = None
+        run_dir: NodeRunDir | None = None
         try:
             nodes = read_nodes(os.environ)
             self._node_rank = nodes.node_rank
@@ -144,34 +146,34 @@ class _Pod:
                 logger.error("launch failed", exc_info=error)
             end = End(cause.exit_code, str(cause))
         if not run_dir or not attempts:
-            self._say(end)
+            self._report(end)
             return end
         if end.exit_code:
-            self._say(end)  # what follows may take longer than this pod is given
+            self._report(end)  # the rest may take longer than the grace period
         end = self._close(end, run_dir, attempts)
-        self._say(end)
+        self._report(end)
         _send_logs(run_dir)
         return end
 
-    def _say(self, end: End) -> None:
-        """On stderr, once, and in the termination message."""
-        if end.exit_code and end != self._said:
+    def _report(self, end: End) -> None:
+        """Report the end on stderr, once, and in the termination message."""
+        if end.exit_code and end != self._reported:
             print(f"error: {end.cause}", file=sys.stderr, flush=True)
-        self._said = end
+        self._reported = end
         write_termination_message(end, step=self._step, node_rank=self._node_rank)
 
-    def _attempt(self, nodes: Nodes, run_dir: RunDir) -> End:
+    def _attempt(self, nodes: Nodes, run_dir: NodeRunDir) -> End:
         trains = not self._options.command
         run_dir.fetch(required=trains)
         if trains and is_trained(run_dir.path):
-            # the other nodes may be gone for good: what is left needs none of them
+            # other nodes may be gone; what is left does not need them
             if nodes.node_rank > 0:
                 return End(0, "finished")
             return self._run_and_send(run_dir, [*_TRAIN_ALONE, str(run_dir.path)])
         if nodes.num_nodes > 1:
             self._wait_for_master(nodes.master_addr)
         if self._stop.requested:
-            return End(EXIT_PREEMPTED, "stopped by a signal before training had begun")
+            return End(EXIT_PREEMPTED, "stopped by a signal before training began")
         if not trains:
             environment = {
                 RUN_DIR_VARIABLE: str(run_dir.path),
@@ -179,14 +181,14 @@ class _Pod:
                 NUM_NODES_VARIABLE: str(nodes.num_nodes),
             }
             return self._run_and_send(run_dir, self._options.command, environment)
-        log_dir = run_dir.path / "logs" / f"node-{nodes.node_rank}"
+        log_dir = run_dir.path / LOGS / f"node-{nodes.node_rank}"
         log_dir.mkdir(parents=True, exist_ok=True)
         arguments = torchrun_arguments(nodes, str(log_dir), str(run_dir.path))
         return self._run_and_send(run_dir, [*_TORCHRUN, *arguments], signal_ranks=True)
 
     def _run_and_send(
         self,
-        run_dir: RunDir,
+        run_dir: NodeRunDir,
         command: list[str],
         added: Mapping[str, str] = MappingProxyType({}),
         *,
@@ -209,7 +211,7 @@ class _Pod:
         return end
 
     def _wait_for_master(self, name: str) -> None:
-        """Until the name resolves, or a stop. Raises PlatformError."""
+        """Wait until the name resolves, or a stop. Raises PlatformError."""
         deadline = time.monotonic() + self._options.master_timeout_s
         while not self._stop.requested:
             try:
@@ -219,12 +221,12 @@ class _Pod:
                 if time.monotonic() > deadline:
                     raise PlatformError(
                         f"the master's name {name!r} did not resolve within "
-                        f"{self._options.master_timeout_s:g} s ({error}); is its pod running?"
+                        f"{self._options.master_timeout_s:g} s ({error}); check its pod"
                     ) from None
             time.sleep(min(RESOLVE_INTERVAL_S, max(deadline - time.monotonic(), 0.01)))
 
-    def _close(self, end: End, run_dir: RunDir, attempts: Attempts) -> End:
-        """Send the metrics and record the attempt; what was lost makes a success a failure."""
+    def _close(self, end: End, run_dir: NodeRunDir, attempts: Attempts) -> End:
+        """Send the metrics and record the attempt; lost metrics make a success a failure."""
         try:
             run_dir.stop()
         except (RLVRError, OSError) as error:
@@ -238,7 +240,7 @@ class _Pod:
             return end
 
 
-def _send_logs(run_dir: RunDir) -> None:
+def _send_logs(run_dir: NodeRunDir) -> None:
     try:
         run_dir.send_logs()
     except (RLVRError, OSError) as error:
@@ -249,7 +251,7 @@ _TORCHRUN = [sys.executable, "-m", "rlvr_trainer.launch.elastic"]
 _TRAIN_ALONE = [sys.executable, "-m", "rlvr_trainer", "train", "--run-dir"]
 
 
-def _open_run_dir(options: Options, nodes: Nodes) -> RunDir:
+def _open_run_dir(options: Options, nodes: Nodes) -> NodeRunDir:
     storage = open_storage(options.run)
     if not options.run.startswith(S3_SCHEME):
         return SharedFolder(storage, nodes.node_rank)
@@ -258,7 +260,7 @@ def _open_run_dir(options: Options, nodes: Nodes) -> RunDir:
 
 
 def _default_work_dir() -> Path:
-    """The volume that is mounted for it, or a folder of this process's own."""
+    """Return the volume that is mounted for it, or a new temporary folder."""
     if os.path.ismount(DEFAULT_WORK_DIR) or os.path.ismount(DEFAULT_WORK_DIR.parent):
         return DEFAULT_WORK_DIR
     return Path(tempfile.mkdtemp(prefix="rlvr-run-"))

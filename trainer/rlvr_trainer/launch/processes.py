@@ -1,4 +1,4 @@
-"""The child of a pod: torchrun or another command, its signals, and what is known of its end."""
+"""Run the child of a pod, torchrun or another command, and collect evidence of its end."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from typing import Any
 from rlvr_trainer.launch.cgroup import memory_limit_gib, num_oom_kills
 from rlvr_trainer.launch.elastic import TORCHRUN_END
 from rlvr_trainer.launch.exit_causes import Evidence
-from rlvr_trainer.launch.rank_outcomes import RANK_ENDS_VARIABLE, read_rank_ends
+from rlvr_trainer.launch.rank_outcomes import read_rank_ends
+from rlvr_trainer.variables import RANK_ENDS_VARIABLE
 
 POLL_S = 0.1
 KILL_TIMEOUT_S = 10.0
-"""A process that waits for a device cannot be killed; the container's end takes it."""
+"""A process that waits for a device cannot be killed; it ends with the container."""
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
 class StopRequest:
-    """Whether SIGTERM or SIGINT came; a second one changes nothing."""
+    """A flag that SIGTERM and SIGINT set."""
 
     def __init__(self) -> None:
         self.requested = False
 
     def install(self) -> None:
-        """Take the signals of this process; call from its main thread."""
+        """Handle the signals of this process; must be called from its main thread."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._request)
 
@@ -48,19 +49,19 @@ def run_child(
     *,
     signal_ranks: bool = False,
 ) -> Evidence:
-    """Run the command to its end and say what is known of it. Nothing of it is left running.
+    """Run the command to its end and return the evidence; kill all descendants that are left.
 
-    A stop is passed on once, as SIGTERM: to the child, or with `signal_ranks` to its children and
-    not to itself, since torchrun would kill ranks that are still committing.
+    A stop is passed on once, as SIGTERM: to the child, or with `signal_ranks` only to its children,
+    since torchrun would kill ranks that are still committing.
     """
     _adopt_orphans()
     ooms_before = num_oom_kills()
     child = subprocess.Popen(
         command,
         env={**environment, RANK_ENDS_VARIABLE: str(ends_dir)},
-        start_new_session=True,  # a terminal's ^C comes to this process only
+        start_new_session=True,  # a terminal's ^C reaches this process only
     )
-    told: set[int] = set()
+    signalled: set[int] = set()
     has_ranks = False
     try:
         while child.poll() is None:
@@ -70,7 +71,7 @@ def run_child(
             else:
                 ranks = []
             if stop.requested:
-                _tell(ranks if has_ranks else [child.pid], told)
+                _terminate(ranks if has_ranks else [child.pid], signalled)
             time.sleep(POLL_S)
     finally:
         _kill_what_is_left()
@@ -86,28 +87,28 @@ def run_child(
     )
 
 
-def _tell(pids: Sequence[int], told: set[int]) -> None:
-    for pid in set(pids) - told:
-        told.add(pid)
+def _terminate(pids: Sequence[int], signalled: set[int]) -> None:
+    for pid in set(pids) - signalled:
+        signalled.add(pid)
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
 
 
 def _read_torchrun_end(ends_dir: Path) -> dict[str, Any]:
     with suppress(OSError, ValueError):
-        found: dict[str, Any] = json.loads((ends_dir / TORCHRUN_END).read_text("utf-8"))
-        return found
+        end: dict[str, Any] = json.loads((ends_dir / TORCHRUN_END).read_text("utf-8"))
+        return end
     return {}
 
 
 def _adopt_orphans() -> None:
-    """Become the parent of grandchildren whose parent dies, as the first process of a pod is."""
+    """Become the parent of orphaned descendants, as PID 1 does."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _kill_what_is_left() -> None:
-    """End every descendant, also those whose parents are gone."""
+    """Kill all descendants, including orphans."""
     deadline = time.monotonic() + KILL_TIMEOUT_S
     while (left := list(_descendants(os.getpid()))) and time.monotonic() < deadline:
         for pid in left:
@@ -130,9 +131,9 @@ def _children(pid: int) -> list[int]:
 
 
 def _parents() -> Iterator[tuple[int, int]]:
-    """(process, its parent) of all processes, by /proc; nothing where there is none."""
+    """Yield (pid, parent pid) of all processes from /proc, if it exists."""
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError, ValueError, IndexError):
-            # "pid (name) state parent …", and a name may hold anything
+            # "pid (name) state parent …", and a name may contain anything
             after_name = (folder / "stat").read_text().rpartition(")")[2]
             yield int(folder.name), int(after_name.split()[1])

@@ -1,8 +1,7 @@
-"""How each rank of a training ended, written down for the process that started it.
+"""Record how each rank of a training ended, for the process that started it.
 
-torchrun ends with 1 whatever its children end with. So a rank that `launch` started (RLVR_RANK_ENDS
-names a folder) leaves a file there with its exit code and cause, and whether it only followed
-another rank that had died.
+torchrun ends with 1 for every failure. So a rank that `launch` started writes a file to the folder
+RLVR_RANK_ENDS with its exit code and cause, and if it only failed because another rank was gone.
 """
 
 from __future__ import annotations
@@ -17,15 +16,14 @@ from pathlib import Path
 from rlvr_trainer.error_mapping import is_peer_failure, to_rlvr_error
 from rlvr_trainer.errors import EXIT_PREEMPTED
 from rlvr_trainer.storage.atomic_files import write_durably
+from rlvr_trainer.variables import RANK_ENDS_VARIABLE
 
 logger = logging.getLogger(__name__)
-
-RANK_ENDS_VARIABLE = "RLVR_RANK_ENDS"
 
 
 @dataclass(frozen=True)
 class RankEnd:
-    """How one rank ended; a rank that was killed leaves none."""
+    """The end of a rank; a killed rank does not record one."""
 
     rank: int
     exit_code: int
@@ -34,23 +32,23 @@ class RankEnd:
 
 
 def was_launched() -> bool:
-    """Whether this process is a rank that `launch` reads the end of."""
+    """Return True if `launch` started this process."""
     return bool(os.environ.get(RANK_ENDS_VARIABLE))
 
 
 def record_error(error: BaseException) -> None:
-    """Write down why this rank fails; does nothing where no launch asked for it."""
+    """Record why this rank fails, if `launch` started it."""
     cause = to_rlvr_error(error)
     _write(RankEnd(_rank(), cause.exit_code, str(cause), is_peer_failure(error)))
 
 
 def record_preempted() -> None:
-    """Write down that this rank stopped on a signal, after all ranks had committed a step."""
+    """Record that this rank stopped on a signal, after all ranks had committed a step."""
     _write(RankEnd(_rank(), EXIT_PREEMPTED, "stopped by a signal after a commit"))
 
 
 def read_rank_ends(folder: Path) -> list[RankEnd]:
-    """What the ranks of this node wrote, by rank; a damaged file counts as none."""
+    """Return the records of this node's ranks, by rank; damaged files are skipped."""
     return sorted(_read(folder), key=lambda end: end.rank)
 
 
@@ -59,14 +57,14 @@ def _rank() -> int:
 
 
 def _write(end: RankEnd) -> None:
-    """Never raises: that would take the place of the cause, and of its exit code."""
+    """Write a record; errors are only logged, since they would hide the cause."""
     folder = os.environ.get(RANK_ENDS_VARIABLE)
     if not folder:
         return
     try:
         write_durably(Path(folder) / f"rank-{end.rank}.json", json.dumps(asdict(end)))
     except OSError as error:
-        logger.warning("launch is not told that %s: %s", end.cause, error)
+        logger.warning("not recorded for launch: %s (%s)", end.cause, error)
 
 
 def _read(folder: Path) -> Iterator[RankEnd]:

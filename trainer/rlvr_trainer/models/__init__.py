@@ -1,6 +1,6 @@
-"""Where a model comes from, whether a recipe fits it, and how it is loaded.
+"""Locate a model, check that a recipe fits it, and load it.
 
-What loads a model is imported on first use, because it brings torch.
+The loaders are imported on first use, because they import torch.
 """
 
 from typing import TYPE_CHECKING, Any

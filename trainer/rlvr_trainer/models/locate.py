@@ -1,4 +1,4 @@
-"""From a recipe's model name to what transformers can load: a directory, or a hub id."""
+"""Turn a recipe's model name into what transformers can load: a directory or a hub id."""
 
 from __future__ import annotations
 
@@ -11,40 +11,51 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlvr_trainer.errors import ConfigError, PlatformError
-from rlvr_trainer.models.embedded import embedded_model_dir, find_embedded
+from rlvr_trainer.models.embedded import EMBEDDED_MODELS, EmbeddedModel, embedded_model_dir
 from rlvr_trainer.recipe.schema import EMBEDDED_PREFIX, ModelSection
+from rlvr_trainer.recipe.suggest import did_you_mean
 from rlvr_trainer.storage.atomic_files import cache_dir, disk_error
 
 if TYPE_CHECKING:
-    from rlvr_trainer.storage.open import S3Storage
+    from rlvr_trainer.storage import S3Storage
 
 WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 
 
 def locate_model(model: ModelSection) -> str:
-    """A local directory with the model's files, or the hub id when the model is on the hub.
+    """Return a local directory with the model's files, or the hub id of a model on the hub.
 
-    The embedded model touches no network. Raises ConfigError, PlatformError.
+    The embedded model needs no network. Raises ConfigError, PlatformError.
     """
     if model.name.startswith(EMBEDDED_PREFIX):
-        embedded = find_embedded(model.name.removeprefix(EMBEDDED_PREFIX))
-        return str(embedded_model_dir(embedded, cache_dir()))
+        return str(embedded_model_dir(find_embedded(model.name), cache_dir()))
     if model.is_hub_id:
         return model.name
     return str(checked_model_dir(local_folder(model.name)))
 
 
+def find_embedded(model_name: str) -> EmbeddedModel:
+    """Return the embedded model of `embedded:NAME`. Raises ConfigError."""
+    name = model_name.removeprefix(EMBEDDED_PREFIX)
+    if name not in EMBEDDED_MODELS:
+        raise ConfigError(
+            f"{model_name} is not an embedded model ({', '.join(EMBEDDED_MODELS)})"
+            f"{did_you_mean(name, EMBEDDED_MODELS)}"
+        )
+    return EMBEDDED_MODELS[name]
+
+
 def local_folder(uri: str) -> Path:
     """Return the folder itself, or this node's copy of one in S3.
 
-    The first process to ask brings the copy, the others wait and share it: it is whole or not
-    there, and other files at the same address have another copy. Raises ConfigError, PlatformError.
+    The first process downloads the copy, the others wait and share it. Changed files at the same
+    address get another copy. Raises ConfigError, PlatformError.
     """
     return _downloaded(uri) if uri.startswith("s3://") else Path(uri).expanduser()
 
 
 def checked_model_dir(folder: Path) -> Path:
-    """`folder`, if it holds a configuration and weights. Raises ConfigError."""
+    """Return `folder` if it holds a configuration and weights. Raises ConfigError."""
     if not folder.is_dir():
         raise ConfigError(f"model directory {folder} does not exist; check model.name")
     if not (folder / "config.json").is_file():
@@ -60,7 +71,7 @@ def checked_model_dir(folder: Path) -> Path:
 
 
 def _downloaded(uri: str) -> Path:
-    from rlvr_trainer.storage.open import S3Storage
+    from rlvr_trainer.storage import S3Storage
 
     storage, cache = S3Storage(uri), _writable_cache()
     state = storage.fingerprint()
@@ -70,16 +81,16 @@ def _downloaded(uri: str) -> Path:
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with folder.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # ends with its process
+            fcntl.flock(lock, fcntl.LOCK_EX)  # released with the process
             if not folder.is_dir():
-                _bring(storage, state, folder)
+                _download(storage, state, folder)
     except OSError as error:
         raise disk_error(folder, error) from error
     return folder
 
 
 def _writable_cache() -> Path:
-    """Return the cache, or a temporary folder where it is read-only, as a pod's is."""
+    """Return the cache, or a temporary folder if it is read-only, as in a pod."""
     cache = cache_dir()
     with suppress(OSError):
         cache.mkdir(parents=True, exist_ok=True)
@@ -87,13 +98,13 @@ def _writable_cache() -> Path:
     return cache if is_writable else Path(tempfile.gettempdir(), f"rlvr-cache-{os.getuid()}")
 
 
-def _bring(storage: S3Storage, state: str, folder: Path) -> None:
+def _download(storage: S3Storage, state: str, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         aside = Path(temporary, "model")
         try:
             storage.download_dir("", aside)
         except FileNotFoundError:
-            raise ConfigError(f"{storage.uri} holds no files; check the address") from None
+            raise ConfigError(f"{storage.uri} does not hold files; check the address") from None
         if storage.fingerprint() != state:
-            raise PlatformError(f"{storage.uri} changed while it was copied; start again")
+            raise PlatformError(f"{storage.uri} changed while it was copied; try again")
         aside.rename(folder)

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Define, read and compare recipes."""

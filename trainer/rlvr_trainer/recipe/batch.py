@@ -1,4 +1,4 @@
-"""What all processes of a training generate together, and whether it divides as TRL needs it."""
+"""Compute the batch that all processes of a training generate together."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from rlvr_trainer.recipe.schema import Recipe
 
 
 def batch_of(recipe: Recipe, world_size: int) -> int:
-    """Completions that all processes together generate at a time, as TRL counts them.
+    """Return the completions that all processes together generate at a time, as TRL counts them.
 
-    Raises ConfigError when they are not whole batches of every process and whole groups.
+    Raises ConfigError if they are not whole batches of every process and whole groups.
     """
     device = recipe.training.per_device_batch_size
     steps = recipe.grpo.get("steps_per_generation", recipe.training.gradient_accumulation_steps)
@@ -23,8 +23,8 @@ def batch_of(recipe: Recipe, world_size: int) -> int:
         )
     if batch % group:
         raise ConfigError(
-            f"{world_size} processes generate {batch} completions together, which are no whole "
-            f"groups of sampling.num_generations = {group}; change training.per_device_batch_size, "
-            "or the number of nodes or GPUs"
+            f"{world_size} processes generate {batch} completions together, which are not "
+            f"whole groups of sampling.num_generations = {group}; change "
+            "training.per_device_batch_size, or the number of nodes or GPUs"
         )
     return batch

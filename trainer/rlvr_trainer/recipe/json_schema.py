@@ -1,4 +1,4 @@
-"""The JSON schema of a recipe's file, and the page that lists its fields."""
+"""Render the JSON schema of a recipe's file, and the page that lists its fields."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def fields_page() -> str:
 
 
 def _sections(name: str, section: Json, schema: Json) -> Iterator[str]:
-    """Write the sections within a section, each before those within it."""
+    """Yield the sections below a section, outer ones first."""
     for field, value in section["properties"].items():
         reference, of_many = _reference(value)
         if reference:
@@ -76,7 +76,7 @@ def _section(name: str, section: Json, schema: Json) -> str:
 
 
 def _reference(value: Json) -> tuple[str, bool]:
-    """Return the section that a field holds, and true where it holds several by name."""
+    """Return the section that a field holds, and True if it holds several by name."""
     for option in (value, *value.get("anyOf", ())):
         if "$ref" in option:
             return option["$ref"], False

@@ -1,7 +1,7 @@
-"""The files of this machine that a recipe names, by their content.
+"""Hash the files of this machine that a recipe names.
 
-Rows, code and models can be edited or replaced under the same name. Their digests tell whether
-what an earlier attempt made from them still holds, and that a copy elsewhere is the same.
+Rows, code and models can be edited or replaced under the same name. Their digests tell if what an
+earlier attempt made from them is still valid, and if a copy elsewhere is the same.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from rlvr_trainer.recipe.schema import Recipe
 
 REMEMBERED_BYTES = 64 << 20
-"""The digest of a larger file is kept in the cache of models until the file changes."""
+"""Digests of larger files are cached until the file changes."""
 
 
 def file_digests(recipe: Recipe) -> dict[str, str]:
-    """Return field → SHA-256 of the files that it names, for the fields that name any here.
+    """Return field → SHA-256 of the files that the recipe names on this machine.
 
-    A folder counts with all its files, code with the modules beside it that it imports. Where the
-    files lie does not count.
+    A folder counts with all its files, code with the modules beside it that it imports. The path
+    of the files does not count.
     """
     files = {
         **{f"data.{split}": _data(getattr(recipe.data, split)) for split in ("train", "test")},
@@ -40,7 +40,9 @@ def file_digests(recipe: Recipe) -> dict[str, str]:
 
 def code_fields(recipe: Recipe) -> dict[str, str]:
     """Return field → `package.module:name` or `file.py:name` of the user's code."""
-    functions = {f"rewards.{name}.function": each.function for name, each in recipe.rewards.items()}
+    functions = {
+        f"rewards.{name}.function": reward.function for name, reward in recipe.rewards.items()
+    }
     fields = {"task": recipe.task, **functions}
     return {field: spec for field, spec in fields.items() if ":" in spec}
 
@@ -48,7 +50,7 @@ def code_fields(recipe: Recipe) -> dict[str, str]:
 def imported_files(path: Path) -> dict[str, Path]:
     """Return name → file of the modules beside a Python file that it imports, also indirectly."""
     finder = ModuleFinder(path=[str(path.parent)])
-    with suppress(SyntaxError, ValueError, OSError):  # loading it says what is wrong with it
+    with suppress(SyntaxError, ValueError, OSError):  # loading it reports the error
         finder.run_script(str(path))
     files = {name: getattr(module, "__file__", None) for name, module in finder.modules.items()}
     return {name: Path(file) for name, file in files.items() if file and name != "__main__"}
@@ -80,7 +82,7 @@ def _code(spec: str) -> dict[str, Path]:
 
 
 def _package(module: str) -> Iterator[tuple[str, Path]]:
-    """Yield the files of the module's top package, which is found without being imported."""
+    """Yield the files of the module's top-level package, without importing it."""
     try:
         spec = find_spec(module.partition(".")[0])
     except (ImportError, ValueError):

@@ -1,19 +1,17 @@
-"""The part of a recipe that a step depends on, as a recipe of its own.
+"""Reduce a recipe to the fields that a step depends on.
 
 A step's outputs are reused when its inputs are the same. A step that got the whole recipe would
 run again for a learning rate that it never reads. A part is the recipe without the fields that the
-step is known not to read: a field missing from these lists costs a run of a step, never a result.
+step does not read: a field missing from these lists costs a run of a step, never a result.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
+from rlvr_trainer.phases import Phase
 from rlvr_trainer.recipe.reader import parse_recipe
 from rlvr_trainer.recipe.schema import Recipe
-
-Step = Literal["prepare", "evaluate-base", "train", "evaluate-trained", "report"]
-"""A step of the pipeline that reads the recipe, by the phase that its events name."""
 
 _BATCH: Any = {
     "sampling": {"num_generations"},
@@ -60,12 +58,12 @@ _UNREAD_BY_TRAINING: dict[str, Any] = {
 }
 
 
-def recipe_part(recipe: Recipe, step: Step) -> Recipe:
+def recipe_part(recipe: Recipe, step: Phase) -> Recipe:
     """Return the recipe with defaults in the fields that the step does not read."""
     match step:
         case "prepare":
             if ":" in recipe.task and not recipe.data.train:
-                return recipe  # a task of the user's makes its rows from any field
+                return recipe  # a user's task may make its rows from any field
             unread = dict(_UNREAD_BY_PREPARATION)
             if not recipe.data.repeat_to_batch:
                 unread |= {section: unread[section] | fields for section, fields in _BATCH.items()}
@@ -79,7 +77,7 @@ def recipe_part(recipe: Recipe, step: Step) -> Recipe:
             return recipe
     tree = recipe.model_dump(exclude=unread) | {"name": step}
     if step.startswith("evaluate"):
-        # one length counts, and the other must not be refused for it
+        # only one of the lengths counts; the other must not be refused
         tree["sampling"]["max_completion_tokens"] = recipe.evaluation_max_completion_tokens
         tree["evaluation"]["max_completion_tokens"] = None
     return parse_recipe(tree, origin=f"the part of {recipe.name} for {step}")

@@ -1,4 +1,4 @@
-"""Reading a recipe: YAML, `extends`, `--set a.b=c`, and errors that say what to do."""
+"""Read a recipe: YAML, `extends`, `--set a.b=c`."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.recipe.suggest import did_you_mean
 
 LOCATION_FIELDS = (("data", "train"), ("data", "test"), ("model", "name"), ("task",))
-"""Fields that may hold a path, as a reward's function does. In a file it is relative to the file's
-folder, in `--set` to the working directory; a recipe that was read holds it absolute."""
+"""Fields that may hold a path, besides the functions of rewards. In a file it is relative to the
+file's folder, in `--set` to the working directory; in a recipe that was read it is absolute."""
 PATH = re.compile(r"(\.\.?|~)(/|$)")
-"""Begins what is a path whatever the field."""
+"""Beginning of a path in any field."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 where it matters.
+    """YAML 1.2 in the parts that matter.
 
-    `3e-4` is a number, `010` is ten, `on`, `off`, `1:30` and dates are words; a key stands once.
+    `3e-4` is a number, `010` is ten, `on`, `off`, `1:30` and dates are words; keys are unique.
     """
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Refuse a key that stands twice, as it is written: merge keys (`<<`) come later."""
+        """Raise ConstructorError for a key that occurs twice, before merge keys (`<<`) apply."""
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
@@ -80,7 +80,7 @@ def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def parse_recipe(tree: Mapping[str, Any], *, origin: str = "recipe") -> Recipe:
-    """The validated recipe of a plain tree. Raises ConfigError with one line for each fault."""
+    """Return the validated recipe of a plain tree. Raises ConfigError, one line for each fault."""
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
@@ -89,7 +89,7 @@ def parse_recipe(tree: Mapping[str, Any], *, origin: str = "recipe") -> Recipe:
 
 
 def explain_faults(error: ValidationError, model: type[BaseModel]) -> str:
-    """One indented line for each fault of a tree that is no `model`."""
+    """Return an indented line for each fault of a tree that is not a `model`."""
     return "\n".join(f"  {_explain(fault, model)}" for fault in error.errors())
 
 
@@ -116,9 +116,9 @@ def _read(path: Path, shipped: Mapping[str, Path], extended_by: tuple[Path, ...]
             f"{path} cannot be read ({error.strerror}); check the path"
         ) from None
     except (yaml.YAMLError, ValueError) as error:  # not UTF-8, a number of 5,000 digits
-        raise ConfigError(f"{path} is not YAML: {error}") from None
+        raise ConfigError(f"{path} is not YAML: {error}; correct it") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path} holds {type(tree).__name__}, a recipe is a mapping of fields")
+        raise ConfigError(f"{path} holds {type(tree).__name__}; a recipe is a mapping of fields")
     _resolve_locations(tree, path.parent)
     if "extends" not in tree:
         return tree
@@ -144,7 +144,7 @@ def _resolve_locations(tree: dict[str, Any], folder: Path) -> None:
 
 
 def _is_path(value: str, section: str) -> bool:
-    """Return whether a location is a path on this machine, which hub ids and modules are not."""
+    """Return True if a location is a path on this machine, not a hub id or a module."""
     if section == "data":
         return bool(value) and "://" not in value
     is_code = section in ("task", "rewards") and value.rpartition(":")[0].endswith(".py")
@@ -175,7 +175,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override!r}: {text!r} is not a YAML value; quote it") from None
     *parents, last = path.split(".")
     if not isinstance(value, str) and _is_text(parents, last):
-        value = text  # `#### A` and `Q:` are other things in YAML
+        value = text  # in YAML, `#### A` is a comment and `Q:` a mapping
     if parents[:1] == ["rewards"]:
         tree.setdefault("rewards", {name: {} for name in Recipe.model_fields["rewards"].default})
     section = tree
@@ -199,7 +199,7 @@ def _resolved(path: list[str], value: Any) -> Any:
 
 
 def _is_text(parents: list[str], last: str) -> bool:
-    """Whether the recipe's field holds text and nothing else."""
+    """Return True if the recipe's field holds text only."""
     model: type[BaseModel] = Recipe
     for part in parents:
         field = model.model_fields.get(part)

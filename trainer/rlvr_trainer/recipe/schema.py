@@ -1,8 +1,7 @@
-"""The recipe: everything that decides what a run learns, as one frozen, validated tree.
+"""Define the recipe: everything that decides the result of a run, as one frozen, validated tree.
 
-A recipe is a YAML file; `recipe_file` reads it. Here are only its fields and the rules between
-them. A rule that would fail minutes later on a GPU fails here: with what was got, what is wrong
-with it and what to do. Nothing in this module imports torch.
+`reader` reads it from YAML; here are its fields and the rules between them. A rule that would
+otherwise fail minutes later on a GPU fails here. Nothing in this module imports torch.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from pydantic import (
 from rlvr_trainer.recipe.suggest import did_you_mean
 
 BUILT_IN_REWARDS = ("format", "correctness")
-"""Rewards that a recipe may name without a function; `rewards.registry` builds them."""
+"""Rewards that a recipe may name without a function, see `rewards.registry`."""
 
 EMBEDDED_PREFIX = "embedded:"
 
@@ -38,13 +37,13 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 NOTHING_LEARNT_IN_ONE_STEP = (
-    "there is one step, and with a warm-up its learning rate is 0, so that nothing is learnt; set "
+    "there is one step, and with a warm-up its learning rate is 0, so nothing is learnt; set "
     "training.warmup_ratio to 0, or train for more steps"
 )
 
 
 class Section(BaseModel):
-    """A part of the recipe: immutable, and closed to fields that it does not know."""
+    """A part of the recipe: immutable; unknown fields are errors."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
@@ -52,7 +51,7 @@ class Section(BaseModel):
 
 
 class DataSection(Section):
-    """Where the rows come from and how they are split."""
+    """Source of the rows and their splits."""
 
     train: str = ""
     """Training rows: a path, `s3://bucket/key` or `hub://owner/name@revision?config=…&split=…`
@@ -65,13 +64,13 @@ class DataSection(Section):
     validation_fraction: Fraction = 0.1
     """Share of the training rows that validates during training, chosen by the seed."""
     num_train_rows: PositiveInt | None = None
-    """Rows to generate (a generated task) or to keep at the most (a data set)."""
+    """Rows to generate (a generated task) or the maximum to keep (a data set)."""
     num_test_rows: PositiveInt | None = None
-    """Test rows to generate, or to keep at the most."""
+    """Test rows to generate, or the maximum to keep."""
     num_exemplars: Annotated[int, Field(ge=0)] = 8
     """Training rows set aside as the worked examples that open every prompt."""
     select: tuple[str, ...] = ()
-    """Ids of the only rows to train on (`train-12`); empty: all."""
+    """Ids of the rows to train on (`train-12`); empty: all."""
     repeat_to_batch: bool = False
     """Repeat the selected rows until they fill one generation batch."""
     max_quarantined_fraction: Fraction = 0.01
@@ -87,20 +86,20 @@ class DataSection(Section):
 
 
 class PromptSection(Section):
-    """How a row becomes a prompt. The header (all shots) is the same in every prompt."""
+    """Layout of a row as a prompt. The header (all shots) is the same in every prompt."""
 
     num_shots: Annotated[int, Field(ge=0)] = 8
     """Worked examples before the question, while training."""
     question_template: str = "Question: {question}\nSolution:"
-    """The question; `{question}` and any other column of the row may stand in it."""
+    """The question; may use `{question}` and any other column of the row."""
     solution_template: str = " {solution}\n#### The final answer is {answer}"
-    """What a worked example adds after its question."""
+    """Text of a worked example after its question."""
     separator: str = "\n\n"
-    """Between two worked examples, and between the last one and the question."""
+    """Text between two worked examples, and between the last one and the question."""
     answer_marker: str = "#### The final answer is"
-    """Opens the line that gives the answer; verified to the letter."""
+    """Beginning of the line that gives the answer; must match exactly."""
     stop: str = "Question:"
-    """A line that starts with this ends the completion: the model runs on into a next question."""
+    """Beginning of a line that ends the completion, such as that of a next question."""
 
     @field_validator("question_template")
     @classmethod
@@ -123,7 +122,7 @@ class PromptSection(Section):
     def _opens_a_line(cls, value: str) -> str:
         if value != value.lstrip():
             raise ValueError(
-                f"{value!r} begins with a blank, and lines are read without blanks around them; "
+                f"{value!r} begins with a blank, but lines are read without surrounding blanks; "
                 f"write {value.lstrip()!r}"
             )
         return value
@@ -135,7 +134,7 @@ class RewardSection(Section):
     weight: float = 1.0
     """Factor on what the function returns."""
     function: str = ""
-    """`package.module:function` or `file.py:function` of your own; empty: ours of this name."""
+    """Your `package.module:function` or `file.py:function`; empty: the built-in of this name."""
 
 
 class ModelSection(Section):
@@ -144,9 +143,9 @@ class ModelSection(Section):
     name: str
     """`embedded:smollm2-135m-instruct`, a hub id (`Qwen/Qwen2.5-0.5B`), a directory or `s3://…`."""
     revision: str = ""
-    """The commit of a hub model; needed there, so that a run can be repeated."""
+    """Commit of a hub model; required there, so that a run can be repeated."""
     dtype: Literal["bf16", "fp32"] = "bf16"
-    """The type of the weights and of the computation."""
+    """Type of the weights and of the computation."""
     context_length: PositiveInt = 2048
     """Prompt and completion together, in tokens; longer rows are quarantined."""
 
@@ -165,7 +164,7 @@ class ModelSection(Section):
 
 
 class LoraSection(Section):
-    """The adapter that learns while the model stays as it is."""
+    """The trained adapter of a frozen model."""
 
     r: PositiveInt = 16
     """Rank."""
@@ -176,7 +175,7 @@ class LoraSection(Section):
     target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = (
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
     )  # fmt: skip
-    """Linear layers that get an adapter, each by the end of its name."""
+    """Linear layers that get an adapter, by the end of their names."""
 
     @field_validator("target_modules")
     @classmethod
@@ -197,18 +196,18 @@ class QuantizationSection(Section):
     double: bool = True
     """Quantise the scales too."""
     compute_dtype: Literal["bf16", "fp32"] = "bf16"
-    """The type that weights are unpacked to for a product."""
+    """Type to which weights are unpacked for a matrix product."""
     storage_dtype: Literal["bf16", "fp32", "uint8"] = "bf16"
-    """The type that packed weights are stored as; ZeRO-3 shards only floating types."""
+    """Type in which packed weights are stored; ZeRO-3 shards only floating types."""
 
 
 class SamplingSection(Section):
-    """How completions are drawn while training."""
+    """Sampling of completions while training."""
 
     num_generations: Annotated[int, Field(ge=2)] = 8
-    """Completions of one question: the group whose mean reward is the baseline."""
+    """Completions of one prompt: the group whose mean reward is the baseline."""
     max_completion_tokens: PositiveInt = 256
-    """A completion is cut here."""
+    """Maximum length of a completion."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """1: the policy itself."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -216,8 +215,7 @@ class SamplingSection(Section):
     top_k: Annotated[int, Field(ge=0)] = 0
     """0: all tokens."""
     min_p: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Tokens less likely than this share of the likeliest one's probability are not drawn; 0: all
-    may be."""
+    """Minimum probability of a token, as a share of the likeliest one's; 0: all tokens."""
 
 
 class TrainingSection(Section):
@@ -236,11 +234,11 @@ class TrainingSection(Section):
     warmup_ratio: Fraction = 0.1
     """Share of the steps in which the learning rate rises."""
     lr_scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
-    """The learning rate's course after the warm-up."""
+    """Schedule of the learning rate after the warm-up."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    """The gradient is clipped to this norm."""
+    """Norm to which the gradient is clipped."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """AdamW's decay."""
+    """Weight decay of AdamW."""
     gradient_checkpointing: bool = True
     """Recompute activations in the backward pass: less memory, a third more work."""
     zero_stage: Literal[0, 2, 3] = 0
@@ -248,7 +246,7 @@ class TrainingSection(Section):
     save_steps: PositiveInt = 50
     """Optimizer steps between two committed checkpoints; the last step is always committed."""
     keep_checkpoints: PositiveInt = 2
-    """Committed checkpoints that stay."""
+    """Number of committed checkpoints to keep."""
     validation_steps: PositiveInt | None = None
     """Steps between two greedy evaluations of the validation rows; null: only after the last."""
     num_validation_rows: Annotated[int, Field(ge=0)] = 64
@@ -264,7 +262,7 @@ class TrainingSection(Section):
 
     @property
     def begins_at_zero(self) -> bool:
-        """Whether the first step has learning rate 0, as with any warm-up."""
+        """True if the first step has learning rate 0, as with any warm-up."""
         return self.warmup_ratio > 0 and self.lr_scheduler != "constant"
 
 
@@ -272,7 +270,7 @@ class PassAtKSection(Section):
     """Sampled evaluation beside the greedy one."""
 
     num_samples: PositiveInt = 16
-    """Completions drawn for each row, n."""
+    """Completions of each row, n."""
     k: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 4, 16)
     """The k of pass@k, each at most n."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
@@ -289,18 +287,18 @@ class PassAtKSection(Section):
 
 
 class EvaluationSection(Section):
-    """The evaluation of the base and of the trained model: the same prompts, greedy."""
+    """The greedy evaluation of the base and of the trained model on the same prompts."""
 
     shots: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Numbers of shots to evaluate at; empty: the trained one."""
     correct_by: str = "correctness"
-    """The reward by which a completion is correct: where it gives more than 0."""
+    """The judge: the reward that is above 0 if a completion is correct."""
     num_rows: PositiveInt | None = None
     """Test rows to evaluate, chosen by the seed; null: all of them."""
     max_completion_tokens: PositiveInt | None = None
-    """A completion is cut here; null: as in training."""
+    """Maximum length of a completion; null: as in training."""
     batch_size: PositiveInt = 64
-    """Prompts in one batch."""
+    """Prompts in a batch."""
     pass_at_k: PassAtKSection | None = None
     """Also sample, and report pass@k."""
 
@@ -308,7 +306,7 @@ class EvaluationSection(Section):
     @classmethod
     def _each_once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if len(set(value)) < len(value):
-            raise ValueError(f"{list(value)} names a number twice; name each once")
+            raise ValueError(f"{list(value)} names a number twice; list it once")
         return value
 
 
@@ -316,18 +314,18 @@ class Recipe(Section):
     """One run, from data to report."""
 
     name: RunName
-    """Names the run and what it creates: at most 24 of a-z, 0-9 and -, no - at the ends."""
+    """Name of the run and of what it creates: at most 24 of a-z, 0-9 and -, no - at the ends."""
     description: str = ""
-    """One sentence for people."""
+    """One sentence for the reader."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
-    """Decides the splits, the order of the rows, the adapter's start and the sampling."""
+    """Seed of the splits, the order of the rows, the adapter's start and the sampling."""
     task: str = "gsm8k"
     """`gsm8k`, `arithmetic`, `question-answer`, or `package.module:Class`, `file.py:Class`."""
     data: DataSection = DataSection()
     prompt: PromptSection = PromptSection()
     rewards: dict[str, RewardSection] = {"format": RewardSection(), "correctness": RewardSection()}
-    """Their weighted sum is the reward; by default `format` and `correctness`. A file's replace
-    those of the one that it extends; `--set rewards.NAME.weight=…` changes one."""
+    """Their weighted sum is the reward; by default `format` and `correctness`. A file's rewards
+    replace those of the recipe that it extends; `--set rewards.NAME.weight=…` changes one."""
     model: ModelSection
     lora: LoraSection | None = LoraSection()
     """null: all weights are trained."""
@@ -345,11 +343,11 @@ class Recipe(Section):
     @classmethod
     def _rewarded(cls, value: dict[str, RewardSection]) -> dict[str, RewardSection]:
         if not value:
-            raise ValueError("no reward, and so nothing to learn; name at least one")
+            raise ValueError("no reward, so nothing to learn; name at least one")
         for name, reward in value.items():
             if not reward.function and name not in BUILT_IN_REWARDS:
                 raise ValueError(
-                    f"{name!r} is not a reward of ours ({', '.join(BUILT_IN_REWARDS)})"
+                    f"{name!r} is not a built-in reward ({', '.join(BUILT_IN_REWARDS)})"
                     f"{did_you_mean(name, BUILT_IN_REWARDS)}; for your own, set "
                     f"rewards.{name}.function"
                 )
@@ -361,7 +359,9 @@ class Recipe(Section):
         fields = grpo_fields()
         for name in value:
             if name in OWNED_GRPO_FIELDS:
-                raise ValueError(f"{name!r} is ours; set {OWNED_GRPO_FIELDS[name]} instead")
+                raise ValueError(
+                    f"{name!r} is set by the recipe; set {OWNED_GRPO_FIELDS[name]} instead"
+                )
             if name not in fields:
                 raise ValueError(
                     f"{name!r} is not a field of TRL's GRPOConfig{did_you_mean(name, fields)}"
@@ -369,7 +369,7 @@ class Recipe(Section):
         value = {name: _of_type(name, fields[name], given) for name, given in value.items()}
         if "repetition_penalty" in value and not value.get("use_vllm"):
             raise ValueError(
-                "'repetition_penalty' is for vLLM, and completions are drawn by us; leave it out "
+                "'repetition_penalty' works with vLLM only; leave it out "
                 "or set grpo.use_vllm to true"
             )
         return value
@@ -405,8 +405,8 @@ class Recipe(Section):
         if self._reads_marker and (marker.startswith(stop) or stop.startswith(marker)):
             raise ValueError(
                 f"prompt.stop = {stop!r} and prompt.answer_marker = {marker!r} begin the same "
-                "line, so that a completion ends before its answer and is never rewarded; take "
-                "another stop, which begins the next question"
+                "line, so a completion ends before its answer and is never rewarded; set "
+                "prompt.stop to the beginning of the next question"
             )
         judge = self.evaluation.correct_by
         if judge not in {*self.rewards, "correctness"}:
@@ -439,14 +439,13 @@ class Recipe(Section):
         if truncated and self.grpo.get("vllm_importance_sampling_correction", True):
             raise ValueError(
                 f"grpo.use_vllm with sampling.{', sampling.'.join(truncated)}: vLLM's "
-                "log-probabilities are of the tokens that are left, TRL 1.16's of all, so that its "
-                "importance ratios are too small by the share that is cut off; leave out what "
-                "truncates, or grpo.use_vllm"
+                "log-probabilities are of the remaining tokens, TRL 1.16's of all tokens, so that "
+                "importance ratios are too small; leave out the truncation or grpo.use_vllm"
             )
 
     @property
     def _reads_marker(self) -> bool:
-        """True where a reward of ours, which reads the answer's line, rewards or judges."""
+        """True if a built-in reward, which reads the answer's line, rewards or judges."""
         names = {*self.rewards, self.evaluation.correct_by}
         return any(name not in self.rewards or not self.rewards[name].function for name in names)
 
@@ -465,7 +464,7 @@ class Recipe(Section):
 
     @property
     def hash(self) -> str:
-        """Twelve hex digits of everything that decides the outcome (not the description)."""
+        """Twelve hex digits of everything that decides the result (not the description)."""
         canonical = self.model_dump_json(exclude={"description"})
         ordered = json.dumps(json.loads(canonical), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(ordered.encode()).hexdigest()[:12]
@@ -510,20 +509,20 @@ OWNED_GRPO_FIELDS: Mapping[str, str] = {
     "use_cpu": "nothing: a GPU is used where there is one",
     "generation_kwargs": "sampling",
     "trust_remote_code": "nothing: a model's own code is not run",
-    "cache_implementation": "nothing: completions are drawn by us or by vLLM",
+    "cache_implementation": "nothing: completions are drawn by rlvr or by vLLM",
     "use_transformers_continuous_batching": "grpo.use_vllm",
     "transformers_continuous_batching_config": "grpo.use_vllm",
 }
-"""GRPOConfig's fields that a section of the recipe owns, and where each is set."""
+"""GRPOConfig's fields that the recipe sets → what to set instead."""
 
 
 _SCALARS = {"bool": bool, "int": int, "float": float, "str": str, "None": None}
 
 
 def _of_type(name: str, declared: str, value: Any) -> Any:
-    """`value` as the type that GRPOConfig declares; as it is where that is more than scalars.
+    """Return `value` as the type that GRPOConfig declares, unchanged if that is not a scalar.
 
-    A quoted type is one of the texts that TRL knows; GRPOConfig itself takes any.
+    A quoted type is a text that TRL knows; GRPOConfig itself takes any.
     """
     kinds = declared.split(" | ")
     if not all(kind in _SCALARS or kind.startswith("'") for kind in kinds):
@@ -543,7 +542,7 @@ def _of_type(name: str, declared: str, value: Any) -> Any:
 
 @cache
 def grpo_fields() -> Mapping[str, str]:
-    """Name and type of each field of the pinned GRPOConfig, read without importing torch."""
+    """Return name → type of the fields of the pinned GRPOConfig, without importing torch."""
     text = files("rlvr_trainer").joinpath("grpo_fields.json").read_text("utf-8")
     fields: dict[str, str] = json.loads(text)
     return fields

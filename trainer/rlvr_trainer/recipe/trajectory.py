@@ -1,9 +1,8 @@
-"""The trajectory of a training: what decides its weights after any step, and so its checkpoints.
+"""Compare trainings by all that decides their weights after any step: their trajectory.
 
 A checkpoint holds the recipe that it was trained with and the content of the files that the recipe
-names. Another training may resume from it when both decide the same. Fields that only say where,
-how long or how closely watched may differ, and so may a field that a later release adds: an older
-recipe is read with its default.
+names. Another training may resume from it if both decide the same weights. Fields for paths, length
+and monitoring may differ. A field that a later release adds has its default in an older recipe.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from rlvr_trainer.recipe.reader import parse_recipe
 from rlvr_trainer.recipe.schema import Recipe, TrainingSection
 
 TRAJECTORY = "trajectory.json"
-"""In a checkpoint."""
 TRAINER_STATE = "trainer_state.json"
 NUM_SHOWN_DIFFERENCES = 8
 
@@ -35,14 +33,14 @@ _OPERATION: dict[str, Any] = {
         "max_verifier_failures",
     },
 }
-"""Decides no number of a result: neither weights nor what they are evaluated to."""
+"""Fields that decide neither weights nor evaluation results."""
 
 _UNDECIDING: dict[str, Any] = {
     **_OPERATION,
     "evaluation": True,
     "training": _OPERATION["training"] | {"max_steps", "num_epochs"},
 }
-"""Decides no weights; the length may grow."""
+"""Fields that do not decide weights after a given step; the length may grow."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +49,10 @@ class Trajectory:
 
     recipe: Recipe
     files: Mapping[str, str]
-    """Field → SHA-256, for the files that were there."""
+    """Field → SHA-256, for files that existed."""
 
     def to_json(self) -> str:
-        """Return what `parse_trajectory` reads."""
+        """Return the text that `parse_trajectory` reads."""
         tree = {"recipe": self.recipe.model_dump(mode="json"), "files": dict(self.files)}
         return json.dumps(tree, indent=1) + "\n"
 
@@ -73,7 +71,7 @@ class Trajectory:
         for field in there.keys() & here.keys():
             before, now = earlier.files.get(field), self.files.get(field)
             if before and now and _name_in(there[field]) == _name_in(here[field]):
-                there[field] = here[field]  # where the file lies does not count
+                there[field] = here[field]  # the path does not count
                 if before != now:
                     edited.append(f"{field}: the content of {here[field]} has changed")
             elif field in ("data.train", "data.test") and not (
@@ -95,8 +93,8 @@ def read_trajectory(checkpoint: Path) -> Trajectory:
         return parse_trajectory(path.read_text("utf-8"), origin=str(path))
     except OSError as error:
         raise CheckpointError(
-            f"{path} cannot be read ({error.strerror}), so that what was trained is not known; "
-            "train in another run directory"
+            f"{path} cannot be read ({error.strerror}), so what was trained is unknown; use "
+            "another run directory"
         ) from None
 
 
@@ -107,7 +105,7 @@ def parse_trajectory(text: str, *, origin: str) -> Trajectory:
         return Trajectory(parse_recipe(tree["recipe"], origin=origin), dict(tree["files"]))
     except (ValueError, TypeError, KeyError, ConfigError) as error:
         raise CheckpointError(
-            f"{origin} cannot be read ({error}); train in another run directory"
+            f"{origin} cannot be read ({error}); use another run directory"
         ) from None
 
 
@@ -122,7 +120,7 @@ def check_continues(earlier: Trajectory, trajectory: Trajectory, where: object) 
 
 
 def is_last(checkpoint: Path, recipe: Recipe) -> bool:
-    """Return whether a checkpoint is of the training's last step. Raises CheckpointError."""
+    """Return True if a checkpoint is of the training's last step. Raises CheckpointError."""
     path = checkpoint / TRAINER_STATE
     try:
         state = json.loads(path.read_text("utf-8"))
@@ -158,7 +156,7 @@ def listed(lines: list[str]) -> str:
 
 
 def _shortened(there: TrainingSection, here: TrainingSection) -> list[str]:
-    """A schedule may become longer; training that was done cannot be undone."""
+    """Return a line if the training becomes shorter than it was."""
     field = "max_steps" if here.max_steps or there.max_steps else "num_epochs"
     before, now = getattr(there, field), getattr(here, field)
     if before and now and now >= before:

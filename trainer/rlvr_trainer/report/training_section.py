@@ -9,19 +9,12 @@ from statistics import median
 from typing import Any
 
 from rlvr_trainer.evaluation.outcome import percent
+from rlvr_trainer.phases import TITLES
 from rlvr_trainer.report.charts import Series, drawn, has_mean, mean_width, number, over_steps
 from rlvr_trainer.report.markup import Markup
 from rlvr_trainer.tables import Table
 
 Event = Mapping[str, Any]
-
-PHASES = {
-    "prepare": "Prepare the data",
-    "evaluate-base": "Evaluate the base model",
-    "train": "Train",
-    "evaluate-trained": "Evaluate the trained model",
-    "report": "Report",
-}
 
 
 @dataclass(frozen=True)
@@ -89,7 +82,7 @@ def time_table(events: Sequence[Event]) -> Table:
     total = total_seconds(events) or 1.0
     rows = [
         (
-            PHASES.get(name, name) + (f" ({attempts} attempts)" if attempts > 1 else ""),
+            TITLES.get(name, name) + (f" ({attempts} attempts)" if attempts > 1 else ""),
             duration(seconds),
             seconds / total,
         )

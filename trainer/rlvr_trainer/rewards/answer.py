@@ -1,15 +1,15 @@
-"""What a completion answers, read strictly by its marker line or flexibly by its last number.
+"""Read the answer of a completion, strictly by its marker line or flexibly by its last number.
 
 The strict reading, by which completions are rewarded:
 
-1. The completion ends before the first line that starts with the stop marker; what a model
-   writes when it runs on into a next question is never read.
-2. The answer stands on a line of its own: the answer marker to the letter, then a number under
+1. The completion ends before the first line that starts with the stop marker: a next question
+   that a model writes is never read.
+2. The answer stands on a line of its own: exactly the answer marker, then a number under
    `rewards.number`'s grammar, then nothing. Blanks around the line do not matter.
 3. There is exactly one such line. A second line that opens with the marker, even with the same
-   answer, makes the whole completion worth nothing: no credit for trying several answers.
+   answer, makes the reward 0: no credit for trying several answers.
 
-Every function takes time linear in the completion's length and raises nothing.
+Every function takes time linear in the completion's length and never raises.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ STOP = "Question:"
 TOLERANCE = Decimal("1e-3")
 
 MAX_CHARACTERS = 100_000
-"""A completion that goes on for longer before its stop marker is worth nothing."""
+"""Completions with more before the stop marker get 0."""
 
 FORMAT = 0.5
 CORRECT = 1.0
 
-# Twice the digits of a number, so that a difference is never rounded; own, so that no caller's
-# context can make it raise.
+# Twice the digits of a number, so that a difference is never rounded; not the caller's context,
+# which could make it raise.
 _EXACT = Context(prec=64)
 # A point opens a number (`.5`, `$.50`) unless it ends a word or other points. One class after one
-# character: there is nothing to backtrack into.
+# character cannot backtrack.
 _DIGITS = re.compile(r"(?:(?<![\w.,])\.)?[0-9][0-9,.]*")
 
 
 def format_reward(
     completion: str, *, marker: str = ANSWER_MARKER, stop: str = STOP
 ) -> float | None:
-    """0.5 for exactly one well-formed answer line, else 0; None for what is no text."""
+    """Return 0.5 for exactly one well-formed answer line, else 0; None for other than text."""
     if not isinstance(completion, str):
         return None
     return 0.0 if _answer(completion, marker, stop) is None else FORMAT
@@ -55,10 +55,10 @@ def correctness_reward(
     stop: str = STOP,
     tolerance: Decimal = TOLERANCE,
 ) -> float | None:
-    """1 for exactly one well-formed answer line within `tolerance` of the gold answer, else 0.
+    """Return 1 for exactly one well-formed answer line within `tolerance` of `answer`, else 0.
 
-    The tolerance is absolute, but 0 is near nothing else, and nothing else is near 0.
-    None when the gold answer is not a number: that is no fault of the completion.
+    The tolerance is absolute, except that only 0 equals 0. None if the gold answer is not a number,
+    which is not the fault of the completion.
     """
     gold = _gold(answer) if isinstance(answer, str) else None
     if gold is None or not isinstance(completion, str):
@@ -68,13 +68,13 @@ def correctness_reward(
 
 
 def extract_answer(completion: str, *, marker: str = ANSWER_MARKER, stop: str = STOP) -> str | None:
-    """The number that the strict reading found, in plain digits (`$1,234` as `1234`)."""
+    """Return the number of the strict reading in plain digits (`$1,234` as `1234`)."""
     value = _answer(completion, marker, stop)
     return None if value is None else f"{value:f}"
 
 
 def cut_at_stop(completion: str, stop: str = STOP) -> str:
-    """The completion up to the first line that starts with `stop`, without that line's break."""
+    """Return the completion up to the first line that starts with `stop`."""
     if completion.startswith(stop):
         return ""
     end = completion.find("\n" + stop)
@@ -82,11 +82,11 @@ def cut_at_stop(completion: str, stop: str = STOP) -> str:
 
 
 def last_number(completion: str, *, stop: str = STOP) -> Decimal | None:
-    """The last number anywhere in the completion, for the flexible evaluation."""
+    """Return the last number anywhere in the completion, for the flexible evaluation."""
     text = cut_at_stop(completion[: MAX_CHARACTERS + 1], stop)
     for match in reversed(list(_DIGITS.finditer(text))):
         digits = match.group().rstrip(".,")
-        # `3,4,5` and `1.2.3` are lists, of which the last item counts.
+        # the last item of a list such as `3,4,5` or `1.2.3` counts
         for candidate in (digits, digits.rpartition(",")[2], digits.rpartition(".")[2]):
             number = parse_number(candidate)
             if number is not None:
@@ -98,7 +98,7 @@ def last_number(completion: str, *, stop: str = STOP) -> Decimal | None:
 def is_correct_number(
     number: Decimal | None, answer: str, *, tolerance: Decimal = TOLERANCE
 ) -> bool:
-    """Whether a number is within `tolerance` of the gold answer."""
+    """Return True if a number is within `tolerance` of the gold answer."""
     gold = _gold(answer)
     return number is not None and gold is not None and _near(number, gold, tolerance)
 
@@ -116,7 +116,7 @@ def _answer(completion: str, marker: str, stop: str) -> Decimal | None:
         return None
     value = marked[0][len(marker) :]
     if marker[-1:].isalnum() and value[:1] not in BLANKS:
-        return None  # the marker's last word goes on: `… is42`, `… isn't`
+        return None  # the marker's last word is longer: `… is42`, `… isn't`
     return parse_number(value)
 
 
@@ -132,7 +132,7 @@ def _near(value: Decimal, gold: Decimal, tolerance: Decimal) -> bool:
 
 
 def _follows_minus(text: str, start: int) -> bool:
-    """Tell if the number at `start` has a minus that is a sign, not a subtraction."""
+    """Return True if the number at `start` has a minus that is a sign, not a subtraction."""
     before = text[max(0, start - 5) : start]
     if before.rstrip(BLANKS).endswith(tuple(CURRENCIES)):
         before = before.rstrip(BLANKS).rstrip(CURRENCIES + "\\")

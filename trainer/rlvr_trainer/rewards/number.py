@@ -1,22 +1,22 @@
-"""Numbers as they stand in an answer line: one grammar for completions and for gold answers.
+"""Parse the number in an answer line: one grammar for completions and for gold answers.
 
     42   -5   +5   1,234.50   $18   -$18   $-18   18 €   50%   5 km   12 miles per hour   $18 a day
 
-What is removed, and what is not:
+The grammar:
 
-- **Digits** are ASCII. Other scripts' digits, exponents, fractions and expressions are no number.
-- **Sign** is kept, `-`, the minus sign or a dash that stands for it; there is one at the most,
+- **Digits** are ASCII. Other scripts' digits, exponents, fractions and expressions are not numbers.
+- **Sign** is kept, `-`, the minus sign or a dash that stands for it; there is at most one,
   before or after the currency.
 - **Blanks** are tabs and the spaces of any width, no-break spaces among them.
-- **Commas** are removed where they separate thousands (`1,234,567`); `12,34` is no number, and
-  `0,123` neither, which elsewhere is a decimal fraction.
+- **Commas** are removed where they separate thousands (`1,234,567`). `12,34` and `0,123`, which
+  elsewhere are decimal fractions, are not numbers.
 - **Currency** ($ € £), once, before or after the number, is removed.
 - **Percent** is removed, not divided by: `50%` is 50, and so is `50 percent`.
 - **Units** are removed, never converted: one word of letters, or `square word`; `per word` or
-  `a word` may follow, also where there is no other unit. What changes the value is no unit, and
-  then the whole is no number: a word that does (`million`, `dozen`, `trillionths`, `two`), an
-  ordinal (`5th`), and what may be a variable or a multiplier (`3x`, `5k`, `$5 mm`): of words of one
-  or two letters, and of those of three right after the digits, only those in `UNITS` are units.
+  `a word` may follow, also without another unit. The text is not a number if a word changes the
+  value (`million`, `dozen`, `trillionths`, `two`), is an ordinal (`5th`), or may be a variable or a
+  multiplier (`3x`, `5k`, `$5 mm`): words of one or two letters, and of three right after the
+  digits, must be in `UNITS`.
 - **A full stop** at the end is removed.
 - At most 20 digits, so that every number is finite and every comparison exact.
 """
@@ -28,7 +28,7 @@ from decimal import Decimal
 
 MAX_DIGITS = 20
 MAX_CHARACTERS = 120
-"""Of a number with its sign, commas, currency and unit; longer is no number."""
+"""Maximum length of a number with its sign, commas, currency and unit."""
 
 BLANKS = (
     " \t\r\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
@@ -72,7 +72,7 @@ VALUE_CHANGING_WORDS = frozenset(
     ]
 )
 _SCALES = re.compile(r"[a-z]*illi(on|ard)(th|fold)?s?")
-"""`million`, `milliards`, `trillionths`, `zillion`, however large."""
+"""Matches `million`, `milliards`, `trillionths`, `zillion` and larger."""
 
 _ASCII = str.maketrans({**dict.fromkeys(BLANKS, " "), **dict.fromkeys(MINUS, "-")})
 
@@ -135,7 +135,7 @@ def _plain_digits(number: str) -> str | None:
 
 
 def _is_removed(text: str, *, has_currency: bool) -> bool:
-    """Tell if what follows the digits is currency, percent or unit, and changes no value."""
+    """Return True if the text behind the digits is a currency, percent or unit."""
     mark, rest = _take(text.lstrip(" "), CURRENCIES + "%")
     if mark and has_currency:
         return False

@@ -1,4 +1,4 @@
-"""The rewards of a recipe as verifiers: functions of (completion, row)."""
+"""Build the rewards of a recipe as verifiers: functions of (completion, row)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Verifier = Callable[[str, Mapping[str, Any]], float | None]
-"""(completion, row's columns) → reward, or None when it could not be verified."""
+"""(completion, row's columns) → reward, or None if it could not be verified."""
 
 MAX_REASON_CHARACTERS = 300
 
 
 class Unverifiable(Exception):
-    """A reward gives no number, for the reason in the message."""
+    """A reward returned no number, for the reason in the message."""
 
 
 class Reward:
@@ -32,9 +32,9 @@ class Reward:
 
     def __init__(self, label: str, function: Callable[[str, Mapping[str, Any]], Any]) -> None:
         self.label = label
-        """Names the reward in messages: the recipe's field and, for the user's own, the code."""
+        """Name in messages: the recipe's field and, for a user's reward, the code."""
         self.failure = ""
-        """The first failure: reward, reason and row. Empty while there is none."""
+        """The first failure: reward, reason and row. Empty if there is none."""
         self._function = function
 
     def __call__(self, completion: str, row: Mapping[str, Any]) -> float | None:
@@ -49,7 +49,7 @@ class Reward:
     def verify(self, completion: str, row: Mapping[str, Any]) -> float:
         """Return the reward. Raises Unverifiable, which names reward, reason and row."""
         try:
-            return _number(self._function(completion, dict(row)))  # its own, to change as it likes
+            return _number(self._function(completion, dict(row)))  # a copy, which it may change
         except (Exception, SystemExit) as error:
             raised = "" if isinstance(error, Unverifiable) else f"raised {type(error).__name__}: "
             reason = " ".join(f"{raised}{error}".split())[:MAX_REASON_CHARACTERS]
@@ -60,15 +60,15 @@ class Reward:
 def build_rewards(recipe: Recipe) -> dict[str, Reward]:
     """Build each reward of the recipe, in the recipe's order and without its weight.
 
-    Raises ConfigError when a function of the user's cannot be loaded.
+    Raises ConfigError if a user's function cannot be loaded.
     """
     return {name: _build(recipe, name) for name in recipe.rewards}
 
 
 def build_judge(recipe: Recipe) -> Reward:
-    """Build the reward by which an evaluation calls a completion correct: where it is above 0.
+    """Build the judge: the reward that is above 0 if a completion is correct.
 
-    Raises ConfigError when a function of the user's cannot be loaded.
+    Raises ConfigError if a user's function cannot be loaded.
     """
     return _build(recipe, recipe.evaluation.correct_by)
 
@@ -80,21 +80,20 @@ def first_failure(rewards: Mapping[str, Verifier]) -> str:
 
 
 def needs_numbers(recipe: Recipe) -> str:
-    """Return the field by which only answers that are numbers can be judged; empty: none is."""
+    """Return the field that requires answers to be numbers, or an empty text."""
     reward = recipe.rewards.get("correctness")
     if reward and not reward.function:
         return "rewards.correctness"
-    judged_by_ours = recipe.evaluation.correct_by == "correctness" and not reward
-    return "evaluation.correct_by" if judged_by_ours else ""
+    judged_by_built_in = recipe.evaluation.correct_by == "correctness" and not reward
+    return "evaluation.correct_by" if judged_by_built_in else ""
 
 
 def score(
     verifiers: Mapping[str, Verifier], completion: str, row: Mapping[str, Any]
 ) -> dict[str, float] | None:
-    """What each verifier gives, or None when any of them fails.
+    """Return the reward of each verifier, or None if any of them fails.
 
-    A completion that one verifier cannot judge is judged by none: a partial sum would stand in its
-    group's baseline as if it were a low reward.
+    A partial sum would count in the group's baseline as if it were a low reward.
     """
     scores: dict[str, float] = {}
     for name, verify in verifiers.items():
@@ -160,4 +159,4 @@ REWARDS: Mapping[str, Callable[[PromptSection], Verifier]] = {
     "format": _format,
     "correctness": _correctness,
 }
-"""Our rewards by name, each made for the prompt that completions answer."""
+"""Factories of the built-in rewards by name; they take the prompt's markers."""

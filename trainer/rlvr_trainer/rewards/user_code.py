@@ -1,4 +1,4 @@
-"""Loading a user's own function or class: `package.module:name` or `file.py:name`."""
+"""Load a user's function or class: `package.module:name` or `file.py:name`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from rlvr_trainer.recipe.suggest import did_you_mean
 
 
 def load_user_code(spec: str, *, field: str) -> Any:
-    """What `spec` names. Raises ConfigError, which names the recipe's `field`.
+    """Return what `spec` names. Raises ConfigError, which names the recipe's `field`.
 
-    A file is executed once in a process, however many of its names are loaded.
+    A file is executed once in a process.
     """
     where, colon, name = spec.rpartition(":")
     if not colon or not where or not name.isidentifier():
         raise ConfigError(
-            f"{field}: {spec!r} names no code; write package.module:name or /path/to/file.py:name"
+            f"{field}: {spec!r} does not name code; write package.module:name or "
+            "/path/to/file.py:name"
         )
     module = _load_file(Path(where), field) if where.endswith(".py") else _import(where, field)
     try:
@@ -55,9 +56,9 @@ def _load_file(path: Path, field: str) -> ModuleType:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
-        raise ConfigError(f"{field}: there is no file {path}; check the path")
+        raise ConfigError(f"{field}: the file {path} does not exist; check the path")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look their module up there
+    sys.modules[name] = module  # dataclasses and pickle look up their module there
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))  # last, so that no folder there hides a package
     try:
@@ -70,11 +71,11 @@ def _load_file(path: Path, field: str) -> ModuleType:
 
 
 def _check_imports(path: Path) -> None:
-    """Raise ImportError where another module was imported than the one beside the file."""
+    """Raise ImportError if a module was imported from elsewhere than beside the file."""
     for name, file in imported_files(path).items():
-        found = getattr(sys.modules.get(name), "__file__", None)
-        if found and Path(found).resolve() != file.resolve():
-            raise ImportError(f"it imports {name!r} from {found}, not {file}; rename the latter")
+        imported = getattr(sys.modules.get(name), "__file__", None)
+        if imported and Path(imported).resolve() != file.resolve():
+            raise ImportError(f"it imports {name!r} from {imported}, not {file}; rename the latter")
 
 
 def _raised(where: str, field: str, error: BaseException) -> str:

@@ -1,13 +1,12 @@
-"""Committed checkpoints of a run directory.
+"""Commit, verify and prune the checkpoints of a run directory.
 
     checkpoints/
-        step-10/            what transformers' Trainer saved, and COMMITTED.json
+        step-10/            the files of transformers' Trainer, and COMMITTED.json
         step-20/
         .staging/           being written; never read
 
-A checkpoint is written in `.staging`, its files are hashed, it is renamed to `step-N`, and only
-then is the marker put in. Reading goes the other way: the newest directory whose marker is there
-and whose files are as it says. What was cut short at any point is not a checkpoint.
+A checkpoint is written in `.staging`, its files are hashed, it is renamed to `step-N`, and then the
+marker is written. The newest directory with a marker that its files match is the one to resume.
 """
 
 from __future__ import annotations
@@ -26,22 +25,21 @@ from typing import Any
 from rlvr_trainer.error_mapping import passing_error
 from rlvr_trainer.errors import CheckpointError, PlatformError
 from rlvr_trainer.storage.atomic_files import write_durably
+from rlvr_trainer.variables import VERIFIED_VARIABLE
 
 logger = logging.getLogger(__name__)
 
 MARKER = "COMMITTED.json"
 STAGING = ".staging"
 STEP_DIR = re.compile(r"step-([0-9]+)$")
-VERIFIED_VARIABLE = "RLVR_CHECKPOINT"
-"""Names the checkpoint that launch verified for all ranks of its node; empty: there is none."""
 
 Files = Mapping[str, Mapping[str, Any]]
-"""Size and hash of each file of a checkpoint, as its marker holds them."""
+"""Size and hash of each file of a checkpoint, as in its marker."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A committed checkpoint whose files are as they were written."""
+    """A committed checkpoint."""
 
     path: Path
     step: int
@@ -58,13 +56,12 @@ def commit(
 ) -> Checkpoint:
     """Turn the directory `staged` (on the same file system) into the checkpoint of `step`.
 
-    `files` is what `describe` returned for it, if it was called. Raises PlatformError when the disk
-    refuses.
+    `files` is what `describe` returned for it, if it was called. Raises PlatformError.
     """
     target = checkpoints / f"step-{step}"
     try:
         files = describe(staged) if files is None else files
-        if target.exists():  # an uncommitted or damaged one, or the same step trained again
+        if target.exists():  # uncommitted, damaged, or the same step trained again
             shutil.rmtree(target)
         os.rename(staged, target)
         marker = {
@@ -82,10 +79,10 @@ def commit(
 
 
 def newest(checkpoints: Path) -> Checkpoint | None:
-    """The newest valid checkpoint, or None where training has not committed anything yet.
+    """Return the newest valid checkpoint, or None if nothing is committed yet.
 
-    Damaged ones are passed over with a warning. Raises CheckpointError when none of several is
-    valid: training must not start anew in silence.
+    Damaged ones are skipped with a warning. Raises CheckpointError if all are damaged: training
+    must not start from the beginning silently.
     """
     candidates = sorted(_step_dirs(checkpoints), reverse=True)
     damaged = []
@@ -93,7 +90,7 @@ def newest(checkpoints: Path) -> Checkpoint | None:
         try:
             return verify(path)
         except CheckpointError as error:
-            logger.warning("passed over: %s", error)
+            logger.warning("skipped: %s", error)
             damaged.append(f"step-{step}")
     committed = [name for name in damaged if (checkpoints / name / MARKER).exists()]
     if committed:
@@ -105,7 +102,7 @@ def newest(checkpoints: Path) -> Checkpoint | None:
 
 
 def to_resume(checkpoints: Path) -> Checkpoint | None:
-    """Return the checkpoint that launch verified for this node, or else `newest`."""
+    """Return the checkpoint that launch verified for this node, else `newest`."""
     verified = os.environ.get(VERIFIED_VARIABLE)
     if verified is None:
         return newest(checkpoints)
@@ -113,10 +110,7 @@ def to_resume(checkpoints: Path) -> Checkpoint | None:
 
 
 def verify(path: Path) -> Checkpoint:
-    """Return the checkpoint in `path`, its files checked against its marker.
-
-    Raises CheckpointError.
-    """
+    """Check the files in `path` against the marker. Raises CheckpointError, PlatformError."""
     checkpoint, expected = _read_marker(path)
     for name, description in expected.items():
         file = path / name
@@ -146,26 +140,26 @@ def describe(folder: Path) -> Files:
 
 
 def newest_committed(checkpoints: Path) -> Path | None:
-    """The newest directory with a marker, its files not checked."""
-    committed = [each for each in _step_dirs(checkpoints) if (each[1] / MARKER).exists()]
+    """Return the newest directory with a marker; its files are not checked."""
+    committed = [(step, path) for step, path in _step_dirs(checkpoints) if (path / MARKER).exists()]
     return max(committed)[1] if committed else None
 
 
 def prune(checkpoints: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints, and anything uncommitted."""
+    """Remove all but the newest `keep` checkpoints, and everything uncommitted."""
     kept = 0
     for _, path in sorted(_step_dirs(checkpoints), reverse=True):
         committed = (path / MARKER).exists()
         if committed and kept < keep:
             kept += 1
             continue
-        # without its marker first, so that a half-removed one is never taken for damaged
+        # its marker first, so that a half-removed one does not count as damaged
         (path / MARKER).unlink(missing_ok=True)
         shutil.rmtree(path, ignore_errors=True)
 
 
 def staging_dir(checkpoints: Path) -> Path:
-    """An empty directory to write into, on the checkpoints' own file system."""
+    """Create an empty directory to write into, on the file system of the checkpoints."""
     staging = checkpoints / STAGING
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)

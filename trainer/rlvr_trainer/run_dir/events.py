@@ -1,14 +1,12 @@
-"""The events of a run: one JSON object a line in `metrics.jsonl`, read by terminal, log and report.
+"""Write and read the events of a run: one JSON object a line in `metrics.jsonl`.
 
 Every event has `time` (seconds since 1970), `event` and, where it has one, `step`:
 
-    phase       phase, state (started | finished | failed | reused), and what it found
-    step        an optimizer step: numbers by TRL's own names, and max_steps
+    phase       phase, state (started | finished | failed | reused), and results
+    step        an optimizer step: numbers by TRL's names, and max_steps
     evaluation  phase, done, total, and at the end accuracy and format
     checkpoint  a committed checkpoint: path
     failure     the cause that ends the run: phase, message, exit_code
-
-The phases are `prepare`, `evaluate-base`, `train`, `evaluate-trained` and `report`.
 """
 
 from __future__ import annotations
@@ -21,15 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from rlvr_trainer.storage.atomic_files import disk_error
-
-EVENTS_VARIABLE = "RLVR_EVENTS"
-"""Environment variable that names the file to which every process of a run appends."""
+from rlvr_trainer.variables import EVENTS_VARIABLE
 
 
 def emit(event: str, **fields: Any) -> None:
     """Append one event to the file named by RLVR_EVENTS; without it, do nothing.
 
-    A line is written in one call, so that processes may append side by side. Raises PlatformError
+    A line is written in one call, so several processes may append. Raises PlatformError
     for a full or broken disk, ConfigError for a file that cannot be written.
     """
     path = os.environ.get(EVENTS_VARIABLE)
@@ -44,7 +40,7 @@ def emit(event: str, **fields: Any) -> None:
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """All whole events of a file, in order; a step trained again after a resume counts once."""
+    """Return the events of a file in order; of a step trained again, the newest."""
     if not path.is_file():
         return []
     events = list(parse_events(path.read_bytes().splitlines()))
@@ -59,7 +55,7 @@ def read_events(path: Path) -> list[dict[str, Any]]:
 
 
 def parse_events(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    """Yield the events among the lines."""
+    """Yield the events among the lines; incomplete lines are skipped."""
     for line in lines:
         try:
             event = json.loads(line)

@@ -1,8 +1,8 @@
-"""The metrics.jsonl of a run directory while it grows: sent and read by what is new.
+"""Send and follow the metrics.jsonl of a run directory while it grows.
 
-On a disk it is appended to. S3 cannot append, so that each new piece is an object of its own, named
-by the byte at which it begins (`metrics/000000004096.jsonl`). When an attempt ends, metrics.jsonl
-holds all of it, and a reader takes the pieces that begin after that.
+S3 cannot append, so each new piece is an object of its own, named by the byte at which it begins
+(`metrics/000000004096.jsonl`). When an attempt ends, metrics.jsonl holds all of them, and a reader
+takes the pieces that begin after it.
 """
 
 from __future__ import annotations
@@ -10,34 +10,33 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from rlvr_trainer.storage.open import Storage
-
-METRICS, PARTS = "metrics.jsonl", "metrics"
+from rlvr_trainer.run_dir.layout import METRICS, METRICS_PARTS
+from rlvr_trainer.storage import Storage
 
 
 class MetricsSender:
-    """Sends the file of a node to the run directory in S3, whole lines only."""
+    """Sender of a node's file to the run directory in S3, complete lines only."""
 
     def __init__(self, file: Path, storage: Storage) -> None:
         self._file, self._storage = file, storage
         self._num_sent = self._num_joined = 0
 
     def fetch(self) -> None:
-        """Begin the file with what earlier attempts sent."""
+        """Write what earlier attempts sent to the beginning of the file."""
         content = read_metrics(self._storage)
         if content:
             self._file.write_bytes(content)
         self._num_sent = self._num_joined = len(content)
 
     def send(self) -> None:
-        """Send what was appended. Raises ConfigError, PlatformError, OSError."""
+        """Send the appended lines. Raises ConfigError, PlatformError, OSError."""
         new = self._lines_from(self._num_sent)
         if new:
-            self._storage.write_bytes(f"{PARTS}/{self._num_sent:012}.jsonl", new)
+            self._storage.write_bytes(f"{METRICS_PARTS}/{self._num_sent:012}.jsonl", new)
             self._num_sent += len(new)
 
     def join(self) -> None:
-        """Send the last piece, and all of them as one. Raises as `send`."""
+        """Send the last piece, and then metrics.jsonl. Raises as `send`."""
         self.send()
         if self._num_sent > self._num_joined:
             self._storage.write_bytes(METRICS, self._lines_from(0))
@@ -53,7 +52,7 @@ class MetricsSender:
 
 
 class MetricsFollower:
-    """Reads the metrics of a run directory, here or in S3, as they grow."""
+    """Reader of a growing metrics.jsonl on a disk or in S3."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
@@ -62,28 +61,28 @@ class MetricsFollower:
         self._half_line = b""
 
     def new_lines(self) -> list[bytes]:
-        """Return the whole lines since the last call. Raises ConfigError, PlatformError."""
+        """Return the complete lines since the last call. Raises ConfigError, PlatformError."""
         *lines, self._half_line = (self._half_line + self._new_bytes()).split(b"\n")
         return lines
 
     def _new_bytes(self) -> bytes:
         offset, content = self._offset, b""
-        with suppress(FileNotFoundError):  # in S3 it is not there before the first attempt ends
+        with suppress(FileNotFoundError):  # in S3 it does not exist before the first attempt ends
             content = self._storage.read_from(METRICS, offset)
         offset += len(content)
-        parts = sorted(self._storage.sizes(PARTS, after=self._before_last_part).items())
+        parts = sorted(self._storage.sizes(METRICS_PARTS, after=self._before_last_part).items())
         for key, size in parts:
             start = int(PurePosixPath(key).stem)
             if start + size > offset:
                 part = self._storage.read_from(key, max(offset - start, 0))
                 content += part
                 offset = max(offset, start) + len(part)
-        self._offset = offset  # only now: a failure above is read again
-        if len(parts) > 1:  # the last one may grow: a send whose answer was lost is repeated
+        self._offset = offset  # not before: after a failure above, the same is read again
+        if len(parts) > 1:  # the last one may grow: a send whose response was lost is repeated
             self._before_last_part = parts[-2][0]
         return content
 
 
 def read_metrics(storage: Storage) -> bytes:
-    """Return all whole lines of a run directory's metrics; empty before the first."""
+    """Return all complete lines of a run directory's metrics."""
     return b"".join(line + b"\n" for line in MetricsFollower(storage).new_lines())

@@ -1,12 +1,12 @@
-"""Committed checkpoints of a run directory in S3, written by nodes with disks of their own.
+"""Commit and fetch the checkpoints of a run directory in S3, which nodes with own disks write.
 
     checkpoints/
         step-10.attempt-1f0c9a2e/   files of all nodes, and COMMITTED.json
-        step-20.attempt-77e0b3d4/   without its marker: cut short, never read
+        step-20.attempt-77e0b3d4/   without a marker: incomplete, never read
 
 Under ZeRO each node's disk holds the shards of its own ranks. Each node uploads what no node before
-it holds; rank 0 gathers sizes and hashes of all and then puts the marker, which S3 creates once.
-A save of another attempt has another prefix, so that files of two attempts never mix.
+it has; rank 0 gathers the sizes and hashes and then writes the marker, which S3 creates once. Each
+attempt has its own prefix, so files of two attempts never mix.
 """
 
 from __future__ import annotations
@@ -25,20 +25,17 @@ from rlvr_trainer.errors import CheckpointError, PlatformError, RLVRError
 from rlvr_trainer.recipe.trajectory import TRAJECTORY, Trajectory, parse_trajectory
 from rlvr_trainer.run_dir import checkpoint
 from rlvr_trainer.run_dir.checkpoint import Checkpoint, Files
+from rlvr_trainer.run_dir.layout import CHECKPOINTS
+from rlvr_trainer.storage import Storage, safe_key
 from rlvr_trainer.storage.atomic_files import disk_error
-from rlvr_trainer.storage.open import Storage, safe_key
 
 logger = logging.getLogger(__name__)
 
-RUN_URI_VARIABLE = "RLVR_RUN_URI"
-"""Set by launch where the run directory on this disk is a copy: the one that counts."""
-
-FOLDER = "checkpoints"
-STEP_KEY = re.compile(rf"({FOLDER}/step-([0-9]+)(?:\.attempt-\w+)?)/")
+STEP_KEY = re.compile(rf"({CHECKPOINTS}/step-([0-9]+)(?:\.attempt-\w+)?)/")
 MARKER_KEY = re.compile(rf"{STEP_KEY.pattern}{checkpoint.MARKER}$")
 
 Gather = Callable[[Any], list[Any]]
-"""Called by every process with its own value; returns those of all, in the order of ranks."""
+"""A collective: takes the value of this process, returns those of all in the order of ranks."""
 
 
 def upload(
@@ -51,20 +48,19 @@ def upload(
     step: int,
     world_size: int,
 ) -> str:
-    """Commit what the nodes staged; called by all processes, returns the checkpoint's folder.
+    """Commit what the nodes staged, and return the checkpoint's folder; called by all processes.
 
-    `files` describes what is in `staged`; one process of each node gives it, the others nothing.
-    Raises PlatformError or ConfigError on the node that cannot upload, and PlatformError on the
-    others.
+    `files` describes `staged` in one process of each node and is empty in the others. Raises
+    PlatformError or ConfigError on the node that cannot upload, and PlatformError on the others.
     """
-    folder = f"{FOLDER}/step-{step}.attempt-{uuid4().hex[:8]}"
+    folder = f"{CHECKPOINTS}/step-{step}.attempt-{uuid4().hex[:8]}"
     gathered = gather((folder, files))
     folder = str(gathered[0][0])
     before = {name for _, others in gathered[:rank] for name in others}
     _together(gather, lambda: _upload_files(storage, staged, folder, files.keys() - before))
     every: dict[str, Any] = {}
-    for _, each in gathered:
-        every = {**each, **every}  # of a file that two nodes have, the first one's counts
+    for _, others in gathered:
+        every = {**others, **every}  # if two nodes have a file, that of the first counts
     marker = {
         "step": step,
         "world_size": world_size,
@@ -76,10 +72,9 @@ def upload(
 
 
 def download_newest(storage: Storage, checkpoints: Path) -> Checkpoint | None:
-    """Copy the newest valid checkpoint to `checkpoints`/step-N, or None when none was committed.
+    """Copy the newest valid checkpoint to `checkpoints`/step-N; None if nothing is committed.
 
-    Damaged ones are passed over with a warning. Raises CheckpointError when none of several is
-    valid.
+    Damaged ones are skipped with a warning. Raises CheckpointError if all are damaged.
     """
     damaged = []
     for step, folder, marker in _committed(storage):
@@ -87,25 +82,25 @@ def download_newest(storage: Storage, checkpoints: Path) -> Checkpoint | None:
         try:
             return _download(storage, folder, marker, target)
         except CheckpointError as error:
-            logger.warning("passed over: %s", error)
-            damaged.append(folder.removeprefix(f"{FOLDER}/"))
+            logger.warning("skipped: %s", error)
+            damaged.append(folder.removeprefix(f"{CHECKPOINTS}/"))
             shutil.rmtree(target, ignore_errors=True)
     if damaged:
         raise CheckpointError(
-            f"no checkpoint in {storage.uri}/{FOLDER} is valid ({', '.join(damaged)} are damaged); "
-            "restore one of them, or remove the folder to train from the start"
+            f"no checkpoint in {storage.uri}/{CHECKPOINTS} is valid ({', '.join(damaged)} are "
+            "damaged); restore one of them, or remove the folder to train from the start"
         )
     return None
 
 
 def committed_step(storage: Storage) -> int:
-    """The newest committed step of a run directory, here or in S3; 0 before the first."""
-    markers = (MARKER_KEY.match(key) for key in storage.list(FOLDER))
+    """Return the newest committed step of a run directory on a disk or in S3; 0 if none."""
+    markers = (MARKER_KEY.match(key) for key in storage.list(CHECKPOINTS))
     return max((int(match[2]) for match in markers if match), default=0)
 
 
 def newest_trajectory(storage: Storage) -> Trajectory | None:
-    """Return what the newest checkpoint belongs to, or None where nothing is committed.
+    """Return the trajectory of the newest checkpoint, or None if nothing is committed.
 
     Raises CheckpointError, PlatformError.
     """
@@ -117,17 +112,16 @@ def newest_trajectory(storage: Storage) -> Trajectory | None:
             )
         except FileNotFoundError:
             raise CheckpointError(
-                f"{where} does not exist, so that what was trained is not known; train in another "
-                "run directory"
+                f"{where} does not exist, so what was trained is unknown; use another run directory"
             ) from None
     return None
 
 
 def prune(storage: Storage, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints, and older ones that were cut short.
+    """Remove all but the newest `keep` checkpoints, and older incomplete ones.
 
-    An identity that may not delete keeps them all. What fails is left to the prune after the next
-    commit: what was just committed is worth more than what is pruned.
+    Errors are only logged, since the commit succeeded; the prune after the next one retries. An
+    identity without permission to delete keeps all.
     """
     try:
         for key in _doomed(storage, keep):
@@ -137,16 +131,16 @@ def prune(storage: Storage, keep: int) -> None:
 
 
 def _doomed(storage: Storage, keep: int) -> list[str]:
-    """Keys to delete, in this order."""
+    """Return the keys to delete, in order."""
     committed = _committed(storage)
     kept = {folder for _, folder, _ in committed[:keep]}
     newest_step = committed[0][0] if committed else 0
     doomed = [
         key
-        for key in storage.list(FOLDER)
+        for key in storage.list(CHECKPOINTS)
         if (match := STEP_KEY.match(key)) and match[1] not in kept and int(match[2]) <= newest_step
     ]
-    # markers first, so that a half-removed one is never taken for damaged
+    # markers first, so that a half-removed checkpoint does not count as damaged
     return sorted(doomed, key=lambda key: not key.endswith(f"/{checkpoint.MARKER}"))
 
 
@@ -162,7 +156,7 @@ def _put_marker(storage: Storage, folder: str, marker: dict[str, Any]) -> None:
 
 
 def _together(gather: Gather, action: Callable[[], None]) -> None:
-    """Do it on every process, and go on only when it worked on all: none is left waiting."""
+    """Run the action on every process, and raise on all if it failed on any."""
     error: RLVRError | None = None
     try:
         action()
@@ -176,14 +170,14 @@ def _together(gather: Gather, action: Callable[[], None]) -> None:
 
 
 def _committed(storage: Storage) -> list[tuple[int, str, bytes]]:
-    """(step, folder, marker) of the committed checkpoints, newest first."""
-    found = []
-    for key in storage.list(FOLDER):
+    """Return (step, folder, marker) of the committed checkpoints, newest first."""
+    checkpoints = []
+    for key in storage.list(CHECKPOINTS):
         match = MARKER_KEY.match(key)
         if match:
             marker = storage.read_bytes(key)
-            found.append((int(match[2]), _time(marker), match[1], marker))
-    return [(step, folder, marker) for step, _, folder, marker in sorted(found, reverse=True)]
+            checkpoints.append((int(match[2]), _time(marker), match[1], marker))
+    return [(step, folder, marker) for step, _, folder, marker in sorted(checkpoints, reverse=True)]
 
 
 def _time(marker: bytes) -> float:

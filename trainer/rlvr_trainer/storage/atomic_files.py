@@ -1,33 +1,35 @@
-"""Writing a file whole or not at all, and what to raise where a disk refuses."""
+"""Write a file completely or not at all, and map the errors of disks."""
 
 from __future__ import annotations
 
 import errno
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
 from rlvr_trainer.errors import ConfigError, PlatformError, RLVRError
+from rlvr_trainer.variables import CACHE_VARIABLE
 
 FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
 AWAY_ERRNOS = {errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ESHUTDOWN, errno.EREMOTEIO}
-"""What a file system of the network, NFS, FUSE or Lustre, answers while its server is away."""
+"""Errors of network file systems (NFS, FUSE, Lustre) while the server does not answer."""
 
 NETWORK_ERRNOS = {errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH}
 """Errors of sockets without a class of their own."""
 
 DISK_ERRNOS = FULL_ERRNOS | AWAY_ERRNOS
-"""What passes; all else needs somebody to change something."""
+"""Errors that may pass; all others need a change."""
 
 
 def cache_dir() -> Path:
-    """Where converted and downloaded models are kept: `RLVR_CACHE`, or `~/.cache/rlvr`."""
-    return Path(os.environ.get("RLVR_CACHE") or Path.home() / ".cache" / "rlvr")
+    """Return the folder of converted and downloaded models: `RLVR_CACHE`, or `~/.cache/rlvr`."""
+    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "rlvr")
 
 
 def write_durably(path: Path, text: str) -> None:
-    """Write `path` so that it holds the whole text or stays as it was, also after a power cut.
+    """Write `path` atomically, also with regard to a power cut.
 
     Raises OSError, and leaves no fragment.
     """
@@ -49,7 +51,7 @@ def write_durably(path: Path, text: str) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_durably`, making the folder too.
+    """Write `path` as `write_durably` does, and create its folder.
 
     Raises PlatformError for a full or broken disk, ConfigError for a path that cannot be written.
     """
@@ -63,7 +65,7 @@ def write_text(path: Path, text: str) -> None:
 def disk_error(
     path: Path, error: OSError, *, doing: Literal["written", "read"] = "written"
 ) -> RLVRError:
-    """What to raise for an OSError while `path` was written, or read."""
+    """Return what to raise for an OSError while `path` was written or read."""
     what = f"{path} cannot be {doing} ({error.strerror or error})"
     if error.errno in FULL_ERRNOS:
         return PlatformError(f"{what}; free some space or name another folder")
@@ -71,3 +73,27 @@ def disk_error(
         return PlatformError(f"{what}; see that its disk answers, then try again")
     may = "write to" if doing == "written" else "read"
     return ConfigError(f"{what}; name a folder that you may {may}")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Raise `disk_error` for an OSError, but FileNotFoundError for a missing file."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (NotADirectoryError, IsADirectoryError):
+        raise FileNotFoundError(f"{path} does not exist as a file") from None
+    except OSError as error:
+        raise disk_error(path, error, doing="read") from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise `disk_error` for an OSError, but FileNotFoundError for a missing source."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise disk_error(path, error) from error

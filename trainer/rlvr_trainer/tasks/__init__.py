@@ -1,6 +1,6 @@
-"""Tasks: where rows come from and what a usable row is.
+"""Provide tasks: sources of rows that can be verified.
 
-A task of your own is a class in a file: `task: /path/to/file.py:MyTask`. Most subclass
+A user's task is a class in a file: `task: /path/to/file.py:MyTask`. Most subclass
 `QuestionAnswer` and override `parse` or `default_rows`.
 """
 
@@ -33,11 +33,11 @@ TASKS: Mapping[str, Callable[[], Task]] = {
     "arithmetic": Arithmetic,
     "question-answer": QuestionAnswer,
 }
-"""Our tasks by name."""
+"""Built-in tasks by name."""
 
 
 def load_task(spec: str) -> Task:
-    """The task of ours, or the user's `package.module:Class` or `file.py:Class`.
+    """Return the built-in task, or the user's `package.module:Class` or `file.py:Class`.
 
     Raises ConfigError.
     """
@@ -45,7 +45,7 @@ def load_task(spec: str) -> Task:
         return TASKS[spec]()
     if ":" not in spec:
         raise ConfigError(
-            f"task: {spec!r} is not a task of ours ({', '.join(TASKS)})"
+            f"task: {spec!r} is not a built-in task ({', '.join(TASKS)})"
             f"{did_you_mean(spec, TASKS)}; for your own, write package.module:Class or "
             "/path/to/file.py:Class"
         )

@@ -1,4 +1,4 @@
-"""Generated one-step word problems: small enough for a small model to learn in minutes."""
+"""Generate one-step word problems that a small model learns in minutes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NUM_TRAIN_ROWS = 2000
 NUM_TEST_ROWS = 200
 
 NUMBER_RANGE = (2, 60)
-"""Each number of a problem."""
+"""Range of the numbers in a problem."""
 NAMES = ("Tom", "Mia", "Sam", "Ava", "Leo", "Zoe", "Max", "Eva", "Ben", "Amy", "Dan", "Ida")
 THINGS = (
     "apples", "books", "coins", "pens", "cards", "eggs", "shells", "stamps", "balls", "cups",
@@ -34,7 +34,7 @@ FORMS = (
     "{name} buys {a} {things}, {x} {others} and then {b} more {things}. "
     "How many {things} does {name} have?",
 )
-"""Two numbers to add, and between them one that does not count."""
+"""Problems with two numbers to add and, between them, one that does not count."""
 
 ATTEMPTS_PER_ROW = 100
 
@@ -48,9 +48,9 @@ class Arithmetic(QuestionAnswer):
     name: ClassVar[str] = "arithmetic"
 
     def default_rows(self, split: Split, recipe: Recipe) -> Iterator[Mapping[str, Any]]:
-        """`num_train_rows` or `num_test_rows` problems; the same for the same seed.
+        """Yield `num_train_rows` or `num_test_rows` problems, the same for the same seed.
 
-        Raises ConfigError when there are not that many different ones.
+        Raises ConfigError if there are fewer different ones.
         """
         num_test_rows = recipe.data.num_test_rows or NUM_TEST_ROWS
         asked: set[str] = set()
@@ -63,7 +63,7 @@ class Arithmetic(QuestionAnswer):
 
 
 def _problems(num_rows: int, seed: str, asked: set[str]) -> Iterator[dict[str, Any]]:
-    """Problems whose questions are not in `asked`, to which they are added."""
+    """Yield problems whose questions are not in `asked`, and add them there."""
     draw = random.Random(seed)  # seeded by its text, the same on every platform
     for _ in range(num_rows):
         for _ in range(ATTEMPTS_PER_ROW):

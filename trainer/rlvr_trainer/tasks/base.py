@@ -1,4 +1,4 @@
-"""A row, and what every task knows."""
+"""Define rows and the interface of tasks."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Row:
     """A question with an answer that can be verified."""
 
     id: str
-    """Where it came from: `train-12` is the row of index 12 of the training source."""
+    """Split and index in the source, such as `train-12`."""
     question: str
     answer: str
     """The gold answer as a verifier reads it: `1234`, not `$1,234`."""
     solution: str = ""
     """Worked text without the line that gives the answer; may be empty."""
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """The other columns that the source has."""
+    """The other columns of the source."""
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -51,11 +51,11 @@ SYNONYMS = {
     "completion result",
     "solution": "rationale reasoning explanation cot",
 }
-"""What other data sets call our columns."""
+"""Names of the columns in other data sets."""
 
 
 def missing_column(column: str, raw: Mapping[str, Any]) -> str:
-    """Say that a raw row has no such column, and which of its own may be the one."""
+    """Return the error for a missing column, with the columns that may be meant."""
     names = [str(name) for name in raw]
     synonyms = [column, *SYNONYMS.get(column, "").split()]
     similar = [name for name in names if name.strip().lower() in synonyms]
@@ -65,17 +65,17 @@ def missing_column(column: str, raw: Mapping[str, Any]) -> str:
 
 
 class Task:
-    """What a task knows: its own rows, if it has any, and how a raw row becomes a Row."""
+    """A source of rows, and the parser of raw rows."""
 
     name: ClassVar[str] = ""
 
     def default_rows(self, split: Split, recipe: Recipe) -> Iterator[Mapping[str, Any]]:
-        """Raw rows when the recipe names no data. Raises ConfigError when the task has none."""
+        """Yield raw rows if the recipe names no data. Raises ConfigError if the task has none."""
         raise ConfigError(
             f"task {recipe.task!r} has no rows of its own; "
             f"set data.{split} to a JSONL or Parquet file"
         )
 
     def parse(self, raw: Mapping[str, Any], id: str) -> Row:
-        """The row of one raw record. Raises UnusableRow."""
+        """Return the row of a raw record. Raises UnusableRow."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""How rows are laid out as text: header (worked examples), question, completion."""
+"""Lay rows out as text: header (worked examples), question, completion."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class PromptLayout:
-    """The prompts of a run: one header, the same in all of them, then the row's question.
+    """The prompts of a run: a header that is the same in all of them, then the row's question.
 
     k shots are the first k exemplars, so that a shorter header is a prefix of a longer one.
     """
@@ -23,9 +23,9 @@ class PromptLayout:
         self._exemplars = tuple(exemplars)
 
     def header(self, num_shots: int | None = None) -> str:
-        """The first `num_shots` exemplars (none: as trained), each closed by the separator.
+        """Return the first `num_shots` exemplars (None: as trained) with their separators.
 
-        Raises ConfigError when there are fewer exemplars, or a template does not fit the rows.
+        Raises ConfigError if there are fewer exemplars, or a template does not fit the rows.
         """
         num_shots = self._prompt.num_shots if num_shots is None else num_shots
         if num_shots > len(self._exemplars):
@@ -39,20 +39,20 @@ class PromptLayout:
         )
 
     def prompt(self, row: Row, num_shots: int | None = None) -> str:
-        """The header and the row's question. Raises ConfigError."""
+        """Return the header and the row's question. Raises ConfigError."""
         return self.header(num_shots) + self.question(row)
 
     def question(self, row: Row) -> str:
-        """The row's part of its prompt."""
+        """Return the row's part of its prompt."""
         return _fill(self._prompt.question_template, row, "prompt.question_template")
 
     def completion(self, row: Row) -> str:
-        """The gold answer laid out as a completion, as an exemplar has it."""
+        """Return the gold answer laid out as a completion, as in an exemplar."""
         return _fill(self._prompt.solution_template, row, "prompt.solution_template")
 
 
 def _fill(template: str, row: Row, field: str) -> str:
-    # Only the template is interpreted: braces in a row's text stay as they are.
+    # only the template is interpreted: braces in a row's text stay
     columns = row.columns
     try:
         return template.format_map(columns)

@@ -1,4 +1,4 @@
-"""Rows with a `question` and an `answer`; a `solution` column if there is one."""
+"""Parse rows with a `question`, an `answer` and perhaps a `solution`."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from rlvr_trainer.rewards import parse_number
 from rlvr_trainer.tasks.base import Row, Task, UnusableRow, missing_column
 
 FINAL_ANSWER = "####"
-"""In an answer column, separates worked text from the final answer, as GSM8K has it."""
+"""Separator of worked text and final answer in an answer column, as in GSM8K."""
 
 
 class QuestionAnswer(Task):
-    """`{"question": …, "answer": 42}`; `"worked text #### 42"` is an answer with its solution.
+    """Rows `{"question": …, "answer": 42}`; `"worked text #### 42"` is an answer with a solution.
 
-    Answers in words stay as they are: preparation sets them aside where only numbers are judged.
+    Answers in words stay: preparation quarantines them where only numbers can be judged.
     """
 
     name: ClassVar[str] = "question-answer"
 
     def parse(self, raw: Mapping[str, Any], id: str) -> Row:
-        """The row of one record. Raises UnusableRow: malformed, empty or answer-not-a-number.
+        """Return the row of a record. Raises UnusableRow: malformed, empty, answer-not-a-number.
 
         The last is for numbers that cannot be spelled out.
         """
@@ -49,7 +49,7 @@ class QuestionAnswer(Task):
 
 
 def split_answer(answer: Any) -> tuple[str, str]:
-    """(worked text, final answer) of an answer column. Raises UnusableRow."""
+    """Return (worked text, final answer) of an answer column. Raises UnusableRow."""
     match answer:
         case bool():
             return "", str(answer).lower()  # as JSON has it
@@ -68,13 +68,13 @@ def split_answer(answer: Any) -> tuple[str, str]:
 
 
 def _in_digits(answer: str) -> str:
-    """Return `$1,234` as `1234`, and what holds letters, which may be a date, as it is."""
+    """Return `$1,234` as `1234`, and text with letters, which may be a date, unchanged."""
     number = None if any(map(str.isalpha, answer)) else parse_number(answer)
     return answer if number is None else f"{number:f}"
 
 
 def spell_out(number: int | float | Decimal) -> str:
-    """A number without an exponent; text that is no number when it is too large or not finite."""
+    """Return a number without an exponent, or other text if it is too large or not finite."""
     if isinstance(number, int):
         return str(number) if number.bit_length() < 128 else "integer of over 38 digits"
     value = Decimal(repr(number)) if isinstance(number, float) else number
@@ -83,7 +83,7 @@ def spell_out(number: int | float | Decimal) -> str:
 
 
 def encodable(text: str) -> bool:
-    """Whether the text can be written as UTF-8."""
+    """Return True if the text can be written as UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Judge gold completions before a model is loaded, to find a broken reward early."""
+"""Try rewards on gold completions before a model is loaded."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ NUM_TRIED = 8
 
 
 def try_rewards(rewards: Mapping[str, Reward], layout: PromptLayout, rows: Sequence[Row]) -> None:
-    """Judge the gold completions of the first rows, to find a broken reward before it is needed.
-
-    Raises ConfigError for a reward that fails on half of them or more.
-    """
+    """Raise ConfigError for a reward that fails on half of the first gold completions or more."""
     tried = rows[:NUM_TRIED]
     for reward in rewards.values():
         failures: list[Unverifiable] = []
@@ -28,6 +25,6 @@ def try_rewards(rewards: Mapping[str, Reward], layout: PromptLayout, rows: Seque
                 failures.append(error)
         if failures and 2 * len(failures) >= len(tried):
             raise ConfigError(
-                f"{failures[0]} and its gold completion, as on {len(failures)} of {len(tried)} "
-                "rows tried; mend it: a reward takes (completion, row) and returns a number"
+                f"{failures[0]} with its gold completion, as on {len(failures)} of {len(tried)} "
+                "rows tried; correct it: a reward takes (completion, row) and returns a number"
             ) from failures[0]

@@ -21,7 +21,7 @@ from rlvr_components.jobs.pods import ATTEMPT_LABEL, JOB_LABEL, RUN_DIR_ANNOTATI
 from rlvr_trainer.errors import ConfigError, JobFailed, RLVRError
 from rlvr_trainer.launch.attempt_budget import MAX_OUT_OF_MEMORY
 from rlvr_trainer.launch.exit_causes import EXIT_NO_ATTEMPTS_LEFT, EXIT_OUT_OF_MEMORY
-from rlvr_trainer.storage.open import open_storage
+from rlvr_trainer.storage import open_storage
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from rlvr_components.jobs.pods import PHASE_ANNOTATION, PROGRESS_STEP_ANNOTATION
 from rlvr_trainer.errors import RLVRError
 from rlvr_trainer.run_dir.events import parse_events
 from rlvr_trainer.run_dir.metrics_log import MetricsFollower
-from rlvr_trainer.storage.open import open_storage
+from rlvr_trainer.storage import open_storage
 
 logger = logging.getLogger(__name__)
 

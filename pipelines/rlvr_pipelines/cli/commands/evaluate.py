@@ -58,7 +58,7 @@ def evaluate_command(
     from rlvr_pipelines.local.run_progress import Event, RunProgress
     from rlvr_trainer import api
     from rlvr_trainer.evaluation.outcome import count, percent, read_samples, summarise
-    from rlvr_trainer.run_dir.events import EVENTS_VARIABLE
+    from rlvr_trainer.variables import EVENTS_VARIABLE
 
     label: Literal["before", "after"] = "after" if adapter else "before"
     progress = RunProgress(["prepare", "evaluate-trained" if adapter else "evaluate-base"])

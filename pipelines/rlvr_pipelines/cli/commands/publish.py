@@ -30,9 +30,9 @@ def publish_command(run_dir: Path, merge: bool, output_dir: Path) -> None:
     from rlvr_pipelines.extras import TRAIN, require
 
     require(TRAIN, "publishing")
-    from rlvr_pipelines.local.claim import RunDir, read_recipe
     from rlvr_trainer.export import publish
+    from rlvr_trainer.run_dir.layout import read_recipe
 
-    read_recipe(RunDir(run_dir))  # fails for a mistyped path before a model is loaded
+    read_recipe(run_dir)  # fails for a mistyped path before a model is loaded
     publish(run_dir, output_dir, merge=merge)
     click.echo(f"Model: {output_dir}")

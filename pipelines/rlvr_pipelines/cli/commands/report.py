@@ -21,13 +21,13 @@ def report(run_dir: Path, output: str) -> None:
     \b
     rlvr report runs/arithmetic
     """
-    from rlvr_pipelines.local.claim import RunDir, read_recipe
     from rlvr_pipelines.local.results import print_evaluation
     from rlvr_trainer import api
     from rlvr_trainer.evaluation.outcome import read_samples, write_samples
+    from rlvr_trainer.run_dir.layout import RunDir, read_recipe
 
     files = RunDir(run_dir)
-    recipe = read_recipe(files)
+    recipe = read_recipe(run_dir)
     samples = read_samples(files.samples)
     with tempfile.TemporaryDirectory() as folder:
         sides = {label: Path(folder, label) for label in ("before", "after")}

@@ -37,8 +37,8 @@ from rlvr_pipelines.cli.run_kubeflow import (
 )
 
 if TYPE_CHECKING:
-    from rlvr_pipelines.local.claim import RunDir
     from rlvr_trainer.recipe.schema import Recipe
+    from rlvr_trainer.run_dir.layout import RunDir
 
 _HERE = ("local", "pytorchjob", "trainjob")
 _CLUSTER = ("pytorchjob", "trainjob", "kubeflow")

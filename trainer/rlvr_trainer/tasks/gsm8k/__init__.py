@@ -1,4 +1,4 @@
-"""GSM8K (Cobbe et al., arXiv 2110.14168; MIT): 7,473 training and 1,319 test rows, packaged."""
+"""Provide GSM8K (Cobbe et al., arXiv 2110.14168; MIT): 7,473 training and 1,319 test rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHA256 = {
     "train": "17f347dc51477c50d4efb83959dbb7c56297aba886e5544ee2aaed3024813465",
     "test": "3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14",
 }
-"""Of each split's uncompressed text, as published."""
+"""Hash of each split's uncompressed text, as published."""
 
 _CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
 
@@ -33,18 +33,18 @@ class GSM8K(QuestionAnswer):
     name: ClassVar[str] = "gsm8k"
 
     def default_rows(self, split: Split, recipe: Recipe) -> Iterator[Mapping[str, Any]]:
-        """The packaged rows. Raises DataError when the file is not the published one."""
+        """Yield the packaged rows. Raises DataError if the file is not the published one."""
         for line in read_text(split).splitlines():
             yield json.loads(line)
 
     def parse(self, raw: Mapping[str, Any], id: str) -> Row:
-        """The row without calculator marks. Raises UnusableRow."""
+        """Return the row without calculator marks. Raises UnusableRow."""
         row = super().parse(raw, id)
         return replace(row, solution=_CALCULATOR_MARK.sub("", row.solution))
 
 
 def read_text(split: Split) -> str:
-    """A split as published, one JSON object a line. Raises DataError."""
+    """Return a split as published, one JSON object a line. Raises DataError."""
     file = files(__package__).joinpath(f"{split}.jsonl.gz")
     try:
         text = gzip.decompress(file.read_bytes())
