@@ -92,7 +92,7 @@ def _check_nothing_is_replaced(run_dir: RunDir) -> None:
     """Raise ConfigError for files in a folder without recipe.json: no run wrote them."""
     if run_dir.recipe.exists():
         return
-    names = [name for name in _RESULTS if (run_dir.path / name).exists()]
+    names = [name for name in _OURS if (run_dir.path / name).exists()]
     if names:
         raise ConfigError(
             f"{run_dir.path} is not a run directory (no recipe.json), and a run would replace "
