@@ -119,9 +119,12 @@ def test_the_embedded_model_on_text(smollm2_dir: Path) -> None:
     """Compare without the entropies' gradient: TRL's is 4e-5 from float64's here, ours 7e-6."""
     model = AutoModelForCausalLM.from_pretrained(smollm2_dir, dtype=torch.float32)
     add_fused_lm_head(model, temperature=TEMPERATURE, outputs=("log_probs", "entropy"))
-    torch.manual_seed(2)  # rounding alone gives 0.7e-5 to 1.1e-5, by the adapter's start
     adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear"))
+    # a fixed start: float32's rounding alone gives 0.65e-5 to 1.2e-5 over ten of them
+    torch.manual_seed(4)
     for name, parameter in adapted.named_parameters():
+        if "lora_A" in name:
+            torch.nn.init.kaiming_uniform_(parameter, a=5**0.5)
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.01)
     tokenizer = AutoTokenizer.from_pretrained(smollm2_dir)
