@@ -259,7 +259,7 @@ def measure(args: argparse.Namespace, side: str, shots: int) -> Step:
 
     from rlvr_trainer import shared_prefix
     from rlvr_trainer.models.allocator import keep_freed_memory
-    from rlvr_trainer.shared_prefix.layout import common_prefix_length
+    from rlvr_trainer.shared_prefix.packed_layout import common_prefix_length
 
     if side == "ours" and not torch.cuda.is_available():
         keep_freed_memory()  # as `rlvr_trainer train` does

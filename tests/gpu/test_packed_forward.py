@@ -17,7 +17,7 @@ from unit.shared_prefix.test_log_probs import (
 )
 
 from rlvr_trainer.shared_prefix.gpu.flex_attention import FlexAttention
-from rlvr_trainer.shared_prefix.layout import pack
+from rlvr_trainer.shared_prefix.packed_layout import pack
 
 pytestmark = pytest.mark.gpu
 

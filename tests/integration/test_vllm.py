@@ -16,6 +16,7 @@ from trl.trainer import grpo_trainer
 
 from rlvr_trainer.grpo import arguments, rollout
 from rlvr_trainer.grpo.training import _leave_process_group, _trainer
+from rlvr_trainer.recipe.trajectory import trajectory_of
 from rlvr_trainer.run_dir.events import read_events
 
 from .test_training import prepared_run, recipe_for, train
@@ -63,7 +64,7 @@ def test_vllm_draws_and_completions_are_cut_and_ended_as_ours_are(
     )
     run_dir = prepared_run(recipe, tmp_path / "run")
     monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
-    trainer = _trainer(recipe, run_dir / "checkpoints", run_dir / "data")
+    trainer = _trainer(trajectory_of(recipe), run_dir / "checkpoints", run_dir / "data")
     before = _trained(trainer)
     trainer.train()
 

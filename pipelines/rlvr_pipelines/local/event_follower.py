@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rlvr_trainer.storage import LocalStorage
-
 from rlvr_trainer.run_dir.events import parse_events
 from rlvr_trainer.run_dir.metrics_log import MetricsFollower
+from rlvr_trainer.storage import LocalStorage
 
 POLL_S = 0.1
 

@@ -9,7 +9,7 @@ import torch
 
 from rlvr_trainer.shared_prefix.cpu.tree_attention import PackedAttention
 from rlvr_trainer.shared_prefix.gpu.flex_attention import FlexAttention, block_mask
-from rlvr_trainer.shared_prefix.layout import Layout, pack
+from rlvr_trainer.shared_prefix.packed_layout import Layout, pack
 
 from .conftest import Batch, random_model
 from .test_log_probs import assert_equal_to_trl, train

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlvr_trainer.shared_prefix.layout import Run, Segment, common_prefix_length, pack, runs
+from rlvr_trainer.shared_prefix.packed_layout import Run, Segment, common_prefix_length, pack, runs
 
 
 def test_the_header_and_each_distinct_question_appear_once_whatever_the_order_of_rows() -> None:

@@ -17,7 +17,7 @@ from rlvr_trainer.shared_prefix.cpu.kernels import (
     merge_,
 )
 from rlvr_trainer.shared_prefix.gpu.flex_attention import FlexAttention, block_mask
-from rlvr_trainer.shared_prefix.layout import Layout, Segment
+from rlvr_trainer.shared_prefix.packed_layout import Layout, Segment
 
 _GROWTH = 256  # columns added to a full buffer; few completions reach the maximal length
 # A sequence that has ended costs a row of every matrix until it is dropped, which copies the keys.

@@ -13,7 +13,7 @@ from rlvr_trainer.shared_prefix import cpu
 from rlvr_trainer.shared_prefix.cpu.fused_forward import CannotFuse, FusedForward
 from rlvr_trainer.shared_prefix.decode_attention import DecodeAttention, HeaderAttention
 from rlvr_trainer.shared_prefix.gpu.decode_graph import FixedShapeAttention, Forward, GraphedForward
-from rlvr_trainer.shared_prefix.layout import common_prefix_length
+from rlvr_trainer.shared_prefix.packed_layout import common_prefix_length
 from rlvr_trainer.shared_prefix.registration import (
     SharedAttention,
     base_model,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from rlvr_trainer.shared_prefix import cpu
 from rlvr_trainer.shared_prefix.cpu.tree_attention import PackedAttention
 from rlvr_trainer.shared_prefix.gpu.flex_attention import FlexAttention
-from rlvr_trainer.shared_prefix.layout import Layout, PackedBatch, pack
+from rlvr_trainer.shared_prefix.packed_layout import Layout, PackedBatch, pack
 from rlvr_trainer.shared_prefix.registration import (
     SharedAttention,
     base_model,

@@ -16,7 +16,7 @@ from rlvr_trainer.shared_prefix.cpu.kernels import (
     attention_dtype,
     merge_,
 )
-from rlvr_trainer.shared_prefix.layout import Layout, runs
+from rlvr_trainer.shared_prefix.packed_layout import Layout, runs
 
 
 @dataclass(frozen=True)

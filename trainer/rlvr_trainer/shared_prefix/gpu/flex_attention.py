@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from rlvr_trainer.shared_prefix.layout import Layout
+from rlvr_trainer.shared_prefix.packed_layout import Layout
 
 
 @dataclass(frozen=True)
