@@ -33,7 +33,8 @@ def prepare(recipe: Recipe, data_dir: Path) -> Manifest:
         manifest = prepare_data(
             recipe, data_dir, count_tokens=lambda text: len(tokenizer(text=text)["input_ids"])
         )
-        results["counts"] = manifest["counts"]
+        results["counts"], results["quarantined"] = manifest["counts"], manifest["quarantined"]
+        results["oddities"] = manifest["oddities"]
     return manifest
 
 

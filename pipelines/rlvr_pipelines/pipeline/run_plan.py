@@ -34,6 +34,10 @@ class Sizes:
 
     num_rows: dict[str, int]
     """Split (or `quarantined`) → number of rows."""
+    quarantined: dict[str, int]
+    """Reason → number of rows that are set aside."""
+    oddities: dict[str, dict[str, int]]
+    """Split → oddities that were read over in its files."""
     num_steps: int
     completions_per_step: int
     questions_per_step: int
@@ -150,6 +154,8 @@ def measure(recipe: Recipe, world_size: int = 1) -> Sizes:
     samples = 1 + (recipe.evaluation.pass_at_k.num_samples if recipe.evaluation.pass_at_k else 0)
     return Sizes(
         num_rows=counts,
+        quarantined=manifest["quarantined"],
+        oddities=manifest["oddities"],
         num_steps=num_steps,
         completions_per_step=completions,
         questions_per_step=questions,

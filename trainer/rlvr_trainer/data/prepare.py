@@ -13,8 +13,9 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlvr_trainer.data.formats import Record
 from rlvr_trainer.data.quarantine import Quarantine
-from rlvr_trainer.data.sources import Record, read_source
+from rlvr_trainer.data.sources import read_source
 from rlvr_trainer.data.splits import (
     QUARANTINED,
     VERSION,
@@ -35,6 +36,7 @@ from rlvr_trainer.rewards import (
     normalise_answer,
 )
 from rlvr_trainer.tasks import Row, Split, Task, UnusableRow, load_task
+from rlvr_trainer.tasks.columns import rename_columns
 from rlvr_trainer.tasks.prompt import PromptLayout
 from rlvr_trainer.tasks.reward_trial import try_rewards
 from rlvr_trainer.verifiers import VERIFIERS, Format, Number, Verifier
@@ -114,6 +116,7 @@ def prepare(recipe: Recipe, data_dir: Path, *, count_tokens: Callable[[str], int
             "quarantined": len(read.quarantined),
         },
         "quarantined": dict(Counter(row["reason"] for row in read.quarantined)),
+        "oddities": {split: dict(+counts) for split, counts in read.oddities.items() if +counts},
         "exemplar_ids": [row.id for row in exemplars],
         "header_tokens": {str(shots): tokens for shots, tokens in header_tokens.items()},
         "max_prompt_tokens": fits.max_prompt_tokens,
@@ -147,14 +150,16 @@ def at_most(
 def _read(task: Task, recipe: Recipe, split: Split, read: Quarantine) -> list[Row]:
     source = getattr(recipe.data, split)
     read.sources[split] = source or f"task {recipe.task}"
-    records = read_source(source, split) if source else _own_records(task, recipe, split)
+    columns = recipe.data.columns.renamed if source else {}
+    oddities = read.oddities.setdefault(split, Counter())
+    records = read_source(source, split, oddities) if source else _own_records(task, recipe, split)
     verifiers = _gold_readers(recipe)
     rows = []
     for index, record in enumerate(records):
         id = f"{split}-{index}"
         read.count(id, split, record.location)
         try:
-            row = _parse(task, record, id)
+            row = _parse(task, record, id, columns)
             rows.append(_judgeable(row, verifiers))
         except UnusableRow as error:
             read.add(id, error.reason, error.detail, record.text or str(record.raw))
@@ -168,11 +173,11 @@ def _own_records(task: Task, recipe: Recipe, split: Split) -> Iterator[Record]:
         yield Record(f"{recipe.task} {split}[{index}]", raw)
 
 
-def _parse(task: Task, record: Record, id: str) -> Row:
+def _parse(task: Task, record: Record, id: str, columns: Mapping[str, str]) -> Row:
     if record.raw is None:
         raise UnusableRow("malformed", record.problem)
     try:
-        row = task.parse(record.raw, id)
+        row = task.parse(rename_columns(record.raw, columns), id)
         texts = (row.id, row.question, row.answer, row.solution)
         if not all(isinstance(text, str) for text in texts):
             raise TypeError(f"id, question, answer and solution must be text, got {texts}")
@@ -229,8 +234,7 @@ def _unique(rows: Sequence[Row], read: Quarantine) -> list[Row]:
     for row in rows:
         same = first.setdefault(_question_key(row), row)
         if same is not row:
-            detail = f"the question of {read.locations[same.id][1]}"
-            read.add(row.id, "duplicate", detail, row.question)
+            read.add(row.id, "duplicate", _asked_in(same, row, read), row.question)
     return list(first.values())
 
 
@@ -244,9 +248,15 @@ def _without_test_questions(
         if same is None:
             rows.append(row)
         else:
-            detail = f"the test question of {read.locations[same.id][1]}"
-            read.add(row.id, "duplicate", detail, row.question)
+            read.add(row.id, "also-in-test", _asked_in(same, row, read), row.question)
     return rows
+
+
+def _asked_in(same: Row, row: Row, read: Quarantine) -> str:
+    """Return where the question of `row` stands already."""
+    location = read.locations[same.id][1]
+    differs = "" if same.answer == row.answer else f", where its answer is {same.answer!r}"
+    return f"the question of {location}{differs}"
 
 
 def _part(

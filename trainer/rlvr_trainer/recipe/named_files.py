@@ -15,6 +15,7 @@ from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlvr_trainer.recipe.row_source import local_files
 from rlvr_trainer.storage.atomic_files import cache_dir, write_text
 
 if TYPE_CHECKING:
@@ -55,8 +56,11 @@ def imported_files(path: Path) -> dict[str, Path]:
 
 
 def _data(source: str) -> dict[str, Path]:
-    path = Path(source).expanduser()
-    return {"": path} if source and path.is_file() else {}
+    match local_files(source):
+        case [path]:
+            return {"": path}
+        case paths:
+            return {f"{index}-{path.name}": path for index, path in enumerate(paths)}
 
 
 def _model(name: str) -> dict[str, Path]:

@@ -26,6 +26,7 @@ from pydantic import (
     model_validator,
 )
 
+from rlvr_trainer.recipe.row_source import check_source
 from rlvr_trainer.recipe.suggest import did_you_mean
 from rlvr_trainer.verifiers import (
     ANSWER_MARKER,
@@ -68,12 +69,29 @@ def added(default: Any) -> Any:
     return Field(default=default, exclude_if=lambda value: value == default)
 
 
+class ColumnsSection(Section):
+    """Columns of the data by the name that a task reads; nested fields by dots (`a.b`)."""
+
+    question: str = ""
+    """Column of the question, such as `problem`; empty: `question`."""
+    answer: str = ""
+    """Column of the gold answer, such as `reward_model.ground_truth`; empty: `answer`."""
+    solution: str = ""
+    """Column of the worked text; empty: `solution`, if there is one."""
+
+    @property
+    def renamed(self) -> dict[str, str]:
+        """Name that a task reads → column of the data, for those that differ."""
+        return {name: column for name, column in self if column and column != name}
+
+
 class DataSection(Section):
     """Source of the rows and their splits."""
 
     train: str = ""
-    """Training rows: a path, `s3://bucket/key` or `hub://owner/name@revision?config=…&split=…`
-    (JSONL, a JSON array or Parquet). Empty: the task's own rows."""
+    """Training rows: a file (JSONL, a JSON array, CSV, TSV or Parquet), a folder of such files or a
+    pattern (`rows/train-*.parquet`), on a disk or `s3://bucket/key`; or
+    `hub://owner/name@revision?config=…&split=…`. Empty: the task's own rows."""
     test: str = ""
     """Test rows, likewise. Empty: the task's own, or `test_fraction` of the training rows when
     `train` is given."""
@@ -93,6 +111,22 @@ class DataSection(Section):
     """Repeat the selected rows until they fill one generation batch."""
     max_quarantined_fraction: Fraction = 0.01
     """The data step fails when a larger share of the rows is unusable."""
+    columns: ColumnsSection = ColumnsSection()
+
+    @field_validator("train", "test")
+    @classmethod
+    def _is_a_source(cls, value: str) -> str:
+        check_source(value)
+        return value
+
+    @model_validator(mode="after")
+    def _renames_what_is_read(self) -> Self:
+        if self.columns.renamed and not (self.train or self.test):
+            raise ValueError(
+                "columns without rows to read: a task's own rows have the names that it reads; "
+                "set data.train, or leave data.columns out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _repeats_a_selection(self) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -153,10 +154,16 @@ def _describe(plan: Plan) -> str:
     ])  # fmt: skip
 
 
+def _counted(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {number:,}" for name, number in numbers.items())
+
+
 def _sizes(sizes: Sizes) -> list[str]:
     rows = ", ".join(f"{count:,} {name}" for name, count in sizes.num_rows.items())
+    reasons = _counted(sizes.quarantined)
     return [
-        f"rows    {rows}",
+        f"rows    {rows}" + (reasons and f" ({reasons})"),
+        *(f"        {split}: {_counted(oddities)}" for split, oddities in sizes.oddities.items()),
         f"train   {sizes.num_steps:,} steps of {sizes.completions_per_step:,} completions "
         f"({sizes.questions_per_step:,} questions)",
         f"tokens  at most {sizes.tokens_per_step:,} a step (about: header {sizes.header_tokens:,}, "
