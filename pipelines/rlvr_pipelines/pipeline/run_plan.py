@@ -97,16 +97,20 @@ def plan_local(recipe: Recipe, run_dir: Path) -> Plan:
     job = training_job(recipe, run_dir.resolve(), os.environ, num_gpus=gpus)
     world_size = max(gpus, 1)
     rendered = LocalBackend().render(job)
-    return Plan(recipe, run_dir, world_size, _sizes(recipe, world_size), job, rendered)
+    return Plan(recipe, run_dir, world_size, sizes_of(recipe, world_size), job, rendered)
 
 
 def plan_in_cluster(recipe: Recipe, run_dir: Path, job: ClusterJob) -> Plan:
     """Plan a run whose model steps are jobs. Raises ConfigError, DataError."""
-    sizes = _sizes(recipe, job.world_size)
+    sizes = sizes_of(recipe, job.world_size)
     return Plan(recipe, run_dir, job.world_size, sizes, job.spec, job.manifest)
 
 
-def _sizes(recipe: Recipe, world_size: int) -> Sizes | None:
+def sizes_of(recipe: Recipe, world_size: int) -> Sizes | None:
+    """Return the sizes of a run, or None if the rows are not on this machine.
+
+    Raises ConfigError, DataError.
+    """
     check_local_model(recipe)
     batch_of(recipe, world_size)  # also checked if the rows are not here
     remote = any(

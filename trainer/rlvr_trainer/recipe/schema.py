@@ -111,7 +111,7 @@ class DataSection(Section):
     """Repeat the selected rows until they fill one generation batch."""
     max_quarantined_fraction: Fraction = 0.01
     """The data step fails when a larger share of the rows is unusable."""
-    columns: ColumnsSection = ColumnsSection()
+    columns: ColumnsSection = added(ColumnsSection())
 
     @field_validator("train", "test")
     @classmethod
