@@ -35,7 +35,7 @@ TYPE = re.compile(r"ml\.([a-z0-9-]+)\.([a-z0-9]+)")
 def num_gpus_of(instance_type: str) -> int | None:
     """Return the GPUs of an instance of this type; None for a type with unknown accelerators.
 
-    Raises ConfigError for what is no type.
+    Raises ConfigError if it is not a type.
     """
     match = TYPE.fullmatch(instance_type)
     if not match:

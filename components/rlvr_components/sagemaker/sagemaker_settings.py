@@ -93,9 +93,9 @@ class SageMaker(PlatformSection):
     """KMS key of the instances' volumes."""
     output_kms_key: str = ""
     """KMS key of the model that SageMaker uploads."""
-    tags: dict[str, str] = {}
+    tags: dict[str, str] = Field(default_factory=dict)
     """Tags of the jobs, in addition to those of the run."""
-    env: dict[str, str] = {}
+    env: dict[str, str] = Field(default_factory=dict)
     """Environment of the containers. No credentials: everyone who may describe the job reads it."""
 
     @field_validator("role_arn")

@@ -7,9 +7,7 @@ import pytest
 from rlvr_components.sagemaker.sagemaker_settings import parse_sagemaker
 from rlvr_trainer.errors import ConfigError
 
-from .test_training_request import SETTINGS
-
-TYPES = {**SETTINGS, "instance_type": ""}
+from .launches import SETTINGS
 
 
 @pytest.mark.parametrize(

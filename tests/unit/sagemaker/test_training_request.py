@@ -21,9 +21,8 @@ from rlvr_trainer.recipe.reader import load_recipe
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.run_dir.events import evaluation_line
 
-ROLE = "arn:aws:iam::123456789012:role/rlvr-trainer"
-IMAGE = "123456789012.dkr.ecr.us-west-2.amazonaws.com/rlvr/rlvr-trainer@sha256:" + "a" * 64
-SETTINGS: dict[str, Any] = {"role_arn": ROLE, "image": IMAGE, "instance_type": "ml.g6e.48xlarge"}
+from .launches import IMAGE, ROLE, SETTINGS
+
 RUN_DIR = "s3://bucket/runs/gsm8k-0123456789ab"
 EVERYTHING: dict[str, Any] = {
     **SETTINGS,
@@ -90,10 +89,10 @@ def test_the_checker_finds_what_botocores_validator_leaves_out(recipe: Recipe) -
     request["ResourceConfig"]["InstanceType"] = "ml.g99.large"
     request["ResourceConfig"]["KeepAlivePeriodInSeconds"] = 21601
     request["TrainingJobName"] = "rlvr_gsm8k"
-    found = "\n".join(faults("sagemaker", "CreateTrainingJob", request))
-    assert "'ml.g99.large' is not one of" in found
-    assert "21601 is over the maximum 21600" in found
-    assert "'rlvr_gsm8k' does not match" in found
+    report = "\n".join(faults("sagemaker", "CreateTrainingJob", request))
+    assert "'ml.g99.large' is not one of" in report
+    assert "21601 is over the maximum 21600" in report
+    assert "'rlvr_gsm8k' does not match" in report
 
 
 def test_the_image_is_started_with_our_command_and_nothing_else(recipe: Recipe) -> None:

@@ -40,7 +40,7 @@ def emit(event: str, **fields: Any) -> None:
 
 
 def evaluation_line(phase: str, accuracy: float, format: float) -> str:
-    """Return the line that the log shows for an evaluation; SageMaker's metrics are read from it."""
+    """Return the line that the log shows for an evaluation, from which SageMaker draws."""
     return f"evaluation {phase}  accuracy {accuracy:.4f}  format {format:.4f}"
 
 
