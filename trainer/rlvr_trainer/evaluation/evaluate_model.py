@@ -25,7 +25,7 @@ from rlvr_trainer.models import check_loaded, load_model, load_tokenizer, load_t
 from rlvr_trainer.phases import EVALUATION_PHASES
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.rewards import Case, Reward, VerifierReward, build_judge, build_rewards
-from rlvr_trainer.run_dir.events import emit
+from rlvr_trainer.run_dir.events import emit, evaluation_line
 from rlvr_trainer.run_dir.layout import SAMPLES
 from rlvr_trainer.shared_prefix import LogitsNotFinite
 from rlvr_trainer.tasks import Row
@@ -252,4 +252,6 @@ def _with_progress(evaluator: Evaluator, own_batches: Sequence[Batch]) -> Iterat
                 accuracy=correct / judged if judged else None,
                 format=formatted / judged if judged else None,
             )
+        if done == total and judged:
+            print(evaluation_line(phase, correct / judged, formatted / judged), flush=True)
         yield sample
