@@ -76,7 +76,7 @@ def _find_run_jobs(namespace: str) -> list[JobSummary] | None:
 def _delete(jobs: Sequence[JobSummary]) -> list[str] | None:
     """Delete the jobs; return their names, or None if the cluster does not answer.
 
-    KFP's Retry of the run is to start them again, as if nobody had deleted them.
+    KFP's Retry of the run is to start them again, not to refuse as after `rlvr stop`.
     """
     from rlvr_components.jobs.cluster import delete_jobs, forget_deletion
 

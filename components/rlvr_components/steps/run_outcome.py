@@ -48,7 +48,7 @@ class Outcome:
     time: str = ""
     """Time of a termination, as Kubernetes writes it."""
     lost: tuple[str, ...] = ()
-    """The steps whose pods were lost, if no step failed by itself: KFP's Retry adopts their jobs."""
+    """The steps that lost their pods, if none failed by itself: KFP's Retry adopts their jobs."""
 
     def facts(self) -> dict[str, Any]:
         """Return the outcome as plain data."""

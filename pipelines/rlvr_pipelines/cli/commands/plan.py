@@ -108,7 +108,7 @@ def _cluster_job(
     return job_plan.plan_job(
         recipe,
         place,
-        job_plan.platform_of(Form(recipe=recipe.name, **chosen)),
+        job_plan.platform_of(Form(recipe={}, **chosen)),
         storage=storage,
         run_id=job_plan.run_id_of(recipe, run_dir),
         overrides=job_plan.known_overrides(place),

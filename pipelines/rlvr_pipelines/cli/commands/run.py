@@ -178,7 +178,7 @@ def _check_fit(recipe: Recipe, arguments: Mapping[str, Any]) -> None:
     from rlvr_trainer.recipe.batch import batch_of
 
     form = {name: value for name, value in arguments.items() if name != "storage_uri"}
-    batch_of(recipe, platform_of(Form(recipe=recipe.name, **form)).world_size)
+    batch_of(recipe, platform_of(Form(recipe={}, **form)).world_size)
 
 
 def _run(recipe: Recipe, path: Path, arguments: dict[str, Any]) -> RunDir:
