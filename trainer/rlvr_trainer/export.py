@@ -39,7 +39,7 @@ def publish(run_dir: Path, output_dir: Path, *, merge: bool) -> Path:
             aside = Path(temporary, "model")
             if merge and recipe.lora:
                 merged_model(recipe, adapter_dir).save_pretrained(aside)
-                load_tokenizer(recipe.model).save_pretrained(aside)
+                load_tokenizer(recipe.model, recipe.prompt.chat_template).save_pretrained(aside)
             else:
                 shutil.copytree(adapter_dir, aside)
                 if recipe.lora:

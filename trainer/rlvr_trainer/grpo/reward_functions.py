@@ -18,6 +18,8 @@ RewardFunction = Callable[..., list[float | None]]
 
 ROW = "row"
 """The column of the data set that holds a row's columns, as JSON."""
+SEEN = "seen"
+"""The column of a rollout that holds what verifiers see, if that is not TRL's own text."""
 MIN_COMPLETIONS_TO_JUDGE = 64
 
 
@@ -50,9 +52,10 @@ class BatchScorer:
         self, completions: list[str], batch: Mapping[str, Any]
     ) -> list[dict[str, float] | None]:
         if completions is not self._completions:
+            texts = batch.get(SEEN, completions)
             self._scores = [
                 score(self.verifiers, completion, json.loads(row))
-                for completion, row in zip(completions, batch[ROW], strict=True)
+                for completion, row in zip(texts, batch[ROW], strict=True)
             ]
             self._completions = completions
             self._count()

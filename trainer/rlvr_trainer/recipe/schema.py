@@ -20,6 +20,7 @@ from pydantic import (
     StringConstraints,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -86,20 +87,47 @@ class DataSection(Section):
 
 
 class PromptSection(Section):
-    """Layout of a row as a prompt. The header (all shots) is the same in every prompt."""
+    """Layout of a row as a prompt. The header (system, all shots) is the same in every prompt."""
 
+    style: Literal["text", "chat"] = "text"
+    """`text`: one text, for a base model. `chat`: messages in the form of the model's own chat
+    template, for an instruct model; the completion ends at the end of the assistant's turn."""
     num_shots: Annotated[int, Field(ge=0)] = 8
     """Worked examples before the question, while training."""
     question_template: str = "Question: {question}\nSolution:"
-    """The question; may use `{question}` and any other column of the row."""
+    """The question; may use `{question}` and any other column of the row. With examples as turns
+    `{question}` alone is the default."""
     solution_template: str = " {solution}\n#### The final answer is {answer}"
-    """Text of a worked example after its question."""
+    """Text of a worked example after its question. With examples as turns the default does not
+    begin with a blank."""
     separator: str = "\n\n"
-    """Text between two worked examples, and between the last one and the question."""
+    """Text between two worked examples, and between the last one and the question; not between
+    turns."""
+    system: str = ""
+    """Chat: the system message; empty: none, or the template's own. A row's own one replaces it."""
+    examples_as: Literal["turns", "message"] = "turns"
+    """Chat: worked examples as turns of user and assistant, or in the user's message before the
+    question, which every template can put."""
+    assistant_prefix: str = ""
+    """Chat: the beginning of every answer, which the prompt ends with (`<think>\\n`), written once
+    if the template writes it too. Verifiers and examples see it before the completion."""
+    chat_template: str = ""
+    """Chat: a Jinja file that replaces the model's own template, and is published with it."""
+    chat_options: dict[str, Any] = {}
+    """Chat: variables that the template reads, such as `enable_thinking: false`."""
     answer_marker: str = "#### The final answer is"
     """Beginning of the line that gives the answer; must match exactly."""
     stop: str = "Question:"
-    """Beginning of a line that ends the completion, such as that of a next question."""
+    """Beginning of a line that ends the completion, such as that of a next question; chat: none by
+    default."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_chat(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or values.get("style") != "chat":
+            return values
+        in_turns = values.get("examples_as", "turns") == "turns"
+        return {"stop": "", **(DEFAULTS_OF_TURNS if in_turns else {}), **values}
 
     @field_validator("question_template")
     @classmethod
@@ -112,8 +140,9 @@ class PromptSection(Section):
 
     @field_validator("stop", "answer_marker")
     @classmethod
-    def _one_line(cls, value: str) -> str:
-        if not value.strip() or "\n" in value:
+    def _one_line(cls, value: str, info: ValidationInfo) -> str:
+        is_off = not value and info.field_name == "stop" and info.data.get("style") == "chat"
+        if not is_off and (not value.strip() or "\n" in value):
             raise ValueError(f"{value!r} must be one line that is not blank")
         return value
 
@@ -126,6 +155,55 @@ class PromptSection(Section):
                 f"write {value.lstrip()!r}"
             )
         return value
+
+    @field_validator("chat_options")
+    @classmethod
+    def _left_to_the_recipe(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if name in OWNED_CHAT_OPTIONS:
+                raise ValueError(
+                    f"{name!r} is set by the recipe; set {OWNED_CHAT_OPTIONS[name]} instead"
+                )
+        return value
+
+    @model_validator(mode="after")
+    def _only_in_chats(self) -> Self:
+        if self.style == "chat":
+            return self
+        for name, instead in CHAT_FIELDS.items():
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{name} = {getattr(self, name)!r} has no effect on a text prompt; set "
+                    f"prompt.style to chat, or {instead}"
+                )
+        return self
+
+
+DEFAULTS_OF_TURNS = {
+    "question_template": "{question}",
+    "solution_template": "{solution}\n#### The final answer is {answer}",
+}
+"""Defaults of a chat whose worked examples are turns."""
+
+CHAT_FIELDS = {
+    "system": "write it into prompt.question_template",
+    "examples_as": "leave it out",
+    "assistant_prefix": "write it at the end of prompt.question_template",
+    "chat_template": "leave it out",
+    "chat_options": "leave them out",
+}
+"""Fields of the prompt that only a chat has → what to do in a text prompt."""
+
+OWNED_CHAT_OPTIONS = {
+    "conversation": "data.train",
+    "conversations": "data.train",
+    "messages": "data.train",
+    "chat_template": "prompt.chat_template",
+    "add_generation_prompt": "prompt.assistant_prefix",
+    "continue_final_message": "prompt.assistant_prefix",
+    "return_assistant_tokens_mask": "nothing: prompts are never trained on",
+}
+"""Arguments of `apply_chat_template` that the recipe sets → what to set instead."""
 
 
 class RewardSection(Section):
@@ -402,7 +480,7 @@ class Recipe(Section):
                     f"model.context_length = {self.model.context_length}; lower it"
                 )
         marker, stop = self.prompt.answer_marker, self.prompt.stop
-        if self._reads_marker and (marker.startswith(stop) or stop.startswith(marker)):
+        if stop and self._reads_marker and (marker.startswith(stop) or stop.startswith(marker)):
             raise ValueError(
                 f"prompt.stop = {stop!r} and prompt.answer_marker = {marker!r} begin the same "
                 "line, so a completion ends before its answer and is never rewarded; set "

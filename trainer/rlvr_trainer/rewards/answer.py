@@ -74,7 +74,9 @@ def extract_answer(completion: str, *, marker: str = ANSWER_MARKER, stop: str = 
 
 
 def cut_at_stop(completion: str, stop: str = STOP) -> str:
-    """Return the completion up to the first line that starts with `stop`."""
+    """Return the completion up to the first line that starts with `stop`, if that is not ""."""
+    if not stop:
+        return completion
     if completion.startswith(stop):
         return ""
     end = completion.find("\n" + stop)
