@@ -45,6 +45,9 @@ class Sizes:
     computed once."""
     num_evaluated: int
     """The number of completions of one evaluation."""
+    prompt: str
+    """The prompt of the first training row; `[role] content` of a chat whose template is not on
+    this machine."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,7 @@ def measure(recipe: Recipe, world_size: int = 1) -> Sizes:
         question_tokens=question,
         tokens_per_step=tokens,
         num_evaluated=evaluated * len(recipe.evaluated_shots) * samples,
+        prompt=layout.prompt(rows[0]),
     )
 
 

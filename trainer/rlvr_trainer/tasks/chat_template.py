@@ -36,8 +36,8 @@ class Outline:
     """A stand-in for a template that is not on this machine: for lengths only."""
 
     def prompt(self, messages: Sequence[Message]) -> str:
-        """Return the contents of the messages, a line or more each."""
-        return "".join(f"{message['content']}\n" for message in messages)
+        """Return the messages as `[role] content`, a line or more each."""
+        return "".join(f"[{message['role']}] {message['content']}\n" for message in messages)
 
 
 @dataclass(frozen=True)
