@@ -711,7 +711,8 @@ def test_a_chat_is_quarantined_under_text_with_what_to_do(tmp_path: Path) -> Non
 
 def test_the_same_question_after_other_turns_is_no_duplicate(tmp_path: Path) -> None:
     turns = [("user", "Hello"), ("assistant", "Yes?")]
-    rows = [*(chat_row(n) for n in range(20)), chat_row(1, *turns), chat_row(1, *turns)]
+    rows = [*map(chat_row, range(20)), chat_row(1, *turns)]
+    rows.append(chat_row(1, ("system", "Add."), *turns))  # a duplicate of the one before
     train = jsonl(tmp_path / "train.jsonl", rows)
     manifest = run(tmp_path / "data", prompt=CHAT, train=train, max_quarantined_fraction=0.1)
     assert manifest["quarantined"] == {"duplicate": 1}

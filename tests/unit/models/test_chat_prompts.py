@@ -211,6 +211,18 @@ def test_a_model_without_a_template_is_refused() -> None:
     refused(Kind("", "<eot>", ()), r"\./model has no chat template; set prompt.chat_template")
 
 
+def test_the_default_of_several_templates_is_taken() -> None:
+    tokenizer = chat_tokenizer(KINDS["qwen-3"])
+    tokenizer.chat_template = {"tool_use": "{{ 1 }}", "default": tokenizer.chat_template}
+    [prompt, _] = prompts_of(recipe_for(), tokenizer)
+    assert prompt == tokenizer.apply_chat_template(
+        chat(ROWS[0], "", 2), tokenize=False, add_generation_prompt=True
+    )
+    tokenizer.chat_template = {"tool_use": "{{ 1 }}"}
+    with pytest.raises(ConfigError, match="has no chat template"):
+        chat_template(recipe_for(), tokenizer)
+
+
 def test_a_template_without_a_place_for_a_system_message_is_refused() -> None:
     complaint = r"no place for a system message \(it says: System role not supported\); leave"
     refused(KINDS["gemma"], complaint, system=SYSTEM)

@@ -217,7 +217,8 @@ def _with_number(row: Row, field: str) -> Row:
 
 def _question_key(row: Row) -> str:
     """Return a key that is the same for questions that read the same."""
-    asked = "\n".join(message["content"] for message in row.messages) or row.question
+    turns = (message["content"] for message in row.messages if message["role"] != "system")
+    asked = "\n".join(turns) or row.question
     visible = "".join(char for char in asked if unicodedata.category(char) != "Cf")
     folded = unicodedata.normalize("NFD", visible).casefold()
     return unicodedata.normalize("NFC", " ".join(folded.split()))

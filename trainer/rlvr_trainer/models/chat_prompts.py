@@ -38,7 +38,9 @@ def chat_template(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> ChatTem
     """Return the template of the recipe's prompts; None for text prompts. Raises ConfigError."""
     if recipe.prompt.style == "text":
         return None
-    own = tokenizer.get_chat_template() if tokenizer.chat_template else None
+    own = tokenizer.chat_template
+    if isinstance(own, dict):  # several by name
+        own = own.get("default")
     return build_template(recipe, own, tokenizer.special_tokens_map)
 
 
