@@ -11,10 +11,12 @@ import click
 from rlvr_pipelines.access_options import AccessOptions
 from rlvr_pipelines.cli.groups import (
     JobOptions,
+    SageMakerOptions,
     check_places,
     cluster_options,
     job_options,
     require_storage,
+    sagemaker_options,
 )
 from rlvr_pipelines.cli.options import (
     debug_option,
@@ -31,9 +33,12 @@ if TYPE_CHECKING:
     from rlvr_pipelines.pipeline.run_plan import Plan, Sizes
     from rlvr_trainer.recipe.schema import Recipe
 
-PLACES = dict.fromkeys(
-    (*JobOptions.__dataclass_fields__, "namespace", "context"), ("pytorchjob", "trainjob")
-)
+_CLUSTER = ("pytorchjob", "trainjob")
+PLACES = {
+    **dict.fromkeys((*JobOptions.__dataclass_fields__, "namespace", "context"), _CLUSTER),
+    **dict.fromkeys(("storage", "num_nodes"), (*_CLUSTER, "sagemaker")),
+    **dict.fromkeys(SageMakerOptions.__dataclass_fields__, ("sagemaker",)),
+}
 """Option → the places where it has an effect."""
 
 
@@ -43,12 +48,13 @@ PLACES = dict.fromkeys(
 @click.option(
     "--on",
     "place",
-    type=click.Choice(["local", "pytorchjob", "trainjob"]),
+    type=click.Choice(["local", "pytorchjob", "trainjob", "sagemaker"]),
     default="local",
     show_default=True,
     help="Where to train.",
 )
 @job_options
+@sagemaker_options
 @cluster_options
 @output_option
 @debug_option
@@ -57,8 +63,9 @@ def plan_command(
     overrides: tuple[str, ...],
     seed: int | None,
     run_dir: Path | None,
-    place: Literal["local", "pytorchjob", "trainjob"],
+    place: Literal["local", "pytorchjob", "trainjob", "sagemaker"],
     job: JobOptions,
+    sagemaker: SageMakerOptions,
     access: AccessOptions,
     output: str,
 ) -> None:
@@ -67,6 +74,7 @@ def plan_command(
     \b
     rlvr plan gsm8k
     rlvr plan gsm8k --on pytorchjob --storage s3://bucket/runs --nodes 2 --gpus 8
+    rlvr plan gsm8k --on sagemaker --storage s3://bucket/runs --sagemaker settings.yaml
     """
     from rlvr_pipelines.pipeline.run_plan import plan_in_cluster, plan_local
 
@@ -75,6 +83,8 @@ def plan_command(
     path = run_dir or default_run_dir(loaded)
     if place == "local":
         planned = plan_local(loaded, path)
+    elif place == "sagemaker":
+        planned = plan_in_cluster(loaded, path, _sagemaker_job(loaded, path, job, sagemaker))
     else:
         planned = plan_in_cluster(loaded, path, _cluster_job(loaded, path, place, job, access))
     if output == "json":
@@ -115,6 +125,18 @@ def _cluster_job(
     )
 
 
+def _sagemaker_job(
+    recipe: Recipe, run_dir: Path, job: JobOptions, sagemaker: SageMakerOptions
+) -> ClusterJob:
+    from rlvr_pipelines.extras import S3, require
+
+    require(S3, "a plan for SageMaker")
+    from rlvr_pipelines.sagemaker.sagemaker_plan import plan_job
+
+    storage = require_storage("sagemaker", job.storage)
+    return plan_job(recipe, sagemaker.settings(job), storage=storage, run_dir=run_dir)
+
+
 def _describe(plan: Plan) -> str:
     import yaml
 
@@ -146,11 +168,21 @@ def _describe(plan: Plan) -> str:
     manifest = yaml.safe_dump(plan.rendered, sort_keys=False, allow_unicode=True, width=96)
     return "\n".join([
         *lines,
+        *_jobs(plan),
         f"world   {plan.world_size} processes: {nodes}",
         f"job     {plan.job.name}, with its files in {plan.job.run_dir}:",
         "---",
         manifest.rstrip(),
     ])  # fmt: skip
+
+
+def _jobs(plan: Plan) -> list[str]:
+    """Return the line on the jobs of a run on SageMaker, where each of them waits and costs."""
+    if not isinstance(plan.rendered, dict) or "TrainingJobName" not in plan.rendered:
+        return []
+    from rlvr_pipelines.sagemaker.sagemaker_plan import describe_jobs
+
+    return [f"jobs    {describe_jobs(plan.rendered)}"]
 
 
 def _sizes(sizes: Sizes) -> list[str]:

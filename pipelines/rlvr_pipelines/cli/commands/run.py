@@ -13,10 +13,12 @@ import click
 from rlvr_pipelines.access_options import AccessOptions
 from rlvr_pipelines.cli.groups import (
     JobOptions,
+    SageMakerOptions,
     access_options,
     check_places,
     job_options,
     require_storage,
+    sagemaker_options,
 )
 from rlvr_pipelines.cli.options import (
     command_again,
@@ -40,12 +42,15 @@ if TYPE_CHECKING:
     from rlvr_trainer.recipe.schema import Recipe
     from rlvr_trainer.run_dir.layout import RunDir
 
-_HERE = ("local", "pytorchjob", "trainjob")
+_HERE = ("local", "pytorchjob", "trainjob", "sagemaker")
 _CLUSTER = ("pytorchjob", "trainjob", "kubeflow")
 _KUBEFLOW = ("kubeflow",)
+_SAGEMAKER = ("sagemaker", "kubeflow")
 PLACES = {
     **dict.fromkeys(("run_dir", "sweep"), _HERE),
     **dict.fromkeys((*JobOptions.__dataclass_fields__, "namespace", "context"), _CLUSTER),
+    **dict.fromkeys(("storage", "num_nodes"), (*_CLUSTER, "sagemaker")),
+    **dict.fromkeys(SageMakerOptions.__dataclass_fields__, _SAGEMAKER),
     **dict.fromkeys(
         (*KubeflowRunOptions.__dataclass_fields__, "images", "secret", "endpoint"), _KUBEFLOW
     ),
@@ -60,13 +65,14 @@ PLACES = {
 @click.option(
     "--on",
     "place",
-    type=click.Choice(["local", "kubeflow", "pytorchjob", "trainjob"]),
+    type=click.Choice(["local", "kubeflow", "pytorchjob", "trainjob", "sagemaker"]),
     default="local",
     show_default=True,
-    help="Where to run. pytorchjob, trainjob: pipeline here, model steps in a cluster.",
+    help="Where to run. pytorchjob, trainjob, sagemaker: pipeline here, model steps there.",
 )
 @click.option("--sweep", metavar="A.B=V1,V2,…", help="Train once for every value of a field.")
 @job_options
+@sagemaker_options
 @kubeflow_run_options
 @package_options
 @access_options
@@ -80,6 +86,7 @@ def run(
     place: str,
     sweep: str | None,
     job: JobOptions,
+    sagemaker: SageMakerOptions,
     kubeflow: KubeflowRunOptions,
     images: tuple[str, ...],
     secret: str,
@@ -94,6 +101,7 @@ def run(
     \b
     rlvr run arithmetic
     rlvr run gsm8k --on pytorchjob --storage s3://bucket/runs --nodes 2 --gpus 8
+    rlvr run gsm8k --on sagemaker --storage s3://bucket/runs --sagemaker settings.yaml
     rlvr run gsm8k --on kubeflow --storage s3://bucket/runs --wait
     """
     check_places(place, PLACES)
@@ -101,9 +109,11 @@ def run(
     if place != "local":
         note_files(loaded, data=place == "kubeflow")
     if place == "kubeflow":
-        run_on_kubeflow(loaded, job, kubeflow, access, images=images, secret=secret, output=output)
+        run_on_kubeflow(
+            loaded, job, sagemaker, kubeflow, access, images=images, secret=secret, output=output
+        )
         return
-    arguments = _arguments(place, job, access)
+    arguments = _arguments(place, job, sagemaker, access)
     if sweep is None:
         root = run_dir or default_run_dir(loaded)
         _require(place, job.storage)
@@ -140,7 +150,9 @@ def run(
         )
 
 
-def _arguments(place: str, job: JobOptions, access: AccessOptions) -> dict[str, Any]:
+def _arguments(
+    place: str, job: JobOptions, sagemaker: SageMakerOptions, access: AccessOptions
+) -> dict[str, Any]:
     """Return the pipeline's parameters other than the recipe."""
     if place == "local":
         return {}
@@ -152,7 +164,7 @@ def _arguments(place: str, job: JobOptions, access: AccessOptions) -> dict[str, 
         place=place,
         namespace=access.namespace,
         storage=require_storage(place, job.storage),
-        settings=job.settings(),
+        settings=sagemaker.settings(job) if place == "sagemaker" else job.settings(),
     )
 
 
@@ -160,7 +172,9 @@ def _require(place: str, storage: str) -> None:
     from rlvr_pipelines.extras import KUBERNETES, LOCAL, S3, require
 
     require(LOCAL, "a run on this machine")
-    if place != "local":
+    if place == "sagemaker":
+        require(S3, "a run on SageMaker")
+    elif place != "local":
         require(KUBERNETES, f"a run on {place}")
     if storage.startswith("s3://"):
         require(S3, storage)
@@ -173,12 +187,15 @@ def _check_fit(recipe: Recipe, arguments: Mapping[str, Any]) -> None:
     check_local_model(recipe)
     if not arguments:
         return
-    from rlvr_components.preflight.form import Form
+    from rlvr_components.preflight.form import Form, resolve_sagemaker
     from rlvr_pipelines.cluster.job_plan import platform_of
     from rlvr_trainer.recipe.batch import batch_of
 
     form = {name: value for name, value in arguments.items() if name != "storage_uri"}
-    batch_of(recipe, platform_of(Form(recipe=recipe.name, **form)).world_size)
+    chosen = Form(recipe=recipe.name, **form)
+    is_sagemaker = chosen.job_place == "sagemaker"
+    platform = resolve_sagemaker(chosen) if is_sagemaker else platform_of(chosen)
+    batch_of(recipe, platform.world_size)
 
 
 def _run(recipe: Recipe, path: Path, arguments: dict[str, Any]) -> RunDir:
