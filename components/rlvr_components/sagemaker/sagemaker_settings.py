@@ -205,7 +205,10 @@ def _check_instances(settings: SageMaker) -> None:
         return
     unknown = [kind for kind, count in gpus.items() if count is None]
     if unknown:
-        raise ValueError(f"gpus_per_instance: the GPUs of {unknown[0]} are not known; set it")
+        raise ValueError(
+            f"gpus_per_instance: the GPUs of {unknown[0]} are not known; correct the type, or set "
+            "it"
+        )
     if len(set(gpus.values())) > 1:
         counts = ", ".join(f"{kind} {count}" for kind, count in gpus.items())
         raise ValueError(

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from rlvr_components.cost.estimate import ASSUMPTIONS, Estimate, Work, estimate
 from rlvr_components.cost.instance_prices import Service, find_instance, price_date, priced_types
 from rlvr_components.cost.model_size import num_parameters
 from rlvr_components.cost.spending import run_time_limits
 from rlvr_components.platform.settings import Platform
+from rlvr_components.sagemaker.sagemaker_settings import SageMaker
 from rlvr_pipelines.pipeline.run_plan import Sizes, sizes_of
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.recipe.suggest import did_you_mean
 
+AnyPlatform = TypeVar("AnyPlatform", Platform, SageMaker)
 INSTANCE_TYPE_LABEL = "node.kubernetes.io/instance-type"
 BYTES_PER_PARAMETER = {"fp32": 4}
 """Others take 2; a 4-bit weight too, since it is unpacked before every use."""
@@ -23,13 +25,22 @@ class CostUnknown(ConfigError):
     """The price of a run cannot be estimated; the message says what is missing."""
 
 
-def estimate_in_cluster(
-    recipe: Recipe, sizes: Sizes | None, platform: Platform, instance_type: str = ""
+def estimate_job(
+    recipe: Recipe, sizes: Sizes | None, platform: Platform | SageMaker, instance_type: str = ""
 ) -> Estimate:
     """Estimate a run on the platform's nodes, of this type or the one that it selects.
 
-    Raises CostUnknown.
+    On SageMaker the first of the instance types counts. Raises CostUnknown.
     """
+    if isinstance(platform, SageMaker):
+        return estimate_run(
+            recipe,
+            sizes,
+            instance_type=platform.types[0],
+            num_nodes=platform.num_nodes,
+            gpus_per_node=platform.gpus_per_node,
+            service="sagemaker",
+        )
     return estimate_run(
         recipe,
         sizes,
@@ -39,16 +50,24 @@ def estimate_in_cluster(
     )
 
 
-def training_limit_s(
-    recipe: Recipe, platform: Platform, *, instance_type: str, max_cost_usd: float
-) -> int:
-    """Return the platform's run_timeout_s, or the shorter one that a limit of the price leaves.
+def limited(
+    recipe: Recipe, platform: AnyPlatform, instance_type: str, max_cost_usd: float
+) -> AnyPlatform:
+    """Return the platform with the maximal run time that a limit of the price leaves.
 
     Raises ConfigError for a run that is estimated to exceed the limit, or cannot be estimated.
     """
     sizes = sizes_of(recipe, platform.world_size)
-    planned = estimate_in_cluster(recipe, sizes, platform, instance_type)
-    return min(run_time_limits(max_cost_usd, planned)["train"], platform.run_timeout_s)
+    planned = estimate_job(recipe, sizes, platform, instance_type)
+    [(name, limit_s)] = limit_of(platform).items()
+    shorter_s = min(run_time_limits(max_cost_usd, planned)["train"], limit_s)
+    return platform.model_copy(update={name: shorter_s})
+
+
+def limit_of(platform: Platform | SageMaker) -> dict[str, int]:
+    """Return the platform's setting of the maximal run time, in seconds."""
+    name = "max_runtime_s" if isinstance(platform, SageMaker) else "run_timeout_s"
+    return {name: getattr(platform, name)}
 
 
 def estimate_run(

@@ -9,9 +9,9 @@ from rlvr_components.platform.settings import Platform
 from rlvr_pipelines.pipeline.run_cost import (
     CostUnknown,
     describe_cost,
-    estimate_in_cluster,
+    estimate_job,
     estimate_run,
-    training_limit_s,
+    limited,
     work_of,
 )
 from rlvr_pipelines.pipeline.run_plan import Sizes, measure
@@ -33,10 +33,10 @@ def sizes() -> Sizes:
 
 
 def test_the_instance_type_is_the_one_that_the_platform_selects(sizes: Sizes) -> None:
-    planned = estimate_in_cluster(tiny(), sizes, PLATFORM)
+    planned = estimate_job(tiny(), sizes, PLATFORM)
     assert planned.instance.instance_type == "g6.12xlarge"
     assert planned.usd_per_hour == pytest.approx(2 * 4.6016)
-    chosen = estimate_in_cluster(tiny(), sizes, PLATFORM, "g5.48xlarge")
+    chosen = estimate_job(tiny(), sizes, PLATFORM, "g5.48xlarge")
     assert chosen.instance.instance_type == "g5.48xlarge"
 
 
@@ -65,7 +65,7 @@ def test_a_model_of_unknown_size_is_named(sizes: Sizes) -> None:
 
 
 def test_the_plan_tells_what_the_estimate_rests_on(sizes: Sizes) -> None:
-    lines = describe_cost(estimate_in_cluster(tiny(), sizes, PLATFORM))
+    lines = describe_cost(estimate_job(tiny(), sizes, PLATFORM))
     assert lines[0].startswith("time    about 1")
     assert "2 × g6.12xlarge at $4.60 an hour (list prices of us-east-1, 2026-" in lines[1]
     assert sum("assumed: " in line for line in lines) == len(lines) - 2
@@ -90,11 +90,9 @@ def test_prompts_count_as_often_as_they_are_computed() -> None:
 
 def test_a_limit_of_the_price_becomes_the_training_s_time_limit() -> None:
     recipe = tiny("data.num_train_rows=200")
-    limits = [
-        training_limit_s(recipe, PLATFORM, instance_type="", max_cost_usd=usd) for usd in (10, 20)
-    ]
+    limits = [limited(recipe, PLATFORM, "", usd).run_timeout_s for usd in (10, 20)]
     assert limits[1] == pytest.approx(2 * limits[0], abs=2)
-    unlimited = training_limit_s(recipe, PLATFORM, instance_type="", max_cost_usd=1e6)
+    unlimited = limited(recipe, PLATFORM, "", 1e6).run_timeout_s
     assert unlimited == PLATFORM.run_timeout_s
     with pytest.raises(ConfigError, match="the run is estimated at"):
-        training_limit_s(recipe, PLATFORM, instance_type="", max_cost_usd=0.01)
+        limited(recipe, PLATFORM, "", 0.01)
