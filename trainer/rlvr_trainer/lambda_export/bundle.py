@@ -26,7 +26,6 @@ from pathlib import Path
 from re import match
 from typing import Literal
 
-import rlvr_trainer
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.lambda_export import lambda_handler
 from rlvr_trainer.recipe.named_files import imported_files
@@ -55,7 +54,7 @@ def write_bundle(
     source = Path(lambda_handler.__file__)
     shutil.copyfile(source, folder / HANDLER)
     rooms, imported = _reached(source)
-    root = Path(rlvr_trainer.__file__).parent
+    root = _package_root()
     data = {file.name for file in root.iterdir() if file.is_file() and file.suffix != ".py"}
     for name in sorted({*rooms, *data, "__init__.py"}):
         _copy(root / name, folder / PACKAGE / name)
@@ -94,13 +93,17 @@ def runtime() -> tuple[str, str]:
     return f"python{sys.version_info.major}.{sys.version_info.minor}", ARCHITECTURES[machine]
 
 
+def _package_root() -> Path:
+    return Path(lambda_handler.__file__).parents[1]
+
+
 def _reached(source: Path) -> tuple[set[str], set[str]]:
     """Return the rooms and modules of this package that a file needs, and other imports of theirs.
 
     Imports within functions count for our rooms, since they may run; of other packages only those
     at the head of a module do.
     """
-    root = Path(rlvr_trainer.__file__).parent
+    root = _package_root()
     rooms: set[str] = set()
     others: set[str] = set()
     waiting = [source, root / "__init__.py"]
