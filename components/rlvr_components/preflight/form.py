@@ -17,6 +17,7 @@ import yaml
 from rlvr_components.pipeline_run import Place
 from rlvr_components.platform.settings import Platform
 from rlvr_components.platform.settings_file import parse_platform
+from rlvr_components.sagemaker.sagemaker_settings import SageMaker, parse_sagemaker
 from rlvr_trainer.errors import ConfigError, RLVRError
 from rlvr_trainer.recipe.reader import load_recipe, shipped_recipes
 from rlvr_trainer.recipe.schema import Recipe
@@ -49,6 +50,7 @@ class Form:
     job_node_selector: Mapping[str, str] | None = None
     job_tolerations: Sequence[Mapping[str, Any]] = ()
     job_platform: str = ""
+    job_sagemaker: str = ""
 
 
 def resolve_recipe(form: Form) -> Recipe:
@@ -121,6 +123,21 @@ def resolve_platform(form: Form, config_map: str) -> Platform:
             f"{PLATFORM_MAP} (manifests/overlays), or write image: NAME@sha256:… in job_platform"
         )
     return parse_platform(tree, origin="the platform's settings")
+
+
+def resolve_sagemaker(form: Form) -> SageMaker:
+    """Return the form's settings of SageMaker. Raises ConfigError with one line for each fault."""
+    tree = _mapping("job_sagemaker", form.job_sagemaker)
+    if not tree:
+        raise ConfigError(
+            "job_place sagemaker needs role_arn, image and instance_type; write them in "
+            "job_sagemaker, or give --sagemaker FILE"
+        )
+    if form.job_num_nodes:
+        tree["instance_count"] = form.job_num_nodes
+    if form.job_gpus_per_node >= 0:
+        tree["gpus_per_instance"] = form.job_gpus_per_node
+    return parse_sagemaker(tree, origin="job_sagemaker")
 
 
 def check_storage(uri: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rlvr_components.jobs import JobSummary
 from rlvr_components.pipeline_run import (
+    LaunchSettings,
     default_storage,
     in_kubeflow,
     may_have_live_jobs,
@@ -18,6 +19,8 @@ from rlvr_components.pipeline_run import (
     run_folder,
     run_id,
 )
+from rlvr_components.platform.settings import Platform
+from rlvr_components.sagemaker.sagemaker_settings import SageMaker
 from rlvr_components.steps.run_outcome import read_outcome
 from rlvr_trainer.errors import RLVRError
 from rlvr_trainer.storage import open_storage
@@ -44,8 +47,8 @@ def finish(storage_uri: str, artifact_uri: str, state: str, message: str) -> str
     deleted: list[str] | None = []
     if is_launched or in_kubeflow():  # even without settings: GPUs must not stay busy
         try:
-            jobs = find_run_jobs(settings.platform.namespace if settings else "")
-            deleted = delete_live_jobs(jobs)
+            jobs = find_run_jobs(settings)
+            deleted = delete_live_jobs(jobs, settings)
         except RLVRError as error:
             deleted = None
             logger.warning("jobs may be left running: %s", error)
@@ -55,21 +58,35 @@ def finish(storage_uri: str, artifact_uri: str, state: str, message: str) -> str
     return f"{outcome.markdown()}\n{describe_deleted(deleted)}\n"
 
 
-def find_run_jobs(namespace: str) -> list[JobSummary]:
-    """Return this run's jobs, newest first; without a namespace, those in this pod's.
+def find_run_jobs(settings: LaunchSettings | None) -> list[JobSummary]:
+    """Return this run's jobs, newest first; without settings, those in this pod's namespace.
 
     Raises ConfigError, PlatformError.
     """
+    platform = settings.platform if settings else None
+    if settings and isinstance(platform, SageMaker):
+        from rlvr_components.sagemaker import run_jobs
+
+        return run_jobs.find_jobs(platform.region, run=settings.run_name, run_id=run_id())
     from rlvr_components.jobs.cluster import find_jobs
 
+    namespace = platform.namespace if isinstance(platform, Platform) else ""
     return find_jobs(namespace=namespace or own_namespace(), run_id=run_id())
 
 
-def delete_live_jobs(jobs: Sequence[JobSummary]) -> list[str]:
+def delete_live_jobs(jobs: Sequence[JobSummary], settings: LaunchSettings | None) -> list[str]:
     """Delete the jobs that have not terminated; return their names.
 
+    On SageMaker they are stopped, and the warm pools of all are released: no job follows.
     Raises ConfigError, PlatformError.
     """
+    if settings and isinstance(settings.platform, SageMaker):
+        from rlvr_components.sagemaker import run_jobs
+
+        stopped = run_jobs.stop_jobs(jobs, settings.platform.region)
+        if settings.platform.keep_alive_s:
+            run_jobs.await_end(stopped, settings.platform.region)
+        return [job.name for job in stopped]
     from rlvr_components.jobs.cluster import delete_jobs
 
     return [job.name for job in delete_jobs([job for job in jobs if not job.has_ended])]

@@ -85,7 +85,7 @@ def test_a_form_that_cannot_work_says_what_to_change(fields: dict[str, Any], mes
 def test_an_unknown_backend_is_refused() -> None:
     with pytest.raises(
         ConfigError,
-        match=r"one of local, pytorchjob, trainjob .got 'pytorchjobs'.*did you mean",
+        match=r"one of local, pytorchjob, trainjob, sagemaker .got 'pytorchjobs'.*did you mean",
     ):
         place_of(form(job_place="pytorchjobs"))
 

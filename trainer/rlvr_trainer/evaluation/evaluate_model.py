@@ -33,7 +33,7 @@ from rlvr_trainer.rewards import (
     is_correct_number,
     last_number,
 )
-from rlvr_trainer.run_dir.events import emit
+from rlvr_trainer.run_dir.events import emit, evaluation_line
 from rlvr_trainer.run_dir.layout import SAMPLES
 from rlvr_trainer.shared_prefix import LogitsNotFinite
 from rlvr_trainer.tasks import Row
@@ -232,4 +232,6 @@ def _with_progress(evaluator: Evaluator, own_batches: Sequence[Batch]) -> Iterat
                 accuracy=correct / judged if judged else None,
                 format=formatted / judged if judged else None,
             )
+        if done == total and judged:
+            print(evaluation_line(phase, correct / judged, formatted / judged), flush=True)
         yield sample
