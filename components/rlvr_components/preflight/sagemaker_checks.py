@@ -50,9 +50,13 @@ def check_types(settings: SageMaker) -> None:
 
 
 def _check_bucket(api: AwsApi, storage: str) -> None:
-    bucket = storage.removeprefix(S3_SCHEME).partition("/")[0]
-    answer = api.call("s3", "HeadBucket", f"bucket {bucket}", Bucket=bucket)
-    region = str(answer.get("BucketRegion") or api.region)
+    bucket, _, prefix = storage.removeprefix(S3_SCHEME).partition("/")
+    answer = api.call(
+        "s3", "ListObjectsV2", f"bucket {bucket}", Bucket=bucket, Prefix=f"{prefix}/", MaxKeys=1
+    )
+    # boto3 itself follows a redirection to another region
+    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    region = str(headers.get("x-amz-bucket-region") or api.region)
     if region != api.region:
         raise ConfigError(
             f"bucket {bucket} is in {region}, and the jobs run in {api.region}; use a bucket of "
