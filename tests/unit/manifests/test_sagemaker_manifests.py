@@ -1,53 +1,71 @@
-"""The roles of `manifests/sagemaker`; nothing here asks AWS."""
+"""The walk-through of `manifests/sagemaker`; nothing here asks AWS."""
 
 from __future__ import annotations
 
-import json
+import re
+import shlex
 from typing import Any
 
-import pytest
+import click
+import yaml
+
+from rlvr_components.cost.instance_prices import find_instance
+from rlvr_components.sagemaker.sagemaker_settings import parse_sagemaker
+from rlvr_pipelines.cli import main as cli
+from rlvr_trainer.recipe.batch import batch_of
+from rlvr_trainer.recipe.reader import load_recipe
 
 from .conftest import MANIFESTS
 
 SAGEMAKER = MANIFESTS / "sagemaker"
-ON_ANY_RESOURCE = {"ecr:GetAuthorizationToken", "cloudwatch:PutMetricData"}
-"""Actions that AWS does not limit to a resource."""
+WALK_THROUGH = (SAGEMAKER / "README.md").read_text()
 
 
-def statements(path: str) -> dict[str, dict[str, Any]]:
-    document = json.loads((SAGEMAKER / path).read_text())
-    return {statement["Sid"]: statement for statement in document["Statement"]}
+def settings() -> dict[str, Any]:
+    filled = (SAGEMAKER / "settings.yaml").read_text()
+    for name, value in {
+        "MY_ACCOUNT_ID": "123456789012",
+        "MY_REGION": "us-east-1",
+        "MY_DIGEST": "0" * 64,
+    }.items():
+        filled = filled.replace(name, value)
+    tree: dict[str, Any] = yaml.safe_load(filled)
+    return tree
 
 
-def as_list(value: str | list[str]) -> list[str]:
-    return [value] if isinstance(value, str) else value
+def test_the_published_recipe_fits_the_settings_and_has_a_price() -> None:
+    parsed = parse_sagemaker(settings(), origin="settings.yaml")
+    assert parsed.world_size == 8
+    batch_of(load_recipe("gsm8k", []), parsed.world_size)
+    assert find_instance(parsed.instance_type) is not None
 
 
-def test_a_job_has_named_actions_on_what_is_ours() -> None:
-    for statement in statements("iam/container.json").values():
-        actions, resources = as_list(statement["Action"]), as_list(statement["Resource"])
-        assert statement["Effect"] == "Allow"
-        assert not any("*" in action for action in actions)
-        if "*" in resources:
-            assert set(actions) <= ON_ANY_RESOURCE
-        else:
-            assert all("MY_BUCKET" in name or "MY_ACCOUNT_ID" in name for name in resources)
+def test_the_commands_of_the_walk_through_have_existing_arguments() -> None:
+    text = WALK_THROUGH.replace("\\\n", " ").replace("~/rlvr-sagemaker.yaml", __file__)
+    lines = re.findall(r"^rlvr .*$", text, re.M)
+    assert len(lines) > 6
+    for line in lines:
+        verb, *arguments = shlex.split(line, comments=True)[1:]
+        command = cli.get_command(click.Context(cli), verb)
+        assert command is not None, line
+        command.make_context(verb, arguments)
 
 
-def test_a_job_does_with_the_bucket_what_a_pod_of_a_trainer_does() -> None:
-    trainer = json.loads((MANIFESTS / "eks" / "iam" / "trainer.json").read_text())["Statement"]
-    ours = statements("iam/container.json")
-    assert [ours[statement["Sid"]] for statement in trainer] == trainer
+def test_the_walk_through_names_existing_files() -> None:
+    named = re.findall(r"\$\(fill (\S+?)\)", WALK_THROUGH)
+    assert named
+    for name in named:
+        if "$name" not in name:
+            path = name.replace("$IAM", "../eks/iam")
+            assert (SAGEMAKER / path).is_file(), name
 
 
-def test_only_jobs_of_the_account_take_the_role() -> None:
-    (statement,) = statements("iam/trust.json").values()
-    assert statement["Principal"] == {"Service": "sagemaker.amazonaws.com"}
-    assert statement["Condition"]["StringEquals"] == {"aws:SourceAccount": "MY_ACCOUNT_ID"}
-
-
-def test_every_action_exists() -> None:
-    querying = pytest.importorskip("policy_sentry.querying.actions")
-    for statement in statements("iam/container.json").values():
-        for action in as_list(statement["Action"]):
-            assert querying.get_action_data(*action.split(":")), action
+def test_what_the_walk_through_creates_it_deletes() -> None:
+    for verb in ("ecr {}-repository", "iam {}-role "):
+        assert f"aws {verb.format('create')}" in WALK_THROUGH
+        assert f"aws {verb.format('delete')}" in WALK_THROUGH
+    put = re.findall(r"put-role-policy .*--policy-name (\w+)", WALK_THROUGH)
+    deleted = re.search(r"for name in (.*); do aws iam delete-role-policy", WALK_THROUGH)
+    assert deleted
+    assert put == deleted[1].split()
+    assert "aws s3 rb s3://$BUCKET --force" in WALK_THROUGH
