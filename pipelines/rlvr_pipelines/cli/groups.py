@@ -125,9 +125,14 @@ _COST = (
     click.option("--instance-type", default="", metavar="TYPE", help="The instance type of the "
                  "nodes, for the price.  [default: the platform's node_selector]"),
     click.option("--max-cost-usd", type=click.FloatRange(min=0, min_open=True), metavar="USD",
-                 help="Refuse a run that is estimated to cost more, and stop its training when it "
-                 "has cost its share of this."),
+                 help="Refuse a run that is estimated to cost more, and stop a job that has cost "
+                 "its share of this."),
 )  # fmt: skip
+COST_PLACES = {
+    "instance_type": ("pytorchjob", "trainjob"),
+    "max_cost_usd": ("pytorchjob", "trainjob", "sagemaker"),
+}
+"""Option → the places where it has an effect."""
 
 
 def cost_options(command: Command) -> Command:

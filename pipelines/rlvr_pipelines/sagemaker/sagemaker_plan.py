@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlvr_components.preflight.sagemaker_checks import check_types
-from rlvr_components.sagemaker.sagemaker_settings import SageMaker
+from rlvr_components.sagemaker.sagemaker_settings import parse_sagemaker
 from rlvr_components.sagemaker.training_request import render_request, sagemaker_job
 from rlvr_pipelines.cluster.job_plan import ClusterJob, run_id_of
 from rlvr_trainer.recipe.schema import Recipe
@@ -18,7 +18,7 @@ ORIGIN = "--sagemaker and --sagemaker-set"
 
 def plan_job(
     recipe: Recipe,
-    settings: SageMaker,
+    settings: Mapping[str, Any],
     *,
     storage: str,
     run_dir: Path,
@@ -26,19 +26,20 @@ def plan_job(
 ) -> ClusterJob:
     """Render the training job of the run in `run_dir`. Asks nothing of AWS.
 
-    Raises ConfigError for a job that SageMaker would refuse.
+    Raises ConfigError for settings or a job that SageMaker would refuse.
     """
-    check_types(settings)
+    parsed = parse_sagemaker(settings, origin=ORIGIN)
+    check_types(parsed)
     run_id = run_id_of(recipe, run_dir)
     spec = sagemaker_job(
         recipe,
-        settings,
+        parsed,
         environment,
         run_name=recipe.name,
         run_dir=f"{storage.rstrip('/')}/{run_id}",
         run_id=run_id,
     )
-    return ClusterJob(settings, spec, render_request(spec, settings))
+    return ClusterJob(parsed, spec, render_request(spec, parsed))
 
 
 def describe_jobs(request: Mapping[str, Any]) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from rlvr_pipelines.access_options import AccessOptions
 from rlvr_pipelines.cli.groups import (
+    COST_PLACES,
     CostOptions,
     JobOptions,
     SageMakerOptions,
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 _CLUSTER = ("pytorchjob", "trainjob")
 PLACES = {
     **dict.fromkeys((*JobOptions.__dataclass_fields__, "namespace", "context"), _CLUSTER),
-    "instance_type": _CLUSTER,
-    **dict.fromkeys(("storage", "num_nodes", "max_cost_usd"), (*_CLUSTER, "sagemaker")),
+    **dict.fromkeys(("storage", "num_nodes"), (*_CLUSTER, "sagemaker")),
     **dict.fromkeys(SageMakerOptions.__dataclass_fields__, ("sagemaker",)),
+    **COST_PLACES,
 }
 """Option → the places where it has an effect."""
 
@@ -86,25 +86,27 @@ def plan_command(
     rlvr plan gsm8k --on pytorchjob --storage s3://bucket/runs --nodes 2 --gpus 8
     rlvr plan gsm8k --on sagemaker --storage s3://bucket/runs --sagemaker settings.yaml
     """
+    from rlvr_pipelines.pipeline.run_cost import price_of
     from rlvr_pipelines.pipeline.run_plan import plan_in_cluster, plan_local
 
     check_places(place, PLACES)
     loaded = load(recipe, overrides, seed)
     path = run_dir or default_run_dir(loaded)
     if place == "local":
-        planned, priced = plan_local(loaded, path), None
-    elif place == "sagemaker":
-        placed = _sagemaker_job(loaded, path, job, sagemaker, cost)
-        planned = plan_in_cluster(loaded, path, placed)
-        priced = _price(planned, placed, cost)
+        planned, price = plan_local(loaded, path), None
     else:
-        cluster_job = _cluster_job(loaded, path, place, job, access, cost)
-        planned = plan_in_cluster(loaded, path, cluster_job)
-        priced = _price(planned, cluster_job, cost)
+        if place == "sagemaker":
+            job_there = _sagemaker_job(loaded, path, job, sagemaker, cost)
+        else:
+            job_there = _cluster_job(loaded, path, place, job, access, cost)
+        planned = plan_in_cluster(loaded, path, job_there)
+        price = price_of(
+            loaded, planned.sizes, job_there.platform, cost.instance_type, cost.max_cost_usd
+        )
     if output == "json":
-        print_json(planned.facts() | ({"cost": priced.facts} if priced else {}))
+        print_json(planned.facts() | ({"cost": price.facts} if price else {}))
     else:
-        click.echo(_describe(planned, priced.lines if priced else ()))
+        click.echo(_describe(planned, price.lines if price else ()))
 
 
 def _cluster_job(
@@ -132,9 +134,10 @@ def _cluster_job(
     )
     platform = job_plan.platform_of(Form(recipe={}, **chosen))
     if cost.max_cost_usd is not None:
-        from rlvr_pipelines.pipeline.run_cost import limited
+        from rlvr_pipelines.pipeline.run_cost import time_limits
 
-        platform = limited(recipe, platform, cost.instance_type, cost.max_cost_usd)
+        limits = time_limits(recipe, platform, cost.instance_type, cost.max_cost_usd)
+        platform = platform.model_copy(update=limits)
     return job_plan.plan_job(
         recipe,
         place,
@@ -145,49 +148,26 @@ def _cluster_job(
     )
 
 
-@dataclass(frozen=True)
-class _Price:
-    facts: Mapping[str, Any]
-    lines: Sequence[str]
-
-
-def _price(plan: Plan, job: ClusterJob, cost: CostOptions) -> _Price:
-    from rlvr_pipelines.pipeline.run_cost import (
-        CostUnknown,
-        cost_facts,
-        describe_cost,
-        duration,
-        estimate_job,
-        limit_of,
-    )
-
-    try:
-        planned = estimate_job(plan.recipe, plan.sizes, job.platform, cost.instance_type)
-    except CostUnknown as reason:
-        return _Price({"unknown": str(reason)}, [f"cost    unknown: {reason}"])
-    facts, lines = cost_facts(planned), describe_cost(planned)
-    if cost.max_cost_usd is not None:
-        facts.update(limit := limit_of(job.platform))
-        [limit_s] = limit.values()
-        lines.append(f"limit   the training is stopped after {duration(limit_s)}")
-    return _Price(facts, lines)
-
-
 def _sagemaker_job(
-    recipe: Recipe, run_dir: Path, job: JobOptions, sagemaker: SageMakerOptions, cost: CostOptions
+    recipe: Recipe,
+    run_dir: Path,
+    job: JobOptions,
+    sagemaker: SageMakerOptions,
+    cost: CostOptions,
 ) -> ClusterJob:
     from rlvr_pipelines.extras import S3, require
 
     require(S3, "a plan for SageMaker")
-    from rlvr_components.sagemaker.sagemaker_settings import parse_sagemaker
     from rlvr_pipelines.sagemaker.sagemaker_plan import ORIGIN, plan_job
 
     storage = require_storage("sagemaker", job.storage)
-    settings = parse_sagemaker(sagemaker.settings(job), origin=ORIGIN)
+    settings = sagemaker.settings(job)
     if cost.max_cost_usd is not None:
-        from rlvr_pipelines.pipeline.run_cost import limited
+        from rlvr_components.sagemaker.sagemaker_settings import parse_sagemaker
+        from rlvr_pipelines.pipeline.run_cost import time_limits
 
-        settings = limited(recipe, settings, cost.instance_type, cost.max_cost_usd)
+        parsed = parse_sagemaker(settings, origin=ORIGIN)
+        settings |= time_limits(recipe, parsed, cost.instance_type, cost.max_cost_usd)
     return plan_job(recipe, settings, storage=storage, run_dir=run_dir)
 
 
@@ -232,10 +212,6 @@ def _describe(plan: Plan, cost: Sequence[str]) -> str:
     ])  # fmt: skip
 
 
-def _counted(numbers: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {number:,}" for name, number in numbers.items())
-
-
 def _jobs(plan: Plan) -> list[str]:
     """Return the line on the jobs of a run on SageMaker, where each of them waits and costs."""
     if not isinstance(plan.rendered, dict) or "TrainingJobName" not in plan.rendered:
@@ -243,6 +219,10 @@ def _jobs(plan: Plan) -> list[str]:
     from rlvr_pipelines.sagemaker.sagemaker_plan import describe_jobs
 
     return [f"jobs    {describe_jobs(plan.rendered)}"]
+
+
+def _counted(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {number:,}" for name, number in numbers.items())
 
 
 def _sizes(sizes: Sizes) -> list[str]:

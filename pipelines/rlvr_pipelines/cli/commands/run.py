@@ -12,6 +12,7 @@ import click
 
 from rlvr_pipelines.access_options import AccessOptions
 from rlvr_pipelines.cli.groups import (
+    COST_PLACES,
     CostOptions,
     JobOptions,
     SageMakerOptions,
@@ -51,10 +52,9 @@ _SAGEMAKER = ("sagemaker", "kubeflow")
 PLACES = {
     **dict.fromkeys(("run_dir", "sweep"), _HERE),
     **dict.fromkeys((*JobOptions.__dataclass_fields__, "namespace", "context"), _CLUSTER),
-    "instance_type": ("pytorchjob", "trainjob"),
-    "max_cost_usd": ("pytorchjob", "trainjob", "sagemaker"),
     **dict.fromkeys(("storage", "num_nodes"), (*_CLUSTER, "sagemaker")),
     **dict.fromkeys(SageMakerOptions.__dataclass_fields__, _SAGEMAKER),
+    **COST_PLACES,
     **dict.fromkeys(
         (*KubeflowRunOptions.__dataclass_fields__, "images", "secret", "endpoint"), _KUBEFLOW
     ),
@@ -76,8 +76,8 @@ PLACES = {
 )
 @click.option("--sweep", metavar="A.B=V1,V2,…", help="Train once for every value of a field.")
 @job_options
-@cost_options
 @sagemaker_options
+@cost_options
 @kubeflow_run_options
 @package_options
 @access_options
@@ -91,8 +91,8 @@ def run(
     place: str,
     sweep: str | None,
     job: JobOptions,
-    cost: CostOptions,
     sagemaker: SageMakerOptions,
+    cost: CostOptions,
     kubeflow: KubeflowRunOptions,
     images: tuple[str, ...],
     secret: str,
@@ -207,12 +207,12 @@ def _checked(recipe: Recipe, arguments: dict[str, Any], cost: CostOptions) -> di
     batch_of(recipe, platform.world_size)
     if cost.max_cost_usd is None:
         return arguments
-    from rlvr_pipelines.pipeline.run_cost import limit_of, limited
+    from rlvr_pipelines.pipeline.run_cost import time_limits
 
-    name = "job_sagemaker" if is_sagemaker else "job_platform"
-    limit = limit_of(limited(recipe, platform, cost.instance_type, cost.max_cost_usd))
-    settings = {**json.loads(arguments.get(name, "{}")), **limit}
-    return {**arguments, name: json.dumps(settings, sort_keys=True)}
+    limits = time_limits(recipe, platform, cost.instance_type, cost.max_cost_usd)
+    field = "job_sagemaker" if is_sagemaker else "job_platform"
+    settings = {**json.loads(arguments.get(field) or "{}"), **limits}
+    return {**arguments, field: json.dumps(settings, sort_keys=True)}
 
 
 def _run(recipe: Recipe, path: Path, arguments: dict[str, Any]) -> RunDir:
