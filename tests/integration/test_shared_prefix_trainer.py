@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from peft.tuners.lora import Linear as LoraLinear
+from tests.forked_trainer import start
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
@@ -20,7 +18,6 @@ from rlvr_trainer.shared_prefix import SharedPrefixGRPOTrainer, SharedPrefixMism
 from rlvr_trainer.shared_prefix import grpo_trainer as trainer_module
 from rlvr_trainer.shared_prefix.cpu import merged_linear, tree_attention
 
-from . import shared_prefix_training
 from .shared_prefix_training import (
     HEADER,
     NUM_STEPS,
@@ -36,6 +33,7 @@ from .shared_prefix_training import (
     name_of,
     pairwise_cases,
     train,
+    train_cases_as_rank,
 )
 
 MATRIX: Matrix = {
@@ -82,17 +80,9 @@ def assert_ranks_train_as_trl_does(
 ) -> None:
     """Train all cases in one launch, whose start dominates the cost; a single rank uses a GPU."""
     (folder / "cases.json").write_text(json.dumps(cases))
-    launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
-    program = [shared_prefix_training.__file__, model_dir, folder / "cases.json", folder, num_steps]
-    with (folder / "log").open("w") as log:
-        code = subprocess.call(
-            [sys.executable, "-m", *launcher, *map(str, program)],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"}
-            | ({"CUDA_VISIBLE_DEVICES": ""} if num_ranks > 1 else {}),
-        )
-    assert code == 0, (folder / "log").read_text()[-3000:]
+    arguments = [model_dir, folder / "cases.json", folder, num_steps]
+    ranks = start(train_cases_as_rank, [*map(str, arguments)], folder / "log", num_ranks)
+    assert ranks.wait() == 0, (folder / "log").read_text()[-3000:]
     for index, case in enumerate(cases):
         both = torch.load(folder / f"{index}.pt")
         print(name_of(case))  # shown when it fails

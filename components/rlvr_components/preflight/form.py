@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, get_args
 from uuid import uuid4
 
@@ -18,7 +16,7 @@ from rlvr_components.pipeline_run import Place
 from rlvr_components.platform.settings import Platform
 from rlvr_components.platform.settings_file import parse_platform
 from rlvr_trainer.errors import ConfigError, RLVRError
-from rlvr_trainer.recipe.reader import load_recipe, shipped_recipes
+from rlvr_trainer.recipe.reader import load_form, shipped_recipes
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.recipe.suggest import did_you_mean
 from rlvr_trainer.storage import S3_SCHEME, Storage, open_storage
@@ -68,15 +66,13 @@ def resolve_recipe(form: Form) -> Recipe:
     if not source:
         raise ConfigError("recipe is empty; name a shipped one, or write it as JSON or YAML")
     shipped = shipped_recipes()
-    if "\n" not in source and ":" not in source:
-        if source not in shipped:
-            raise ConfigError(
-                f"recipe: {source!r} is not a shipped recipe ({', '.join(sorted(shipped))})"
-                f"{did_you_mean(source, shipped)}; name one of them, or write a recipe as JSON or "
-                "YAML"
-            )
-        return load_recipe(source, overrides)
-    return _inline(source, overrides)
+    if "\n" not in source and ":" not in source and source not in shipped:
+        raise ConfigError(
+            f"recipe: {source!r} is not a shipped recipe ({', '.join(sorted(shipped))})"
+            f"{did_you_mean(source, shipped)}; name one of them, or write a recipe as JSON or "
+            "YAML"
+        )
+    return load_form(source, overrides)
 
 
 def place_of(form: Form) -> Place:
@@ -189,16 +185,6 @@ def _shots(numbers: Sequence[float]) -> list[int]:
             f"evaluation_shots: {wrong[0]!r} is not a number of shots; write a list such as [0, 8]"
         )
     return [int(number) for number in numbers]
-
-
-def _inline(source: str, overrides: Sequence[str]) -> Recipe:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "recipe.yaml")
-        path.write_text(source, "utf-8")
-        try:
-            return load_recipe(path, overrides)
-        except ConfigError as error:
-            raise ConfigError(str(error).replace(str(path), "recipe")) from None
 
 
 def _mapping(origin: str, text: str) -> dict[str, Any]:

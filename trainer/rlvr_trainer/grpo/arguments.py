@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from peft import LoraConfig
 from trl import GRPOConfig
-from trl.import_utils import is_vllm_available
 
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.evaluation.completions import stop_text
 from rlvr_trainer.grpo.deepspeed_config import zero_config
+from rlvr_trainer.grpo.trl_refusals import check_vllm
 from rlvr_trainer.recipe.schema import LoraSection, Recipe
 
 
@@ -25,6 +25,7 @@ def grpo_config(recipe: Recipe, output_dir: Path) -> GRPOConfig:
     Call it before the model is loaded: with ZeRO-3 it also tells transformers to shard models while
     loading. Raises ConfigError.
     """
+    check_vllm(recipe)
     training, sampling = recipe.training, recipe.sampling
     bf16 = recipe.model.dtype == "bf16"
     arguments: dict[str, Any] = {
@@ -61,7 +62,8 @@ def grpo_config(recipe: Recipe, output_dir: Path) -> GRPOConfig:
     if training.zero_stage and world_size() > 1:
         arguments["deepspeed"] = zero_config(training.zero_stage, bf16=bf16)
     if recipe.grpo.get("use_vllm"):
-        arguments["generation_kwargs"] = _vllm_options(recipe)
+        # TRL has no setting for it
+        arguments["generation_kwargs"] = {"stop": [stop_text(recipe.prompt.stop)]}
     try:
         return GRPOConfig(**(arguments | recipe.grpo))
     except (TypeError, ValueError) as error:
@@ -72,16 +74,6 @@ def checkpointing_argument(config: type) -> str:
     """Return the field of `config` that turns on checkpointing; transformers 5.23 renamed it."""
     new = "activation_checkpointing"
     return new if new in {field.name for field in fields(config)} else "gradient_checkpointing"
-
-
-def _vllm_options(recipe: Recipe) -> dict[str, Any]:
-    """Return vLLM's options that TRL has no setting for. Raises ConfigError without vLLM."""
-    if not is_vllm_available():
-        raise ConfigError(
-            "grpo.use_vllm is true and vllm is not installed; pip install vllm, or leave it out "
-            "to generate without vLLM"
-        )
-    return {"stop": [stop_text(recipe.prompt.stop)]}
 
 
 def lora_config(lora: LoraSection) -> LoraConfig:

@@ -15,9 +15,11 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from rlvr_trainer.errors import RLVRError
 from rlvr_trainer.storage.atomic_files import disk_error
 from rlvr_trainer.variables import EVENTS_VARIABLE
 
@@ -37,6 +39,20 @@ def emit(event: str, **fields: Any) -> None:
             file.write(line)
     except OSError as error:
         raise disk_error(Path(path), error) from error
+
+
+@contextmanager
+def phase_events(name: str) -> Iterator[dict[str, Any]]:
+    """Emit events at the start and at the end of a phase; the end carries the yielded dict."""
+    results: dict[str, Any] = {}
+    emit("phase", phase=name, state="started")
+    try:
+        yield results
+    except BaseException as error:
+        with suppress(RLVRError):  # a full disk may be the cause
+            emit("phase", phase=name, state="failed", message=str(error), **results)
+        raise
+    emit("phase", phase=name, state="finished", **results)
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
