@@ -11,14 +11,7 @@ import pytest
 import torch
 from peft.tuners.lora import Linear as LoraLinear
 from tests.forked_trainer import start
-from transformers import Qwen2Config, Qwen2ForCausalLM
-from trl import GRPOConfig, GRPOTrainer
-
-from rlvr_trainer.shared_prefix import SharedPrefixGRPOTrainer, SharedPrefixMismatch
-from rlvr_trainer.shared_prefix import grpo_trainer as trainer_module
-from rlvr_trainer.shared_prefix.cpu import merged_linear, tree_attention
-
-from .shared_prefix_training import (
+from tests.integration.shared_prefix_training import (
     HEADER,
     NUM_STEPS,
     Case,
@@ -35,6 +28,12 @@ from .shared_prefix_training import (
     train,
     train_cases_as_rank,
 )
+from transformers import Qwen2Config, Qwen2ForCausalLM
+from trl import GRPOConfig, GRPOTrainer
+
+from rlvr_trainer.shared_prefix import SharedPrefixGRPOTrainer, SharedPrefixMismatch
+from rlvr_trainer.shared_prefix import grpo_trainer as trainer_module
+from rlvr_trainer.shared_prefix.cpu import merged_linear, tree_attention
 
 MATRIX: Matrix = {
     "weights": ("lora", "qlora", "full"),

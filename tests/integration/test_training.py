@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.forked_trainer import Program, start
+from tests.integration.fixed_completions import main_with_fixed_completions
 
 from rlvr_trainer.__main__ import main
 from rlvr_trainer.api import prepare
@@ -21,8 +22,6 @@ from rlvr_trainer.publishing import merged_model, publish
 from rlvr_trainer.recipe.reader import load_recipe, parse_recipe
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.run_dir.events import read_events
-
-from .fixed_completions import main_with_fixed_completions
 
 REWARD = "def vowels(completion, row):\n    return sum(c in 'aeiou' for c in completion) / 40\n"
 
