@@ -35,7 +35,7 @@ from rlvr_trainer.shared_prefix import SharedPrefixGRPOTrainer
 
 HEADER = "".join(f"Question: What is {n} + {n}?\nSolution: {2 * n}\n\n" for n in range(1, 5))
 QUESTIONS = [f"Question: What is {n} times {n + 1}{'0' * (n % 3)}?\nSolution:" for n in range(10)]
-NUM_STEPS = 5
+NUM_STEPS = 3
 BATCH_SIZE = 8  # of all ranks, in one of two micro-steps
 
 Case = dict[str, Any]

@@ -276,7 +276,7 @@ def test_a_batch_without_any_advantage_has_an_entropy_and_no_gradient(
 def test_all_ranks_take_the_plain_path_until_all_can_check(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Simulate another rank whose batch cannot be packed in the first of ten micro-steps."""
+    """Simulate another rank whose batch cannot be packed in the first micro-step of two a step."""
     answers = iter([False])
     monkeypatch.setattr(
         SharedPrefixGRPOTrainer, "_on_every_rank", lambda _, here: next(answers, here)
@@ -291,7 +291,7 @@ def test_all_ranks_take_the_plain_path_until_all_can_check(
     monkeypatch.setattr(trainer_module, "token_log_probs", counting)
     ours = train(SharedPrefixGRPOTrainer, SIMPLE, model_dir, tmp_path)
     assert ours._verified
-    assert len(packed) == 1 + 9
+    assert len(packed) == 1 + (2 * NUM_STEPS - 1)
     assert "another rank" in Outcome.of(ours).plain_reasons[0]
     expected = Outcome.of(train(GRPOTrainer, SIMPLE, model_dir, tmp_path))
     assert Outcome.of(ours).losses == pytest.approx(expected.losses, abs=1e-4)
