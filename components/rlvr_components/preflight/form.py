@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, get_args
 from uuid import uuid4
 
@@ -19,7 +17,7 @@ from rlvr_components.platform.settings import Platform
 from rlvr_components.platform.settings_file import parse_platform
 from rlvr_components.sagemaker.sagemaker_settings import SageMaker, parse_sagemaker
 from rlvr_trainer.errors import ConfigError, RLVRError
-from rlvr_trainer.recipe.reader import load_recipe, shipped_recipes
+from rlvr_trainer.recipe.reader import load_form, shipped_recipes
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.recipe.suggest import did_you_mean
 from rlvr_trainer.storage import S3_SCHEME, Storage, open_storage
@@ -208,14 +206,10 @@ def _shots(numbers: Sequence[float]) -> list[int]:
 
 
 def _load(tree: Mapping[str, Any], overrides: Sequence[str]) -> Recipe:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "recipe.yaml")
-        path.write_text(json.dumps(tree, ensure_ascii=False), "utf-8")
-        try:
-            return load_recipe(path, overrides)
-        except ConfigError as error:
-            text = str(error).replace(str(path), "recipe").replace("--set ", "recipe_overrides: ")
-            raise ConfigError(text) from None
+    try:
+        return load_form(json.dumps(tree, ensure_ascii=False), overrides)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("--set ", "recipe_overrides: ")) from None
 
 
 def _mapping(origin: str, text: str) -> dict[str, Any]:

@@ -26,6 +26,8 @@ from rlvr_components.steps.staging import check_continues_there
 from rlvr_trainer.data.identity import files_identity
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.evaluation.outcome import count
+from rlvr_trainer.grpo.trl_refusals import check_trl_options
+from rlvr_trainer.launch.operator_environment import num_gpus
 from rlvr_trainer.recipe.batch import batch_of
 from rlvr_trainer.recipe.parts import recipe_part
 from rlvr_trainer.recipe.schema import Recipe
@@ -73,6 +75,7 @@ def check(
     """
     recipe, place = resolve_recipe(form), place_of(form)
     if place == "local":
+        check_trl_options(recipe, max(num_gpus(), 1), is_here=True)
         storage, settings, remarks = _check_local(storage_uri), None, list[str]()
     else:
         storage = storage_uri or default_storage(artifact_uri)
@@ -120,6 +123,7 @@ def _check_remote(
     config_map = read_platform_map(api, form.job_namespace or api.namespace)
     platform = resolve_platform(form, config_map)
     batch_of(recipe, platform.world_size)
+    check_trl_options(recipe, platform.world_size, is_here=False)
     namespace = platform.namespace or api.namespace
     remarks = check_cluster(api, place, platform, namespace)
     folder = run_folder(storage)

@@ -12,8 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -34,14 +33,14 @@ from rlvr_components.sagemaker import training_request
 from rlvr_components.sagemaker.sagemaker_settings import SageMaker
 from rlvr_components.steps.staging import file_hashes, stage, stage_folder
 from rlvr_components.steps.task_config import merge_task_config, merge_task_environment
-from rlvr_trainer.errors import ConfigError, RLVRError
+from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.evaluation.outcome import headline, parse_samples
 from rlvr_trainer.evaluation.shards import Shard, batches, evaluated_rows, join
 from rlvr_trainer.phases import EVALUATION_LABELS
 from rlvr_trainer.recipe.batch import batch_of
 from rlvr_trainer.recipe.named_files import file_digests
 from rlvr_trainer.recipe.schema import Recipe
-from rlvr_trainer.run_dir.events import emit, read_events
+from rlvr_trainer.run_dir.events import phase_events, read_events
 from rlvr_trainer.run_dir.layout import ADAPTER
 from rlvr_trainer.storage import S3_SCHEME, Storage, open_storage
 from rlvr_trainer.variables import ADAPTER_URI_VARIABLE, EVENTS_VARIABLE
@@ -257,20 +256,6 @@ def _open_backend(
 
     assert settings.place in ("pytorchjob", "trainjob")
     return open_backend(settings.place, settings.platform, on_event=on_event)
-
-
-@contextmanager
-def phase_events(name: str) -> Iterator[dict[str, Any]]:
-    """Emit events at start and end of a remote step; the end carries the yielded dict."""
-    results: dict[str, Any] = {}
-    emit("phase", phase=name, state="started")
-    try:
-        yield results
-    except BaseException as error:
-        with suppress(RLVRError):  # a full disk may be the cause
-            emit("phase", phase=name, state="failed", message=str(error))
-        raise
-    emit("phase", phase=name, state="finished", **results)
 
 
 class EventCopy:

@@ -90,6 +90,8 @@ def test_gsm8k_is_the_published_recipe() -> None:
         ("grpo.importance_sampling_level=tokens", "'token' | 'sequence'"),
         ("grpo.scale_rewards=groups", "(did you mean 'group'?)"),
         ("grpo.vllm_mode=serve", "(did you mean 'server'?)"),
+        ("grpo.optim=adamw_torhc", "got 'adamw_torhc' (did you mean 'adamw_torch'?)"),
+        ("grpo.sync_ref_model=true", "needs a reference model, which TRL keeps only without lora"),
         ("grpo.trust_remote_code=true", "a model's own code is not run"),
         ("grpo.use_vllm=true", "TRL cannot send 4-bit weights to vLLM"),
         ("lora.target_modules=[q_proj, lm_head]", "an adapter on 'lm_head' would never be trained"),
@@ -383,11 +385,17 @@ def test_the_values_that_trl_knows_are_those_of_its_own_help() -> None:
 
     for field in dataclasses.fields(GRPOConfig):
         known = set(re.findall(r"(\w+)'", grpo_fields()[field.name]))
-        if known:
+        if known and field.name != "optim":
             quoted = set(re.findall(r"[`'](\w+)'", field.metadata["help"]))
             others = {"sequence"} if field.name == "loss_type" else set()  # of another field
             assert known == quoted - others, field.name
             assert field.default in known
+
+
+def test_the_optimizers_are_those_of_the_installed_transformers() -> None:
+    from transformers.training_args import OptimizerNames
+
+    assert re.findall(r"'(\w+)'", grpo_fields()["optim"]) == [name.value for name in OptimizerNames]
 
 
 def test_reading_a_recipe_does_not_import_torch() -> None:

@@ -628,6 +628,11 @@ class Recipe(Section):
             )
         if self.grpo.get("use_vllm"):
             self._fits_vllm()
+        if self.grpo.get("sync_ref_model") and (self.lora or not self.grpo.get("beta")):
+            raise ValueError(
+                "grpo.sync_ref_model needs a reference model, which TRL keeps only without lora "
+                "and with grpo.beta above 0; leave it out"
+            )
         if self.quantization and not self.lora:
             raise ValueError("quantization without lora: 4-bit weights cannot be trained; add lora")
         return self
@@ -776,6 +781,9 @@ OWNED_GRPO_FIELDS: Mapping[str, str] = {
 """GRPOConfig's fields that the recipe sets → what to set instead."""
 
 
+_MAX_LISTED = 10
+"""Values of a field that an error lists."""
+
 _SCALARS = {"bool": bool, "int": int, "float": float, "str": str, "None": None}
 
 
@@ -794,6 +802,8 @@ def _of_type(name: str, declared: str, value: Any) -> Any:
         return TypeAdapter(known, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
     except ValidationError:
         texts = [kind.strip("'") for kind in kinds if kind not in _SCALARS]
+        if len(kinds) > _MAX_LISTED:
+            declared = f"{' | '.join(kinds[:_MAX_LISTED])} | … ({len(kinds)} values)"
         raise ValueError(
             f"{name!r} is {declared} in TRL's GRPOConfig, got {value!r}"
             f"{did_you_mean(str(value), texts)}"

@@ -246,9 +246,11 @@ def _print_run(run_dir: RunDir, output: str) -> None:
 
 def _print_sweep(runs: Sequence[dict[str, Any]], root: Path, output: str) -> None:
     from rlvr_pipelines.local.results import print_sweep
+    from rlvr_trainer.run_dir.layout import RunDir
 
+    report = RunDir(root).report
     if output == "json":
-        print_json({"run_dir": str(root), "report": str(root / "report.html"), "runs": runs})
+        print_json({"run_dir": str(root), "report": str(report), "runs": runs})
         return
     print_sweep(runs, sys.stdout)
-    click.echo(f"Report: {root / 'report.html'}")
+    click.echo(f"Report: {report}")
