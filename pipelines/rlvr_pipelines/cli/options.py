@@ -122,7 +122,8 @@ def note_files(recipe: Recipe, *, data: bool = True) -> None:
 
 def files_of_this_machine(recipe: Recipe, *, data: bool) -> list[str]:
     """Return the files and folders here that the recipe names; with `data`, its rows too."""
-    code = (recipe.task, *recipe.user_functions.values())
+    functions = (reward.function for reward in recipe.user_functions.values())
+    code = (recipe.task, *functions)
     names = [recipe.model.name, *(spec.rpartition(":")[0] for spec in code)]
     names += [recipe.data.train, recipe.data.test] if data else []
     return sorted({name for name in names if _exists(name)})
