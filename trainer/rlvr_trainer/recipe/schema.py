@@ -288,7 +288,19 @@ class RewardSection(Section):
     weight: float = 1.0
     """Factor on what the function returns."""
     function: str = ""
-    """Your `package.module:function` or `file.py:function`; empty: the built-in of this name."""
+    """Your `package.module:function` or `file.py:function`; empty: the built-in of this name. It
+    takes (completion, row), or as in TRL (prompts, completions, **columns), and may be async."""
+    timeout_s: Annotated[float, Field(gt=0)] | None = added(None)
+    """Time limit of one call of your function, which then runs in worker processes; over it, the
+    completion could not be verified and the worker is killed. null: in this process, no limit."""
+
+    @model_validator(mode="after")
+    def _limits_a_function(self) -> Self:
+        if self.timeout_s and not self.function:
+            raise ValueError(
+                "timeout_s limits the calls of your own function; set function, or leave it out"
+            )
+        return self
 
 
 _VERIFIERS: Mapping[str, type[Verifier]] = {
@@ -692,10 +704,10 @@ class Recipe(Section):
         return next(kinds, Number())
 
     @property
-    def user_functions(self) -> dict[str, str]:
-        """Name of a reward → the user's function."""
+    def user_functions(self) -> dict[str, RewardSection]:
+        """The rewards by a function of the user's."""
         return {
-            name: reward.function
+            name: reward
             for name, reward in self.rewards.items()
             if isinstance(reward, RewardSection) and reward.function
         }
