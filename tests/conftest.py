@@ -7,6 +7,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from tests.fakes.fake_sagemaker import FakeSageMaker, fake_service
 from tests.small_model import save_tiny_llama
 
 from rlvr_trainer.recipe.schema import ModelSection
@@ -80,3 +81,11 @@ def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
         monkeypatch.setenv(name, value)
     boto3.client("s3").create_bucket(Bucket="fake-bucket")
     return f"s3://fake-bucket/{uuid4().hex}"
+
+
+@pytest.fixture
+def sagemaker(
+    s3: str, endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FakeSageMaker]:
+    """Serve our fake of SageMaker, with moto's S3 and CloudWatch Logs; configure boto3 for it."""
+    yield from fake_service(tmp_path / "hosts", endpoint, monkeypatch.setenv)

@@ -37,7 +37,8 @@ def prepare(recipe: Recipe, data_dir: Path) -> Manifest:
             count_tokens=lambda text: len(prompt_ids(tokenizer, [text], recipe.prompt.style)[0]),
             template=chat_template(recipe, tokenizer),
         )
-        results["counts"] = manifest["counts"]
+        results["counts"], results["quarantined"] = manifest["counts"], manifest["quarantined"]
+        results["oddities"] = manifest["oddities"]
     return manifest
 
 

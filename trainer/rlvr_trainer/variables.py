@@ -22,6 +22,13 @@ VERIFIED_VARIABLE = "RLVR_CHECKPOINT"
 RANK_ENDS_VARIABLE = "RLVR_RANK_ENDS"
 """Folder in which the ranks of a node record how they ended; set by launch."""
 
+MODEL_DIR_VARIABLE = "RLVR_MODEL_DIR"
+"""Folder that has the recipe's model if that is in S3; set by launch for a SageMaker channel."""
+MAX_RUNTIME_VARIABLE = "RLVR_MAX_RUNTIME_S"
+"""Seconds after the container's start at which the service stops it: training commits before."""
+SAGEMAKER_ROOT_VARIABLE = "RLVR_SAGEMAKER_ROOT"
+"""Folder in which a SageMaker training job finds its files; default: /opt/ml."""
+
 RUN_ID_VARIABLE = "RLVR_RUN_ID"
 """Id of the pipeline run, from which names of jobs follow."""
 NAMESPACE_VARIABLE = "RLVR_NAMESPACE"

@@ -76,6 +76,8 @@ class JobSpec:
     env: Mapping[str, str] = field(default_factory=dict)
     resources: Resources = Resources()
     owner: Owner | None = None
+    model_uri: str = ""
+    """The model's folder if it is in S3: a backend may mount it."""
 
     @property
     def name(self) -> str:

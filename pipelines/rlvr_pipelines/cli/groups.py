@@ -113,6 +113,28 @@ def job_options(command: Command) -> Command:
     return grouped(command, "job", JobOptions, _JOB)
 
 
+@dataclass(frozen=True)
+class CostOptions:
+    """The type of the nodes, by which a run is priced, and the limit of its price."""
+
+    instance_type: str
+    max_cost_usd: float | None
+
+
+_COST = (
+    click.option("--instance-type", default="", metavar="TYPE", help="The instance type of the "
+                 "nodes, for the price.  [default: the platform's node_selector]"),
+    click.option("--max-cost-usd", type=click.FloatRange(min=0, min_open=True), metavar="USD",
+                 help="Refuse a run that is estimated to cost more, and stop its training when it "
+                 "has cost its share of this."),
+)  # fmt: skip
+
+
+def cost_options(command: Command) -> Command:
+    """Add --instance-type and --max-cost-usd, as `cost`."""
+    return grouped(command, "cost", CostOptions, _COST)
+
+
 def check_places(place: str, places_by_option: Mapping[str, Sequence[str]]) -> None:
     """Raise UsageError for an option that has no effect at this place."""
     context = click.get_current_context()

@@ -122,14 +122,17 @@ def note_files(recipe: Recipe, *, data: bool = True) -> None:
 
 def files_of_this_machine(recipe: Recipe, *, data: bool) -> list[str]:
     """Return the files and folders here that the recipe names; with `data`, its rows too."""
-    code = (recipe.task, *(reward.function for reward in recipe.rewards.values()))
+    from rlvr_trainer.recipe.row_source import local_files
+
+    code = (recipe.task, *recipe.user_functions.values())
     names = [
         recipe.model.name,
         recipe.prompt.chat_template,
         *(spec.rpartition(":")[0] for spec in code),
     ]
-    names += [recipe.data.train, recipe.data.test] if data else []
-    return sorted({name for name in names if _exists(name)})
+    rows = [recipe.data.train, recipe.data.test] if data else []
+    here = {name for name in names if _exists(name)}
+    return sorted(here | {source for source in rows if local_files(source)})
 
 
 def _exists(name: str) -> bool:

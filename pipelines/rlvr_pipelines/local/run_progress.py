@@ -158,8 +158,16 @@ def describe_numbers(numbers: Event) -> str:
         rows = [f"{counts[name]:,} {name}" for name in SPLITS if name in counts]
         parts += [", ".join(rows) + " rows"] if rows else []
         if counts.get("quarantined"):
-            parts.append(f"{counts['quarantined']:,} quarantined")
+            reasons = _counted(numbers.get("quarantined"))
+            parts.append(f"{counts['quarantined']:,} quarantined" + (reasons and f" ({reasons})"))
+        for split, oddities in (numbers.get("oddities") or {}).items():
+            parts.append(f"{split}: {_counted(oddities)}")
     return "  ".join(parts)
+
+
+def _counted(numbers: Any) -> str:
+    """Return `duplicate 2, malformed 1`; empty if there is nothing."""
+    return ", ".join(f"{name} {number:,}" for name, number in (numbers or {}).items())
 
 
 def _rewards(numbers: Event) -> list[tuple[str, str]]:

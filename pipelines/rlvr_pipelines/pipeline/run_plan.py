@@ -35,6 +35,10 @@ class Sizes:
 
     num_rows: dict[str, int]
     """Split (or `quarantined`) → number of rows."""
+    quarantined: dict[str, int]
+    """Reason → number of rows that are set aside."""
+    oddities: dict[str, dict[str, int]]
+    """Split → oddities that were read over in its files."""
     num_steps: int
     completions_per_step: int
     questions_per_step: int
@@ -97,16 +101,20 @@ def plan_local(recipe: Recipe, run_dir: Path) -> Plan:
     job = training_job(recipe, run_dir.resolve(), os.environ, num_gpus=gpus)
     world_size = max(gpus, 1)
     rendered = LocalBackend().render(job)
-    return Plan(recipe, run_dir, world_size, _sizes(recipe, world_size), job, rendered)
+    return Plan(recipe, run_dir, world_size, sizes_of(recipe, world_size), job, rendered)
 
 
 def plan_in_cluster(recipe: Recipe, run_dir: Path, job: ClusterJob) -> Plan:
     """Plan a run whose model steps are jobs. Raises ConfigError, DataError."""
-    sizes = _sizes(recipe, job.world_size)
+    sizes = sizes_of(recipe, job.world_size)
     return Plan(recipe, run_dir, job.world_size, sizes, job.spec, job.manifest)
 
 
-def _sizes(recipe: Recipe, world_size: int) -> Sizes | None:
+def sizes_of(recipe: Recipe, world_size: int) -> Sizes | None:
+    """Return the sizes of a run, or None if the rows are not on this machine.
+
+    Raises ConfigError, DataError.
+    """
     check_local_model(recipe)
     local_chat_template(recipe)  # to fail now rather than in the run
     batch_of(recipe, world_size)  # also checked if the rows are not here
@@ -158,6 +166,8 @@ def measure(recipe: Recipe, world_size: int = 1) -> Sizes:
     samples = 1 + (recipe.evaluation.pass_at_k.num_samples if recipe.evaluation.pass_at_k else 0)
     return Sizes(
         num_rows=counts,
+        quarantined=manifest["quarantined"],
+        oddities=manifest["oddities"],
         num_steps=num_steps,
         completions_per_step=completions,
         questions_per_step=questions,

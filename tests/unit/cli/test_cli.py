@@ -358,6 +358,37 @@ def test_plan_shows_the_very_job(place: str, kind: str) -> None:
     assert facts["sizes"]["completions_per_step"] == 2 * 64
 
 
+ON_G5 = (*JOBS, "--gpus", "1", "--instance-type", "g5.xlarge")
+
+
+@pytest.mark.usefixtures("no_cluster")
+def test_plan_tells_the_price_of_a_run_in_a_cluster() -> None:
+    arguments = ("plan", TINY, *ON_G5, "--max-cost-usd", "5")
+
+    text, facts = rlvr(*arguments).stdout, json.loads(rlvr(*arguments, "--output", "json").stdout)
+
+    cost = facts["cost"]
+    assert 0 < cost["usd_spot"] < cost["usd"] < 5
+    assert f"cost    about ${cost['usd']:.2f} on demand" in text
+    spec = facts["job"]["manifest"]["spec"]["runPolicy"]
+    assert spec["activeDeadlineSeconds"] == 3600 + cost["run_timeout_s"]
+    assert "cost    unknown: no instance type is named" in rlvr("plan", TINY, *JOBS).stdout
+    assert "cost" not in rlvr("plan", TINY).stdout
+
+
+@pytest.mark.usefixtures("no_cluster")
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_run_that_is_estimated_above_its_limit_does_not_begin(
+    command: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    result = rlvr(command, TINY, *ON_G5, "--max-cost-usd", "0.01", "--run-dir", str(path))
+
+    assert result.exit_code == 2
+    assert "and --max-cost-usd is 0.01; raise it" in result.stderr
+    assert not path.exists()
+
+
 @pytest.mark.usefixtures("no_cluster")
 @pytest.mark.parametrize("command", ["plan", "run"])
 def test_jobs_need_a_storage(command: str) -> None:
@@ -415,6 +446,11 @@ def test_a_run_whose_model_steps_are_jobs_hands_its_settings_to_the_pipeline(
         "job_num_nodes": 2,
         "job_platform": '{"image": "a@sha256:1"}',
     }
+
+    limited = ("run", TINY, *ON_G5, "--run-dir", str(tmp_path / "limited"))
+    assert rlvr(*limited, "--max-cost-usd", "3").exit_code == 0
+    seconds = json.loads(given["job_platform"])["run_timeout_s"]
+    assert 600 < seconds < 3 * 3600 / 1.006  # the evaluations take their share
 
 
 @pytest.mark.usefixtures("no_cluster")

@@ -235,11 +235,12 @@ def test_unusable_rows_are_set_aside_with_their_place_and_reason(tmp_path: Path)
         ("train.jsonl:26", "malformed"),
         ("train.jsonl:23", "duplicate"),
         ("test.jsonl:11", "duplicate"),
-        ("train.jsonl:28", "duplicate"),
+        ("train.jsonl:28", "also-in-test"),
         ("train.jsonl:29", "over-long"),
     ]
     assert manifest["quarantined"] == {
-        "malformed": 3, "duplicate": 3, "empty": 1, "answer-not-a-number": 1, "over-long": 1,
+        "malformed": 3, "duplicate": 2, "also-in-test": 1, "empty": 1, "answer-not-a-number": 1,
+        "over-long": 1,
     }  # fmt: skip
     assert len(ids(tmp_path / "d", "test")) == 10
     for line in (tmp_path / "d" / "quarantined.jsonl").read_text("utf-8").splitlines():
@@ -260,7 +261,7 @@ def test_a_question_is_the_same_however_it_is_encoded(tmp_path: Path, same: str)
     train = jsonl(tmp_path / "train.jsonl", [*map(row, range(50)), {"question": same, "answer": 3}])
     test = jsonl(tmp_path / "test.jsonl", [asked, *map(row, range(1000, 1050))])
     run(tmp_path / "d", train=train, test=test, max_quarantined_fraction=0.1)
-    assert quarantined(tmp_path / "d") == [("train.jsonl:51", "duplicate")]
+    assert quarantined(tmp_path / "d") == [("train.jsonl:51", "also-in-test")]
 
 
 def test_questions_that_only_look_alike_are_two(tmp_path: Path) -> None:
@@ -427,12 +428,13 @@ def test_a_source_that_cannot_be_read_is_a_data_error(
     assert name in str(caught.value)
 
 
-def test_a_folder_and_an_unknown_format_are_not_sources(tmp_path: Path) -> None:
+def test_an_empty_folder_and_an_unknown_format_are_not_sources(tmp_path: Path) -> None:
     (tmp_path / "folder.jsonl").mkdir()
-    with pytest.raises(DataError, match="Is a directory"):
+    with pytest.raises(ConfigError, match="holds no file of rows"):
         run(tmp_path / "d", train=str(tmp_path / "folder.jsonl"))
+    (tmp_path / "rows.xlsx").touch()
     with pytest.raises(ConfigError, match="has an unknown format"):
-        run(tmp_path / "d", train="rows.csv")
+        run(tmp_path / "d", train=str(tmp_path / "rows.xlsx"))
 
 
 def test_an_empty_split_is_a_data_error(tmp_path: Path, hundred: str) -> None:

@@ -68,7 +68,7 @@ def evaluator(tmp_path: Path) -> Evaluator:
 
 @pytest.mark.parametrize(("text", "correct"), [(" It is 3.", True), (" No.", False)])
 def test_a_users_reward_may_judge(text: str, correct: bool, evaluator: Evaluator) -> None:
-    judged = evaluator._judge(ROWS[3], Completion([], text, finished=True), 0)
+    (judged,) = evaluator._judge([ROWS[3]], [Completion([], text, finished=True)], [""], 0)
     assert judged.correct is correct
     _check_judged(evaluator, 1)
 
@@ -76,7 +76,8 @@ def test_a_users_reward_may_judge(text: str, correct: bool, evaluator: Evaluator
 def test_failed_judgements_are_reported_and_too_many_are_an_error(
     evaluator: Evaluator, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert not evaluator._judge(ROWS[3], Completion([], "?", finished=True), 0).correct
+    (judged,) = evaluator._judge([ROWS[3]], [Completion([], "?", finished=True)], [""], 0)
+    assert not judged.correct
     _check_judged(evaluator, 20)
     assert "1 of 20 completions could not be judged" in caplog.text
     with pytest.raises(

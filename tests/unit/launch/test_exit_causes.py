@@ -41,6 +41,8 @@ DISK = RankEnd(0, 138, "the disk is full")
         (Evidence(1, failures={0: -15}), 138, "killed by SIGTERM"),
         (Evidence(-15, stop_requested=True), 143, "stopped by a signal"),
         (Evidence(143, stop_requested=True), 143, "stopped by a signal"),
+        (Evidence(0, ends=[PREEMPTED], stop_reason="the limit"), 143, "stopped by the limit after"),
+        (Evidence(-15, stop_requested=True, stop_reason="the limit"), 143, "stopped by the limit"),
         (Evidence(7), 7, "ended with 7"),
         (Evidence(138), 138, "ended with 138"),
         (Evidence(143), 143, "ended with 143"),

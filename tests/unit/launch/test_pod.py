@@ -16,6 +16,7 @@ import pytest
 from rlvr_trainer.launch.cgroup import memory_limit_gib, num_oom_kills
 from rlvr_trainer.launch.exit_causes import End
 from rlvr_trainer.launch.pod import TERMINATION_LOG_BYTES, termination_message
+from rlvr_trainer.recipe.reader import load_recipe
 
 WAITS = "import time; print('ready', flush=True); time.sleep(60)"
 COMMITS = """
@@ -263,3 +264,66 @@ def test_both_versions_of_cgroups_tell_of_memory(tmp_path: Path) -> None:
     assert (num_oom_kills(second), memory_limit_gib(second)) == (1, 2.0)
     assert (num_oom_kills(first), memory_limit_gib(first)) == (3, None)
     assert (num_oom_kills(tmp_path), memory_limit_gib(tmp_path)) == (0, None)
+
+
+STUB_TORCHRUN = """
+import sys
+from rlvr_trainer.launch import pod
+pod._TORCHRUN = [sys.executable, "-c", {!r}]
+"""
+"""Take a script for the training; a stub, since torchrun takes seconds to start."""
+
+
+def train(run_dir: Path, script: str, **environ: str) -> tuple[int, str]:
+    (run_dir / "recipe.json").write_text(load_recipe("arithmetic").model_dump_json())
+    process = start(run_dir, patched=STUB_TORCHRUN.format(script), **environ)
+    errors = process.communicate(timeout=60)[1]
+    return process.returncode, errors
+
+
+def test_a_training_stops_by_itself_before_the_maximal_run_time(tmp_path: Path) -> None:
+    code, errors = train(tmp_path, WAITS, RLVR_MAX_RUNTIME_S="4")
+    assert code == 143
+    assert "stopped by the maximal run time of 4 s" in errors
+
+
+def test_a_command_may_use_the_whole_run_time(tmp_path: Path) -> None:
+    script = "import time; time.sleep(1)"
+    assert launch(tmp_path, script, RLVR_MAX_RUNTIME_S="1") == (0, "")
+
+
+def sagemaker(root: Path, content: str) -> dict[str, str]:
+    config = root / "input" / "config"
+    config.mkdir(parents=True)
+    (config / "resourceconfig.json").write_text(content)
+    return {"RLVR_SAGEMAKER_ROOT": str(root)}
+
+
+ONE_HOST = json.dumps({"current_host": "algo-1", "hosts": ["algo-1"]})
+TRAINS = (
+    "import pathlib, sys; adapter = pathlib.Path(sys.argv[-1], 'adapter'); adapter.mkdir();"
+    "(adapter / 'adapter_model.safetensors').write_text('learnt')"
+)
+
+
+def test_a_training_job_of_sagemaker_gets_the_adapter(tmp_path: Path) -> None:
+    assert train(tmp_path, TRAINS, **sagemaker(tmp_path / "ml", ONE_HOST)) == (0, "")
+    assert (tmp_path / "ml" / "model" / "adapter_model.safetensors").read_text() == "learnt"
+    assert not (tmp_path / "ml" / "output").exists()
+
+
+def test_a_training_job_of_sagemaker_gets_the_cause(tmp_path: Path) -> None:
+    script = (
+        "from rlvr_trainer.errors import RewardError;"
+        "from rlvr_trainer.launch.rank_outcomes import record_error;"
+        "record_error(RewardError('it never agrees')); raise SystemExit(1)"
+    )
+    assert launch(tmp_path, script, **sagemaker(tmp_path / "ml", ONE_HOST))[0] == 5
+    failure = (tmp_path / "ml" / "output" / "failure").read_text()
+    assert failure == "[5] step 0: it never agrees"
+
+
+def test_damaged_files_of_sagemaker_are_a_configuration_error(tmp_path: Path) -> None:
+    code, errors = launch(tmp_path, "", **sagemaker(tmp_path / "ml", "{"))
+    assert code == 2
+    assert "resourceconfig.json cannot be read" in errors

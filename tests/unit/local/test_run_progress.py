@@ -167,6 +167,14 @@ def test_numbers_that_are_missing_are_left_out() -> None:
     assert describe_numbers({"counts": {"train": 1343, "test": 200, "quarantined": 2}}) == (
         "1,343 train, 200 test rows  2 quarantined"
     )
+    numbers = {
+        "counts": {"train": 1343, "quarantined": 3},
+        "quarantined": {"duplicate": 2, "also-in-test": 1},
+        "oddities": {"train": {"blank lines": 12}},
+    }
+    assert describe_numbers(numbers) == (
+        "1,343 train rows  3 quarantined (duplicate 2, also-in-test 1)  train: blank lines 12"
+    )
 
 
 @pytest.mark.parametrize(

@@ -100,3 +100,16 @@ def test_a_hub_id_is_passed_on_with_its_revision() -> None:
     assert locate_model(ModelSection(name="Qwen/Qwen2.5-0.5B", revision="abc")) == (
         "Qwen/Qwen2.5-0.5B"
     )
+
+
+def test_a_model_in_s3_is_read_from_the_folder_that_launch_provides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = tmp_path / "channel"
+    channel.mkdir()
+    (channel / "config.json").write_text("{}")
+    (channel / "model.safetensors").write_bytes(b"")
+    monkeypatch.setenv("RLVR_MODEL_DIR", str(channel))
+    assert locate_model(ModelSection(name="s3://bucket/model")) == str(channel)
+    with pytest.raises(ConfigError, match="does not exist"):  # it is not the model of that folder
+        locate_model(ModelSection(name=str(tmp_path / "absent")))

@@ -104,13 +104,20 @@ def test_an_answer_whose_value_a_suffix_changes_stays_text(answer: str) -> None:
 @pytest.mark.parametrize(
     ("columns", "hint"),
     [
-        ({"problem": "?", "answer": 1}, "no column 'question' (is it 'problem'? rename it) among"),
-        ({"messages": [], "answer": 1}, "is it 'messages'?"),
-        ({"prompt": "?", "input": "?", "answer": 1}, "is it 'prompt' or 'input'?"),
-        ({"Question": "?", "answer": 1}, "is it 'Question'?"),
-        ({"quesion": "?", "answer": 1}, "is it 'quesion'?"),
-        ({"question": "?", "target": 1}, "no column 'answer' (is it 'target'?"),
-        ({"question": "?", "final_answer": 1}, "is it 'final_answer'?"),
+        (
+            {"problem": "?", "answer": 1},
+            "no column 'question' among problem, answer; write data.columns: {question: problem}",
+        ),
+        ({"messages": [], "answer": 1}, "{question: messages}"),
+        ({"prompt": "?", "input": "?", "answer": 1}, "{question: prompt} (or input)"),
+        ({"problem": "?", "level": 1, "target": 1}, "{question: problem, answer: target}"),
+        ({"Question": "?", "answer": 1}, "{question: Question}"),
+        ({"quesion": "?", "answer": 1}, "{question: quesion}"),
+        ({"question": "?", "target": 1}, "no column 'answer' among question, target"),
+        ({"question": "?", "target": 1}, "{answer: target}"),
+        ({"question": "?", "final_answer": 1}, "{answer: final_answer}"),
+        ({"question": "?", "reward_model": {"ground_truth": 1}}, "reward_model.ground_truth"),
+        ({"question": "?", "solution": "6 x 7 = 42 #### 42"}, "{answer: solution}"),
         ({"id": 1, "answer": 1}, "no column 'question' among id, answer"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
-from rlvr_trainer.data.sources import read_raw
+from rlvr_trainer.data.sources import source_digest
 from rlvr_trainer.recipe.named_files import file_digests
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.tasks import Split
@@ -20,5 +20,5 @@ def files_identity(recipe: Recipe) -> str:
     sources: dict[Split, str] = {"train": recipe.data.train, "test": recipe.data.test}
     for split, source in sources.items():
         if source and not source.startswith("hub://") and f"data.{split}" not in content:
-            content[f"data.{split}"] = hashlib.sha256(read_raw(source, split)).hexdigest()
+            content[f"data.{split}"] = source_digest(source, split)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -7,14 +7,15 @@ import random
 import statistics
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlvr_trainer.data.formats import Record
 from rlvr_trainer.data.quarantine import Quarantine
-from rlvr_trainer.data.sources import Record, read_source
+from rlvr_trainer.data.sources import read_source
 from rlvr_trainer.data.splits import (
     QUARANTINED,
     VERSION,
@@ -27,28 +28,23 @@ from rlvr_trainer.data.splits import (
 from rlvr_trainer.errors import ConfigError, DataError
 from rlvr_trainer.recipe.suggest import did_you_mean
 from rlvr_trainer.rewards import (
-    REWARDS,
+    Case,
     Reward,
     build_rewards,
+    build_verifier,
     cut_at_stop,
-    needs_numbers,
     normalise_answer,
-    parse_number,
 )
 from rlvr_trainer.tasks import Row, Split, Task, UnusableRow, load_task
 from rlvr_trainer.tasks.chat_template import Outline, TemplateRefused
+from rlvr_trainer.tasks.columns import rename_columns
 from rlvr_trainer.tasks.prompt import PromptLayout
 from rlvr_trainer.tasks.reward_trial import try_rewards
+from rlvr_trainer.verifiers import VERIFIERS, Format, Number, Verifier
 
 if TYPE_CHECKING:
     from rlvr_trainer.recipe.schema import Recipe
     from rlvr_trainer.tasks.chat_template import Renderer
-
-NUMBERS_ONLY = {
-    "rewards.correctness": "for other answers set rewards.correctness.function to your own, or "
-    "leave rewards.correctness out and name your own reward in evaluation.correct_by",
-    "evaluation.correct_by": "for other answers name your own reward in evaluation.correct_by",
-}
 
 CHAT_ROW = (
     "the row is a chat, and prompt.style is text; set prompt.style to chat, or give the row a "
@@ -134,6 +130,7 @@ def prepare(
             "quarantined": len(read.quarantined),
         },
         "quarantined": dict(Counter(row["reason"] for row in read.quarantined)),
+        "oddities": {split: dict(+counts) for split, counts in read.oddities.items() if +counts},
         "exemplar_ids": [row.id for row in exemplars],
         "header_tokens": {str(shots): tokens for shots, tokens in header_tokens.items()},
         "max_prompt_tokens": fits.max_prompt_tokens,
@@ -167,17 +164,19 @@ def at_most(
 def _read(task: Task, recipe: Recipe, split: Split, read: Quarantine) -> list[Row]:
     source = getattr(recipe.data, split)
     read.sources[split] = source or f"task {recipe.task}"
-    records = read_source(source, split) if source else _own_records(task, recipe, split)
-    by_number = needs_numbers(recipe)
+    columns = recipe.data.columns.renamed if source else {}
+    oddities = read.oddities.setdefault(split, Counter())
+    records = read_source(source, split, oddities) if source else _own_records(task, recipe, split)
+    verifiers = _gold_readers(recipe)
     rows = []
     for index, record in enumerate(records):
         id = f"{split}-{index}"
         read.count(id, split, record.location)
         try:
-            row = _parse(task, record, id)
+            row = _parse(task, record, id, columns)
             if row.messages and recipe.prompt.style == "text":
                 raise UnusableRow("chat", CHAT_ROW)
-            rows.append(_with_number(row, by_number) if by_number else row)
+            rows.append(_judgeable(row, verifiers))
         except UnusableRow as error:
             read.add(id, error.reason, error.detail, record.text or str(record.raw))
     if not read.num_read[split]:
@@ -190,11 +189,11 @@ def _own_records(task: Task, recipe: Recipe, split: Split) -> Iterator[Record]:
         yield Record(f"{recipe.task} {split}[{index}]", raw)
 
 
-def _parse(task: Task, record: Record, id: str) -> Row:
+def _parse(task: Task, record: Record, id: str, columns: Mapping[str, str]) -> Row:
     if record.raw is None:
         raise UnusableRow("malformed", record.problem)
     try:
-        row = task.parse(record.raw, id)
+        row = task.parse(rename_columns(record.raw, columns), id)
         texts = (row.id, row.question, row.answer, row.solution)
         if not all(isinstance(text, str) for text in texts):
             raise TypeError(f"id, question, answer and solution must be text, got {texts}")
@@ -206,13 +205,37 @@ def _parse(task: Task, record: Record, id: str) -> Row:
         raise UnusableRow("malformed", f"{type(error).__name__}: {error}") from error
 
 
-def _with_number(row: Row, field: str) -> Row:
-    """Return the row with its answer in plain digits. Raises UnusableRow."""
-    try:
+def _gold_readers(recipe: Recipe) -> dict[str, Verifier]:
+    """Return field → verifier of the rewards and the judge, which read the gold answer."""
+    verifiers = {f"rewards.{name}": build_verifier(recipe, name) for name in recipe.rewards}
+    judge = recipe.evaluation.correct_by
+    if judge not in recipe.rewards:
+        verifiers["evaluation.correct_by"] = build_verifier(recipe, judge)
+    return {field: verifier for field, verifier in verifiers.items() if verifier}
+
+
+def _judgeable(row: Row, verifiers: Mapping[str, Verifier]) -> Row:
+    """Return the row, with a number that is judged in plain digits. Raises UnusableRow."""
+    for field, verifier in verifiers.items():
+        problem = verifier.gold_problem(row.columns)
+        if problem:
+            by_number = isinstance(verifier, Number)
+            reason = "answer-not-a-number" if by_number else "answer-not-judged"
+            raise UnusableRow(reason, f"{field} cannot judge {problem}; {_advice(field, verifier)}")
+    if any(isinstance(verifier, Number) for verifier in verifiers.values()):
         return replace(row, answer=normalise_answer(row.answer))
-    except ValueError as error:
-        detail = f"{error}; {NUMBERS_ONLY[field]}"
-        raise UnusableRow("answer-not-a-number", detail) from None
+    return row
+
+
+def _advice(field: str, verifier: Verifier) -> str:
+    others = ", ".join(
+        model.model_fields["verifier"].default
+        for model in VERIFIERS
+        if model.reads_answer and not isinstance(verifier, model) and model is not Format
+    )
+    if field == "evaluation.correct_by":
+        return f"for other answers name a reward in evaluation.correct_by ({others}, your own)"
+    return f"for other answers set {field}.verifier ({others}) or {field}.function to your own"
 
 
 def _question_key(row: Row) -> str:
@@ -229,8 +252,7 @@ def _unique(rows: Sequence[Row], read: Quarantine) -> list[Row]:
     for row in rows:
         same = first.setdefault(_question_key(row), row)
         if same is not row:
-            detail = f"the question of {read.locations[same.id][1]}"
-            read.add(row.id, "duplicate", detail, row.question)
+            read.add(row.id, "duplicate", _asked_in(same, row, read), row.question)
     return list(first.values())
 
 
@@ -244,9 +266,15 @@ def _without_test_questions(
         if same is None:
             rows.append(row)
         else:
-            detail = f"the test question of {read.locations[same.id][1]}"
-            read.add(row.id, "duplicate", detail, row.question)
+            read.add(row.id, "also-in-test", _asked_in(same, row, read), row.question)
     return rows
+
+
+def _asked_in(same: Row, row: Row, read: Quarantine) -> str:
+    """Return where the question of `row` stands already."""
+    location = read.locations[same.id][1]
+    differs = "" if same.answer == row.answer else f", where its answer is {same.answer!r}"
+    return f"the question of {location}{differs}"
 
 
 def _part(
@@ -288,8 +316,7 @@ def _choose_exemplars(recipe: Recipe, train: Sequence[Row]) -> list[Row]:
     random.Random(f"exemplars-{recipe.seed}").shuffle(shuffled)
     select = set(recipe.data.select)
     candidates = [row for row in shuffled if row.id not in select and _asks_once(row)]
-    if any(not reward.function for reward in recipe.rewards.values()):
-        candidates = _rewarded(recipe, candidates)
+    candidates = _rewarded(recipe, candidates)
     if len(candidates) < num_exemplars:
         raise DataError(
             f"data.num_exemplars = {num_exemplars}, but only {len(candidates)} training rows can "
@@ -310,20 +337,25 @@ def _num_characters(row: Row) -> int:
 
 
 def _rewarded(recipe: Recipe, rows: Sequence[Row]) -> list[Row]:
-    """Return the rows whose gold completion earns all built-in rewards.
+    """Return the rows whose gold completion earns the most of each verifier.
 
     Raises ConfigError if not even a completion without worked text does: then the template and the
-    marker disagree, and the exemplars would show what is never rewarded.
+    place of the answer disagree, and the exemplars would show what is never rewarded.
     """
     prompt, layout = recipe.prompt, PromptLayout(recipe.prompt, ())
-    ours = [name for name, reward in recipe.rewards.items() if not reward.function]
-    verifiers = {name: REWARDS[name](prompt) for name in ours}
+    built = {name: build_verifier(recipe, name) for name in recipe.rewards}
+    verifiers = {name: verifier for name, verifier in built.items() if verifier}
 
-    def rewarded(row: Row) -> bool:
-        text = layout.completion(row)
-        return all(verify(text, row.columns) for verify in verifiers.values())
+    def unrewarded(row: Row) -> str:
+        """Return the name of a reward that the gold completion does not earn."""
+        case = Case(layout.completion(row), row.columns)
+        for name, verifier in verifiers.items():
+            reward = verifier.reward(case, prompt.place)
+            if reward is None or reward < verifier.best:
+                return name
+        return ""
 
-    for row in rows[:1]:
+    for row in rows[:1] if verifiers else ():
         plain = replace(row, solution="")
         text = layout.completion(plain)
         if cut_at_stop(text, prompt.stop) != text:
@@ -331,19 +363,31 @@ def _rewarded(recipe: Recipe, rows: Sequence[Row]) -> list[Row]:
                 f"prompt.solution_template gives {text!r}, in which a line begins with prompt.stop "
                 f"{prompt.stop!r}, so a completion like it is cut there; set another stop"
             )
-        if not rewarded(plain):
-            if parse_number(row.answer) is None:
-                raise ConfigError(
-                    f"rewards.{ours[0]} reads a number, and the answer of row {row.id} is "
-                    f"{row.answer!r}; leave it out, or set rewards.{ours[0]}.function to your "
-                    "own"
-                )
-            raise ConfigError(
-                f"prompt.solution_template gives {text!r}, in which no line is "
-                f"prompt.answer_marker {prompt.answer_marker!r} and the answer {row.answer}, so "
-                "that no completion like it is rewarded; make them agree"
+        name = unrewarded(plain)
+        if name:
+            raise ConfigError(_why_unrewarded(recipe, name, verifiers[name], row, text))
+    return [row for row in rows if not unrewarded(row)]
+
+
+def _why_unrewarded(recipe: Recipe, name: str, verifier: Verifier, row: Row, text: str) -> str:
+    if verifier.reads_answer and recipe.prompt.place.read(text) is not None:
+        kind = recipe.answer_kind if isinstance(verifier, Format) else verifier
+        if not kind.is_well_formed(row.answer, row.columns):
+            return (
+                f"rewards.{name} reads a {kind.verifier}, and the answer of row {row.id} is "
+                f"{row.answer!r}; leave it out, or set rewards.{name}.verifier to that of such "
+                f"answers or rewards.{name}.function to your own"
             )
-    return [row for row in rows if rewarded(row)]
+    elif verifier.reads_answer:
+        return (
+            f"prompt.solution_template gives {text!r}, in which the answer {row.answer} does not "
+            f"stand in its place, {recipe.prompt.place.description}, so that no completion like "
+            "it is rewarded; make them agree"
+        )
+    return (
+        f"prompt.solution_template gives {text!r}, which is the gold answer of row {row.id} and "
+        f"does not earn rewards.{name} (verifier {verifier.verifier}); make them agree"
+    )
 
 
 def _loadable_rewards(recipe: Recipe) -> dict[str, Reward]:

@@ -28,6 +28,8 @@ class Quarantine:
     num_unusable: Counter[str] = field(default_factory=Counter)
     reasons: dict[str, str] = field(default_factory=dict)
     """Row id → reason why it is not used."""
+    oddities: dict[Split, Counter[str]] = field(default_factory=dict)
+    """Split → oddities that were read over in its files."""
 
     def count(self, id: str, split: Split, location: str) -> None:
         """Count a row that was read."""

@@ -37,6 +37,8 @@ class Manifest(TypedDict):
     """Rows of each split, and those quarantined."""
     quarantined: dict[str, int]
     """Quarantined rows by reason."""
+    oddities: dict[str, dict[str, int]]
+    """Split → oddities that were read over in its files, such as blank lines."""
     exemplar_ids: list[str]
     header_tokens: dict[str, int]
     """Tokens of the header by number of shots."""

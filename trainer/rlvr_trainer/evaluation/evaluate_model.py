@@ -25,21 +25,14 @@ from rlvr_trainer.models import check_loaded, load_model, load_tokenizer, load_t
 from rlvr_trainer.models.chat_prompts import chat_template, end_of_turn, prompt_ids
 from rlvr_trainer.phases import EVALUATION_PHASES
 from rlvr_trainer.recipe.schema import Recipe
-from rlvr_trainer.rewards import (
-    Reward,
-    build_judge,
-    build_rewards,
-    extract_answer,
-    format_reward,
-    is_correct_number,
-    last_number,
-)
-from rlvr_trainer.run_dir.events import emit
+from rlvr_trainer.rewards import Case, Reward, VerifierReward, build_judge, build_rewards
+from rlvr_trainer.run_dir.events import emit, evaluation_line
 from rlvr_trainer.run_dir.layout import SAMPLES
 from rlvr_trainer.shared_prefix import LogitsNotFinite
 from rlvr_trainer.tasks import Row
 from rlvr_trainer.tasks.prompt import PromptLayout
 from rlvr_trainer.tasks.reward_trial import try_rewards
+from rlvr_trainer.verifiers import Number, Verifier
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -67,12 +60,12 @@ class Sample:
     completion: str
     """As verifiers saw it: after `prompt.assistant_prefix`."""
     extracted: str | None
-    """The answer that the verifier saw."""
+    """The one answer, if it is of the kind that is judged."""
     format: bool
     correct: bool
     """Judged by the recipe's `evaluation.correct_by`."""
     flexible: bool
-    """Judged by the last number in the completion."""
+    """Judged by the last number in the completion; as `correct` where other answers are judged."""
     num_tokens: int
     sample: int = 0
     greedy: bool = True
@@ -97,6 +90,14 @@ class Evaluator:
     def judge(self) -> Reward:
         """The verifier that decides if a completion is correct."""
         return build_judge(self.recipe)
+
+    @cached_property
+    def kind(self) -> Verifier:
+        """The verifier that says what a well-formed answer is."""
+        judge = self.judge
+        if isinstance(judge, VerifierReward) and judge.verifier.reads_answer:
+            return judge.verifier
+        return self.recipe.answer_kind
 
     def greedy(self, rows: Sequence[Row], num_shots: int) -> Iterator[Sample]:
         """Yield a greedy sample of each row, in order."""
@@ -123,20 +124,37 @@ class Evaluator:
                 f"{error} from {batch.requests[0][0].id} on, so that its accuracy would be "
                 f"meaningless; {_NOT_FINITE_ADVICE[self.label]}"
             ) from error
-        for (row, index), completion in zip(batch.requests, completions, strict=True):
-            yield replace(
-                self._judge(row, completion, batch.num_shots),
-                sample=index,
-                greedy=not batch.temperature,
-            )
+        rows = [row for row, _ in batch.requests]
+        judged = self._judge(rows, completions, prompts, batch.num_shots)
+        for (_, index), sample in zip(batch.requests, judged, strict=True):
+            yield replace(sample, sample=index, greedy=not batch.temperature)
 
-    def _judge(self, row: Row, completion: Completion, num_shots: int) -> Sample:
-        prompt = self.recipe.prompt
-        text = prompt.assistant_prefix + completion.text
-        marker, stop = prompt.answer_marker, prompt.stop
-        verdict = self.judge(text, row.columns)
-        if verdict is None:
-            self.unjudged.append(row.id)
+    def _judge(
+        self,
+        rows: Sequence[Row],
+        completions: Sequence[Completion],
+        prompts: Sequence[str],
+        num_shots: int,
+    ) -> Iterator[Sample]:
+        cases = [
+            Case(self._seen(completion), row.columns, prompt, len(completion.token_ids))
+            for row, completion, prompt in zip(rows, completions, prompts, strict=True)
+        ]
+        verdicts = self.judge.batch(cases)
+        for row, completion, verdict in zip(rows, completions, verdicts, strict=True):
+            if verdict is None:
+                self.unjudged.append(row.id)
+            yield self._sample(row, completion, num_shots, is_correct=(verdict or 0) > 0)
+
+    def _seen(self, completion: Completion) -> str:
+        return self.recipe.prompt.assistant_prefix + completion.text
+
+    def _sample(
+        self, row: Row, completion: Completion, num_shots: int, *, is_correct: bool
+    ) -> Sample:
+        text, kind = self._seen(completion), self.kind
+        answer = kind.read(text, self.recipe.prompt.place)
+        is_well_formed = answer is not None and kind.is_well_formed(answer, row.columns)
         return Sample(
             model=self.label,
             shots=num_shots,
@@ -144,10 +162,14 @@ class Evaluator:
             question=row.question,
             answer=row.answer,
             completion=text,
-            extracted=extract_answer(text, marker=marker, stop=stop),
-            format=bool(format_reward(text, marker=marker, stop=stop)),
-            correct=verdict is not None and verdict > 0,
-            flexible=is_correct_number(last_number(text, stop=stop), row.answer),
+            extracted=kind.show(answer) if answer is not None and is_well_formed else None,
+            format=is_well_formed,
+            correct=is_correct,
+            flexible=(
+                kind.is_correct_last(text, row.columns, self.recipe.prompt.stop)
+                if isinstance(kind, Number)
+                else is_correct
+            ),
             num_tokens=len(completion.token_ids),
         )
 
@@ -241,4 +263,6 @@ def _with_progress(evaluator: Evaluator, own_batches: Sequence[Batch]) -> Iterat
                 accuracy=correct / judged if judged else None,
                 format=formatted / judged if judged else None,
             )
+        if done == total and judged:
+            print(evaluation_line(phase, correct / judged, formatted / judged), flush=True)
         yield sample

@@ -63,6 +63,8 @@ def step_line(step: int, max_steps: int, numbers: Mapping[str, float]) -> str:
     words += [f"reward {numbers['reward']:.3f}"] if "reward" in numbers else []
     if len(rewards) > 1:
         words += [f"{name} {value:.3f}" for name, value in rewards.items()]
+    length = numbers.get("completions/mean_length")
+    words += [f"length {length:.0f}"] if length is not None else []
     words += [f"loss {numbers['loss']:.4f}"] if "loss" in numbers else []
     words += [f"{numbers['tokens_per_second']:.0f} tokens/s", f"{numbers['step_time']:.1f} s"]
     return "  ".join(words)

@@ -1,8 +1,8 @@
-"""Verifiers as TRL's reward functions.
+"""Rewards as TRL's reward functions.
 
 TRL calls each reward function separately, and excludes a completion from its group's baseline only
-if all of them return None. If one verifier fails, all must therefore return None: the first call
-scores the batch with all verifiers, and the others read their column.
+if all of them return None. If one of them fails, all must therefore return None: the first call
+scores the batch with all rewards, and the others read their column.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rlvr_trainer.errors import RewardError
-from rlvr_trainer.rewards import Verifier, first_failure, score
+from rlvr_trainer.rewards import Case, RowFunction, first_failure, score_batch
 
 RewardFunction = Callable[..., list[float | None]]
 
@@ -26,8 +26,8 @@ MIN_COMPLETIONS_TO_JUDGE = 64
 class BatchScorer:
     """Score a batch of completions once, and count those that could not be verified."""
 
-    def __init__(self, verifiers: Mapping[str, Verifier], max_failures: float) -> None:
-        self.verifiers = verifiers
+    def __init__(self, rewards: Mapping[str, RowFunction], max_failures: float) -> None:
+        self.rewards = rewards
         self.max_failures = max_failures
         self.num_scored = 0
         self.num_failed = 0
@@ -35,8 +35,8 @@ class BatchScorer:
         self._scores: list[dict[str, float] | None] = []
 
     def reward_functions(self) -> list[RewardFunction]:
-        """Return a function for each verifier, with the name that TRL's metrics use."""
-        return [self._column(name) for name in self.verifiers]
+        """Return a function for each reward, with the name that TRL's metrics use."""
+        return [self._column(name) for name in self.rewards]
 
     def _column(self, name: str) -> RewardFunction:
         def reward(completions: list[str], **batch: Any) -> list[float | None]:
@@ -53,10 +53,15 @@ class BatchScorer:
     ) -> list[dict[str, float] | None]:
         if completions is not self._completions:
             texts = batch.get(SEEN, completions)
-            self._scores = [
-                score(self.verifiers, completion, json.loads(row))
-                for completion, row in zip(texts, batch[ROW], strict=True)
+            nothing = [None] * len(completions)
+            prompts, ids = batch.get("prompts", nothing), batch.get("completion_ids", nothing)
+            cases = [
+                Case(completion, json.loads(row), prompt or "", tokens and len(tokens))
+                for completion, row, prompt, tokens in zip(
+                    texts, batch[ROW], prompts, ids, strict=True
+                )
             ]
+            self._scores = score_batch(self.rewards, cases)
             self._completions = completions
             self._count()
         return self._scores
@@ -72,7 +77,7 @@ class BatchScorer:
 
         `gather` collects the values of all ranks, so that all of them raise.
         """
-        failure = first_failure(self.verifiers) if self.num_failed else ""
+        failure = first_failure(self.rewards) if self.num_failed else ""
         counts = gather((self.num_scored, self.num_failed, failure))
         num_scored, num_failed = (sum(count[index] for count in counts) for index in (0, 1))
         if num_failed > self.max_failures * num_scored:

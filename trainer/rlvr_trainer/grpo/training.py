@@ -52,7 +52,7 @@ from rlvr_trainer.recipe.trajectory import (
 )
 from rlvr_trainer.rewards import build_rewards
 from rlvr_trainer.run_dir import checkpoint
-from rlvr_trainer.run_dir.events import emit
+from rlvr_trainer.run_dir.events import emit, evaluation_line
 from rlvr_trainer.run_dir.layout import ADAPTER, CHECKPOINTS
 from rlvr_trainer.tasks import Row
 from rlvr_trainer.tasks.prompt import PromptLayout
@@ -266,6 +266,7 @@ def _validate(
             accuracy=correct / total,
             format=formatted / total,
         )
+        print(evaluation_line("train", correct / total, formatted / total), flush=True)
 
 
 def _place_adapter(recipe: Recipe, committed: Path, target: Path) -> None:

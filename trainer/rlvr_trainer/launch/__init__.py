@@ -8,6 +8,8 @@
     exit_causes            the first real cause, and its exit code
     attempt_budget         the budget of attempts, which the operator does not count
     cgroup                 memory limit and OOM kills
+    run_time_limit         a stop in time before the service's
+    sagemaker_host         the same in a SageMaker training job: /opt/ml in place of an operator
     pod                    all of it in order
 
 It does not import torch, so a pod that only waits or fails early starts quickly.

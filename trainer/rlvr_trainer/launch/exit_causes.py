@@ -47,6 +47,7 @@ class Evidence:
     rendezvous: str | None = None
     """The error by which torchrun did not find the other nodes."""
     stop_requested: bool = False
+    stop_reason: str = "a signal"
     num_oom_kills: int = 0
     memory_limit_gib: float | None = None
 
@@ -62,7 +63,10 @@ def first_cause(evidence: Evidence) -> End:
         return End(permanent[0].exit_code, permanent[0].cause)
     if any(end.exit_code == EXIT_PREEMPTED for end in evidence.ends):
         # all ranks agree on a stop and commit before any of them records it
-        return End(EXIT_PREEMPTED, "stopped by a signal after a commit; another attempt continues")
+        return End(
+            EXIT_PREEMPTED,
+            f"stopped by {evidence.stop_reason} after a commit; another attempt continues",
+        )
     if evidence.exit_code == 0:
         return End(0, "finished")
     if evidence.num_oom_kills:
@@ -85,7 +89,7 @@ def first_cause(evidence: Evidence) -> End:
 def _ended(who: str, code: int, evidence: Evidence) -> End:
     """Return the End of a process without record; `code` is negative or 128 + n for a signal."""
     if code == EXIT_PREEMPTED and evidence.stop_requested:
-        return End(code, "stopped by a signal")
+        return End(code, f"stopped by {evidence.stop_reason}")
     if code in (EXIT_INFRASTRUCTURE, EXIT_PREEMPTED):
         return End(code, f"{who} ended with {code}")
     if 0 < code < FIRST_SIGNAL_CODE:
@@ -96,7 +100,9 @@ def _ended(who: str, code: int, evidence: Evidence) -> End:
     except ValueError:
         return End(EXIT_INFRASTRUCTURE, f"{who} ended with {code}")
     if evidence.stop_requested and number in (signal.SIGTERM, signal.SIGINT):
-        return End(EXIT_PREEMPTED, f"{who} was stopped by a signal before it could commit")
+        return End(
+            EXIT_PREEMPTED, f"{who} was stopped by {evidence.stop_reason} before it could commit"
+        )
     hint = SIGNAL_HINTS.get(signal.Signals(number), "")
     return End(EXIT_INFRASTRUCTURE, f"{who} was killed by {name}{hint}")
 

@@ -28,8 +28,10 @@ from rlvr_trainer.launch.operator_environment import (
     torchrun_arguments,
 )
 from rlvr_trainer.launch.processes import StopRequest, run_child
+from rlvr_trainer.launch.run_time_limit import stop_before_limit
+from rlvr_trainer.launch.sagemaker_host import Host, find_host
 from rlvr_trainer.run_dir import remote_checkpoint
-from rlvr_trainer.run_dir.layout import LOGS
+from rlvr_trainer.run_dir.layout import ADAPTER, LOGS
 from rlvr_trainer.storage import S3_SCHEME, open_storage
 from rlvr_trainer.variables import (
     NODE_RANK_VARIABLE,
@@ -124,6 +126,7 @@ class _Pod:
         self._stop = stop
         self._node_rank = 0
         self._step = 0
+        self._host: Host | None = None
         self._reported: End | None = None
 
     def run(self) -> End:
@@ -131,6 +134,11 @@ class _Pod:
         attempts: Attempts | None = None
         run_dir: NodeRunDir | None = None
         try:
+            self._host = find_host(os.environ)
+            if self._host:
+                os.environ.update({**self._host.variables(), **os.environ})
+            if not self._options.command:  # a command has nothing to commit
+                stop_before_limit(self._stop, os.environ)
             nodes = read_nodes(os.environ)
             self._node_rank = nodes.node_rank
             run_dir = _open_run_dir(self._options, nodes)
@@ -161,6 +169,8 @@ class _Pod:
             print(f"error: {end.cause}", file=sys.stderr, flush=True)
         self._reported = end
         write_termination_message(end, step=self._step, node_rank=self._node_rank)
+        if self._host and end.exit_code:
+            self._host.report_failure(end, self._step)
 
     def _attempt(self, nodes: Nodes, run_dir: NodeRunDir) -> End:
         trains = not self._options.command
@@ -173,7 +183,7 @@ class _Pod:
         if nodes.num_nodes > 1:
             self._wait_for_master(nodes.master_addr)
         if self._stop.requested:
-            return End(EXIT_PREEMPTED, "stopped by a signal before training began")
+            return End(EXIT_PREEMPTED, f"stopped by {self._stop.reason} before training began")
         if not trains:
             environment = {
                 RUN_DIR_VARIABLE: str(run_dir.path),
@@ -207,7 +217,10 @@ class _Pod:
                 )
         end = first_cause(evidence)
         if end.exit_code == 0:
-            run_dir.finish(required=not self._options.command)
+            trains = not self._options.command
+            run_dir.finish(required=trains)
+            if self._host and trains and self._node_rank == 0:
+                self._host.place_adapter(run_dir.path / ADAPTER)
         return end
 
     def _wait_for_master(self, name: str) -> None:

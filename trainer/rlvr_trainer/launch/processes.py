@@ -27,10 +27,23 @@ PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
 class StopRequest:
-    """A flag that SIGTERM and SIGINT set."""
+    """A flag that SIGTERM, SIGINT and a deadline set."""
 
     def __init__(self) -> None:
-        self.requested = False
+        self.reason = "a signal"
+        self._signalled = False
+        self._deadline: float | None = None
+
+    @property
+    def requested(self) -> bool:
+        """True from the first signal on, or from the deadline on."""
+        return self._signalled or (
+            self._deadline is not None and time.monotonic() >= self._deadline
+        )
+
+    def after(self, seconds: float, reason: str) -> None:
+        """Request a stop after that time; `reason` is what the stop is reported with."""
+        self._deadline, self.reason = time.monotonic() + seconds, reason
 
     def install(self) -> None:
         """Handle the signals of this process; must be called from its main thread."""
@@ -38,7 +51,9 @@ class StopRequest:
             signal.signal(number, self._request)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
+        if not self.requested:
+            self.reason = "a signal"
+        self._signalled = True
 
 
 def run_child(
@@ -82,6 +97,7 @@ def run_child(
         failures={int(rank): code for rank, code in torchrun.get("failures", {}).items()},
         rendezvous=torchrun.get("rendezvous"),
         stop_requested=stop.requested,
+        stop_reason=stop.reason,
         num_oom_kills=num_oom_kills() - ooms_before,
         memory_limit_gib=memory_limit_gib(),
     )

@@ -15,6 +15,7 @@ from rlvr_trainer.models.embedded import EMBEDDED_MODELS, EmbeddedModel, embedde
 from rlvr_trainer.recipe.schema import EMBEDDED_PREFIX, ModelSection
 from rlvr_trainer.recipe.suggest import did_you_mean
 from rlvr_trainer.storage.atomic_files import cache_dir, disk_error
+from rlvr_trainer.variables import MODEL_DIR_VARIABLE
 
 if TYPE_CHECKING:
     from rlvr_trainer.storage import S3Storage
@@ -25,13 +26,15 @@ WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 def locate_model(model: ModelSection) -> str:
     """Return a local directory with the model's files, or the hub id of a model on the hub.
 
-    The embedded model needs no network. Raises ConfigError, PlatformError.
+    The embedded model needs no network, a model in S3 none if RLVR_MODEL_DIR has it. Raises
+    ConfigError, PlatformError.
     """
     if model.name.startswith(EMBEDDED_PREFIX):
         return str(embedded_model_dir(find_embedded(model.name), cache_dir()))
     if model.is_hub_id:
         return model.name
-    return str(checked_model_dir(local_folder(model.name)))
+    provided = os.environ.get(MODEL_DIR_VARIABLE) if model.name.startswith("s3://") else None
+    return str(checked_model_dir(local_folder(provided or model.name)))
 
 
 def find_embedded(model_name: str) -> EmbeddedModel:

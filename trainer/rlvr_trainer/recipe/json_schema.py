@@ -28,7 +28,8 @@ def recipe_schema() -> dict[str, Any]:
     schema = Recipe.model_json_schema()
     required = schema.pop("required")
     for section in schema["$defs"].values():
-        section.pop("required", None)  # may be set by the recipe that is extended
+        if "verifier" not in section["properties"]:
+            section.pop("required", None)  # may be set by the recipe that is extended
     schema["properties"]["extends"] = {
         "description": "A shipped recipe or a file whose fields these replace.",
         "type": "string",
@@ -47,14 +48,18 @@ def fields_page() -> str:
 def _sections(name: str, section: Json, schema: Json) -> Iterator[str]:
     """Yield the sections below a section, outer ones first."""
     for field, value in section["properties"].items():
-        reference, of_many = _reference(value)
-        if reference:
+        references, of_many = _references(value)
+        dotted = f"{name}{field}.{'NAME.' if of_many else ''}"
+        for reference in references:
             inner = schema["$defs"][reference.rpartition("/")[2]]
-            dotted = f"{name}{field}.{'NAME.' if of_many else ''}"
-            about = [inner["description"], value.get("description", "")]
+            about = [inner["description"]]
+            if reference == references[0]:
+                about.append(value.get("description", ""))
             if value.get("default", inner) is None:
                 about.append("Default: `null`.")
-            yield f"## {dotted.rstrip('.')}\n\n{' '.join(' '.join(about).split())}\n"
+            kind = inner["properties"].get("verifier", {}).get("const", "")
+            title = dotted.rstrip(".") + (f" with `verifier: {kind}`" if kind else "")
+            yield f"## {title}\n\n{' '.join(' '.join(about).split())}\n"
             yield _section(dotted, inner, schema)
             yield from _sections(dotted, inner, schema)
 
@@ -69,19 +74,21 @@ def _section(name: str, section: Json, schema: Json) -> str:
             value["description"],
         )
         for field, value in section["properties"].items()
-        if _reference(value) == ("", False)
+        if not _references(value)[0] and "const" not in value
     ]
     table = Table(("Field", "Type", "Default", "Description"), rows)
     return markdown(table, align="---") + "\n"
 
 
-def _reference(value: Json) -> tuple[str, bool]:
-    """Return the section that a field holds, and True if it holds several by name."""
+def _references(value: Json) -> tuple[list[str], bool]:
+    """Return the sections that a field may hold, and True if it holds several by name."""
     for option in (value, *value.get("anyOf", ())):
         if "$ref" in option:
-            return option["$ref"], False
+            return [option["$ref"]], False
     many = value.get("additionalProperties")
-    return (many["$ref"], True) if isinstance(many, dict) and "$ref" in many else ("", False)
+    if not isinstance(many, dict):
+        return [], False
+    return [option["$ref"] for option in many.get("oneOf", [many]) if "$ref" in option], True
 
 
 def _type(value: Json) -> str:

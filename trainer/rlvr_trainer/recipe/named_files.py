@@ -15,6 +15,7 @@ from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlvr_trainer.recipe.row_source import local_files
 from rlvr_trainer.storage.atomic_files import cache_dir, write_text
 
 if TYPE_CHECKING:
@@ -41,9 +42,7 @@ def file_digests(recipe: Recipe) -> dict[str, str]:
 
 def code_fields(recipe: Recipe) -> dict[str, str]:
     """Return field → `package.module:name` or `file.py:name` of the user's code."""
-    functions = {
-        f"rewards.{name}.function": reward.function for name, reward in recipe.rewards.items()
-    }
+    functions = {f"rewards.{name}.function": spec for name, spec in recipe.user_functions.items()}
     fields = {"task": recipe.task, **functions}
     return {field: spec for field, spec in fields.items() if ":" in spec}
 
@@ -58,8 +57,11 @@ def imported_files(path: Path) -> dict[str, Path]:
 
 
 def _file(source: str) -> dict[str, Path]:
-    path = Path(source).expanduser()
-    return {"": path} if source and path.is_file() else {}
+    match local_files(source):
+        case [path]:
+            return {"": path}
+        case paths:
+            return {f"{index}-{path.name}": path for index, path in enumerate(paths)}
 
 
 def _model(name: str) -> dict[str, Path]:

@@ -48,6 +48,7 @@ _UNREAD_BY_EVALUATION: dict[str, Any] = {
     "data": {
         *("train", "test", "test_fraction", "validation_fraction", "num_train_rows"),
         *("num_test_rows", "select", "repeat_to_batch", "max_quarantined_fraction"),
+        "columns",
     },
     "sampling": {*_DRAWING, *_BATCH["sampling"]},
     "training": {*_OPTIMISATION, *_BATCH["training"]},

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from rlvr_trainer.error_mapping import passing_error
 from rlvr_trainer.errors import ConfigError
-from rlvr_trainer.recipe.schema import Recipe
+from rlvr_trainer.recipe.schema import REWARD_KINDS, Recipe
 from rlvr_trainer.recipe.suggest import did_you_mean
 
 LOCATION_FIELDS = (
@@ -214,11 +214,14 @@ def _is_text(parents: list[str], last: str) -> bool:
 
 
 def _explain(fault: Any, model: type[BaseModel]) -> str:
-    where = ".".join(str(part) for part in fault["loc"]) or model.__name__.lower()
+    *parents, last = fault["loc"] or (model.__name__.lower(),)
+    if parents[:1] == ["rewards"] and len(parents) > 2:
+        del parents[2]  # the kind of the reward
+    where = ".".join(str(part) for part in (*parents, last))
     match fault["type"]:
         case "extra_forbidden":
-            *parents, last = fault["loc"]
-            return f"{where}: unknown field{did_you_mean(str(last), _fields_at(model, parents))}"
+            fields = list(_fields_at(model, fault["loc"][:-1]))
+            return f"{where}: unknown field{did_you_mean(str(last), fields)}"
         case "missing":
             return f"{where}: missing; set it"
         case "value_error":
@@ -228,6 +231,10 @@ def _explain(fault: Any, model: type[BaseModel]) -> str:
 
 
 def _fields_at(model: type[BaseModel], path: Iterable[Any]) -> Iterable[str]:
+    match list(path):
+        case ["rewards", _, kind] if model is Recipe:
+            model = REWARD_KINDS[kind]
+            path = ()
     for part in path:
         field = model.model_fields.get(str(part))
         if field is None:

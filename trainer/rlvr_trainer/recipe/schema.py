@@ -11,13 +11,15 @@ import json
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Annotated, Any, Literal, Self, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     StringConstraints,
+    Tag,
     TypeAdapter,
     ValidationError,
     ValidationInfo,
@@ -25,10 +27,19 @@ from pydantic import (
     model_validator,
 )
 
+from rlvr_trainer.recipe.row_source import check_source
 from rlvr_trainer.recipe.suggest import did_you_mean
-
-BUILT_IN_REWARDS = ("format", "correctness")
-"""Rewards that a recipe may name without a function, see `rewards.registry`."""
+from rlvr_trainer.verifiers import (
+    ANSWER_MARKER,
+    DEFAULTS,
+    STOP,
+    VERIFIERS,
+    AnswerPlace,
+    Format,
+    Number,
+    Verifier,
+)
+from rlvr_trainer.verifiers.answer_place import PlaceKind, solution_template
 
 EMBEDDED_PREFIX = "embedded:"
 
@@ -51,12 +62,37 @@ class Section(BaseModel):
     )
 
 
+def added(default: Any) -> Any:
+    """Return a field of a later release: a dump without it is the same as before that release.
+
+    So the identity of a recipe that does not set it stays.
+    """
+    return Field(default=default, exclude_if=lambda value: value == default)
+
+
+class ColumnsSection(Section):
+    """Columns of the data by the name that a task reads; nested fields by dots (`a.b`)."""
+
+    question: str = ""
+    """Column of the question, such as `problem`; empty: `question`."""
+    answer: str = ""
+    """Column of the gold answer, such as `reward_model.ground_truth`; empty: `answer`."""
+    solution: str = ""
+    """Column of the worked text; empty: `solution`, if there is one."""
+
+    @property
+    def renamed(self) -> dict[str, str]:
+        """Name that a task reads → column of the data, for those that differ."""
+        return {name: column for name, column in self if column and column != name}
+
+
 class DataSection(Section):
     """Source of the rows and their splits."""
 
     train: str = ""
-    """Training rows: a path, `s3://bucket/key` or `hub://owner/name@revision?config=…&split=…`
-    (JSONL, a JSON array or Parquet). Empty: the task's own rows."""
+    """Training rows: a file (JSONL, a JSON array, CSV, TSV or Parquet), a folder of such files or a
+    pattern (`rows/train-*.parquet`), on a disk or `s3://bucket/key`; or
+    `hub://owner/name@revision?config=…&split=…`. Empty: the task's own rows."""
     test: str = ""
     """Test rows, likewise. Empty: the task's own, or `test_fraction` of the training rows when
     `train` is given."""
@@ -76,6 +112,22 @@ class DataSection(Section):
     """Repeat the selected rows until they fill one generation batch."""
     max_quarantined_fraction: Fraction = 0.01
     """The data step fails when a larger share of the rows is unusable."""
+    columns: ColumnsSection = added(ColumnsSection())
+
+    @field_validator("train", "test")
+    @classmethod
+    def _is_a_source(cls, value: str) -> str:
+        check_source(value)
+        return value
+
+    @model_validator(mode="after")
+    def _renames_what_is_read(self) -> Self:
+        if self.columns.renamed and not (self.train or self.test):
+            raise ValueError(
+                "columns without rows to read: a task's own rows have the names that it reads; "
+                "set data.train, or leave data.columns out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _repeats_a_selection(self) -> Self:
@@ -89,7 +141,7 @@ class DataSection(Section):
 class PromptSection(Section):
     """Layout of a row as a prompt. The header (system, all shots) is the same in every prompt."""
 
-    style: Literal["text", "chat"] = "text"
+    style: Literal["text", "chat"] = added("text")
     """`text`: one text, for a base model. `chat`: messages in the form of the model's own chat
     template, for an instruct model; the completion ends at the end of the assistant's turn."""
     num_shots: Annotated[int, Field(ge=0)] = 8
@@ -98,36 +150,66 @@ class PromptSection(Section):
     """The question; may use `{question}` and any other column of the row. With examples as turns
     `{question}` alone is the default."""
     solution_template: str = " {solution}\n#### The final answer is {answer}"
-    """Text of a worked example after its question. With examples as turns the default does not
-    begin with a blank."""
+    """Text of a worked example after its question, with the answer at its place. By default the
+    marker or the other place is the one set here, with `thinking_end` before it. With examples as
+    turns the default does not begin with a blank."""
     separator: str = "\n\n"
     """Text between two worked examples, and between the last one and the question; not between
     turns."""
-    system: str = ""
+    system: str = added("")
     """Chat: the system message; empty: none, or the template's own. A row's own one replaces it."""
-    examples_as: Literal["turns", "message"] = "turns"
+    examples_as: Literal["turns", "message"] = added("turns")
     """Chat: worked examples as turns of user and assistant, or in the user's message before the
     question, which every template can put."""
-    assistant_prefix: str = ""
+    assistant_prefix: str = added("")
     """Chat: the beginning of every answer, which the prompt ends with (`<think>\\n`), written once
     if the template writes it too. Verifiers and examples see it before the completion."""
-    chat_template: str = ""
+    chat_template: str = added("")
     """Chat: a Jinja file that replaces the model's own template, and is published with it."""
-    chat_options: dict[str, Any] = {}
+    chat_options: dict[str, Any] = added({})
     """Chat: variables that the template reads, such as `enable_thinking: false`."""
-    answer_marker: str = "#### The final answer is"
+    answer_place: PlaceKind = added("marker")
+    """Place of the one answer: the line that begins with `answer_marker`, a `\\boxed{}`, between
+    `<answer_tag>` and `</answer_tag>`, or all of the text. Several answers count as none."""
+    answer_marker: str = ANSWER_MARKER
     """Beginning of the line that gives the answer; must match exactly."""
-    stop: str = "Question:"
+    answer_tag: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")] = added(
+        "answer"
+    )
+    """Name of the tag around the answer, without brackets."""
+    thinking_end: str = added("")
+    """Text that ends the thinking, such as `</think>`: the answer is read after its one occurrence,
+    and thinking that does not end gives none. Empty: all of the completion is read."""
+    stop: str = STOP
     """Beginning of a line that ends the completion, such as that of a next question; chat: none by
     default."""
 
     @model_validator(mode="before")
     @classmethod
-    def _defaults_of_chat(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping) or values.get("style") != "chat":
-            return values
-        in_turns = values.get("examples_as", "turns") == "turns"
-        return {"stop": "", **(DEFAULTS_OF_TURNS if in_turns else {}), **values}
+    def _defaults(cls, tree: Any) -> Any:
+        """Set the defaults that depend on the style and on the place of the answer."""
+        if not isinstance(tree, Mapping):
+            return tree
+        is_chat = tree.get("style") == "chat"
+        in_turns = is_chat and tree.get("examples_as", "turns") == "turns"
+        defaults = {"stop": ""} if is_chat else {}
+        if in_turns:
+            defaults["question_template"] = "{question}"
+        kind, *texts = (
+            tree.get(name, cls.model_fields[name].default)
+            for name in ("answer_place", "answer_marker", "answer_tag", "thinking_end")
+        )
+        if all(isinstance(value, str) for value in (kind, *texts)):
+            template = solution_template(kind, *texts)
+            defaults["solution_template"] = template.lstrip(" ") if in_turns else template
+        return {**defaults, **tree}
+
+    @property
+    def place(self) -> AnswerPlace:
+        """The place where the answers of completions are read."""
+        return AnswerPlace(
+            self.answer_place, self.answer_marker, self.answer_tag, self.thinking_end, self.stop
+        )
 
     @field_validator("question_template")
     @classmethod
@@ -179,12 +261,6 @@ class PromptSection(Section):
         return self
 
 
-DEFAULTS_OF_TURNS = {
-    "question_template": "{question}",
-    "solution_template": "{solution}\n#### The final answer is {answer}",
-}
-"""Defaults of a chat whose worked examples are turns."""
-
 CHAT_FIELDS = {
     "system": "write it into prompt.question_template",
     "examples_as": "leave it out",
@@ -207,12 +283,36 @@ OWNED_CHAT_OPTIONS = {
 
 
 class RewardSection(Section):
-    """One reward function and its weight in the sum."""
+    """A reward without options: your function, or the built-in `format` or `correctness`."""
 
     weight: float = 1.0
     """Factor on what the function returns."""
     function: str = ""
     """Your `package.module:function` or `file.py:function`; empty: the built-in of this name."""
+
+
+_VERIFIERS: Mapping[str, type[Verifier]] = {
+    model.model_fields["verifier"].default: model for model in VERIFIERS
+}
+REWARD_KINDS: Mapping[str, type[BaseModel]] = {"function": RewardSection, **_VERIFIERS}
+"""Name of a verifier, or `function` → the fields of a reward."""
+
+
+def _reward_kind(value: Any) -> str:
+    named = value.get("verifier") if isinstance(value, dict) else getattr(value, "verifier", "")
+    return named if isinstance(named, str) and named in _VERIFIERS else "function"
+
+
+if TYPE_CHECKING:
+    AnyReward = RewardSection | Verifier
+else:
+    AnyReward = Annotated[
+        Union[  # noqa: UP007
+            tuple(Annotated[model, Tag(kind)] for kind, model in REWARD_KINDS.items())
+        ],
+        Discriminator(_reward_kind),
+    ]
+"""A reward of a recipe: a function, or a verifier with its options."""
 
 
 class ModelSection(Section):
@@ -401,9 +501,10 @@ class Recipe(Section):
     """`gsm8k`, `arithmetic`, `question-answer`, or `package.module:Class`, `file.py:Class`."""
     data: DataSection = DataSection()
     prompt: PromptSection = PromptSection()
-    rewards: dict[str, RewardSection] = {"format": RewardSection(), "correctness": RewardSection()}
-    """Their weighted sum is the reward; by default `format` and `correctness`. A file's rewards
-    replace those of the recipe that it extends; `--set rewards.NAME.weight=…` changes one."""
+    rewards: dict[str, AnyReward] = {"format": RewardSection(), "correctness": RewardSection()}
+    """Their weighted sum is the reward; by default `format` and `correctness`, which are the
+    verifiers `format` and `number`. A file's rewards replace those of the recipe that it extends;
+    `--set rewards.NAME.weight=…` changes one."""
     model: ModelSection
     lora: LoraSection | None = LoraSection()
     """null: all weights are trained."""
@@ -417,17 +518,44 @@ class Recipe(Section):
     """Compute what prompts have in common once; off: plain TRL."""
     evaluation: EvaluationSection = EvaluationSection()
 
+    @field_validator("rewards", mode="before")
+    @classmethod
+    def _verified(cls, value: Any) -> Any:
+        for name, reward in value.items() if isinstance(value, dict) else ():
+            if not isinstance(reward, dict):
+                continue
+            verifier = reward.get("verifier")
+            if verifier is None:
+                options = _options_of(name, reward)
+                if options:
+                    raise ValueError(
+                        f"{name}.{options[0]} is an option of the verifier {options[1]!r}; also "
+                        f"set rewards.{name}.verifier: {options[1]}"
+                    )
+            elif verifier not in _VERIFIERS:
+                raise ValueError(
+                    f"{name}.verifier = {verifier!r} is not a verifier ({', '.join(_VERIFIERS)})"
+                    f"{did_you_mean(str(verifier), _VERIFIERS)}; for your own, set "
+                    f"rewards.{name}.function"
+                )
+            elif reward.get("function"):
+                raise ValueError(
+                    f"{name} has both a verifier ({verifier}) and a function "
+                    f"({reward['function']}); leave one of them out"
+                )
+        return value
+
     @field_validator("rewards")
     @classmethod
-    def _rewarded(cls, value: dict[str, RewardSection]) -> dict[str, RewardSection]:
+    def _rewarded(cls, value: dict[str, Any]) -> dict[str, Any]:
         if not value:
             raise ValueError("no reward, so nothing to learn; name at least one")
         for name, reward in value.items():
-            if not reward.function and name not in BUILT_IN_REWARDS:
+            if isinstance(reward, RewardSection) and not reward.function and name not in DEFAULTS:
                 raise ValueError(
-                    f"{name!r} is not a built-in reward ({', '.join(BUILT_IN_REWARDS)})"
-                    f"{did_you_mean(name, BUILT_IN_REWARDS)}; for your own, set "
-                    f"rewards.{name}.function"
+                    f"{name!r} is not a built-in reward ({', '.join(DEFAULTS)})"
+                    f"{did_you_mean(name, DEFAULTS)}; set rewards.{name}.verifier "
+                    f"({', '.join(_VERIFIERS)}), or rewards.{name}.function for your own"
                 )
         return value
 
@@ -479,18 +607,24 @@ class Recipe(Section):
                     f"{where}.max_completion_tokens = {tokens} leaves no room for a prompt in "
                     f"model.context_length = {self.model.context_length}; lower it"
                 )
+        judge = self.evaluation.correct_by
+        if judge not in {*self.rewards, "correctness"}:
+            raise ValueError(
+                f"evaluation.correct_by = {judge!r} is not one of the rewards "
+                f"({', '.join(self.rewards)}){did_you_mean(judge, self.rewards)}"
+            )
+        verifier = self.verifier_of(judge)
+        if verifier and verifier.best <= 0:
+            raise ValueError(
+                f"evaluation.correct_by = {judge!r} is the verifier {verifier.verifier!r}, whose "
+                "reward is never above 0, so that no completion would be correct; name another"
+            )
         marker, stop = self.prompt.answer_marker, self.prompt.stop
         if stop and self._reads_marker and (marker.startswith(stop) or stop.startswith(marker)):
             raise ValueError(
                 f"prompt.stop = {stop!r} and prompt.answer_marker = {marker!r} begin the same "
                 "line, so a completion ends before its answer and is never rewarded; set "
                 "prompt.stop to the beginning of the next question"
-            )
-        judge = self.evaluation.correct_by
-        if judge not in {*self.rewards, "correctness"}:
-            raise ValueError(
-                f"evaluation.correct_by = {judge!r} is not one of the rewards "
-                f"({', '.join(self.rewards)}){did_you_mean(judge, self.rewards)}"
             )
         if self.grpo.get("use_vllm"):
             self._fits_vllm()
@@ -523,9 +657,43 @@ class Recipe(Section):
 
     @property
     def _reads_marker(self) -> bool:
-        """True if a built-in reward, which reads the answer's line, rewards or judges."""
+        """True if a verifier that reads the answer's line rewards or judges."""
         names = {*self.rewards, self.evaluation.correct_by}
-        return any(name not in self.rewards or not self.rewards[name].function for name in names)
+        verifiers = filter(None, map(self.verifier_of, names))
+        return self.prompt.answer_place == "marker" and any(
+            verifier.reads_answer for verifier in verifiers
+        )
+
+    def verifier_of(self, name: str) -> Verifier | None:
+        """Return the verifier by which a reward judges, None if it is the user's function.
+
+        A reward that the recipe does not name, or names without options, is the built-in of this
+        name.
+        """
+        reward = self.rewards.get(name)
+        if isinstance(reward, Verifier):
+            return reward
+        return None if name in self.user_functions else DEFAULTS[name]
+
+    @property
+    def answer_kind(self) -> Verifier:
+        """The verifier that says what a well-formed answer is: the first that reads answers."""
+        verifiers = filter(None, map(self.verifier_of, self.rewards))
+        kinds = (
+            verifier
+            for verifier in verifiers
+            if verifier.reads_answer and not isinstance(verifier, Format)
+        )
+        return next(kinds, Number())
+
+    @property
+    def user_functions(self) -> dict[str, str]:
+        """Name of a reward → the user's function."""
+        return {
+            name: reward.function
+            for name, reward in self.rewards.items()
+            if isinstance(reward, RewardSection) and reward.function
+        }
 
     @property
     def evaluated_shots(self) -> tuple[int, ...]:
@@ -546,6 +714,20 @@ class Recipe(Section):
         canonical = self.model_dump_json(exclude={"description"})
         ordered = json.dumps(json.loads(canonical), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(ordered.encode()).hexdigest()[:12]
+
+
+def _options_of(name: str, reward: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return (option, verifier) of the first field that only a verifier has.
+
+    The default verifier of the reward's name counts first.
+    """
+    own = DEFAULTS[name].verifier if name in DEFAULTS else ""
+    ordered = sorted(_VERIFIERS, key=lambda verifier: verifier != own)
+    for field in reward:
+        for verifier in ordered if field not in RewardSection.model_fields else ():
+            if field in _VERIFIERS[verifier].model_fields and field != "verifier":
+                return field, verifier
+    return None
 
 
 OWNED_GRPO_FIELDS: Mapping[str, str] = {

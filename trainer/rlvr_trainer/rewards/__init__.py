@@ -5,39 +5,42 @@
     >>> correctness_reward("6 x 7 = 42.\\n#### The final answer is 42", "42")
     1.0
 
-Only the standard library is imported here, so that a verifier can be used alone.
+`rlvr_trainer.verifiers` is the library of them; here are the rewards of a recipe, the user's own
+among them.
 """
 
-from rlvr_trainer.rewards.answer import (
-    ANSWER_MARKER,
-    STOP,
+from rlvr_trainer.rewards.published import (
     correctness_reward,
-    cut_at_stop,
     extract_answer,
     format_reward,
     is_correct_number,
-    last_number,
 )
-from rlvr_trainer.rewards.number import normalise_answer, parse_number
 from rlvr_trainer.rewards.registry import (
-    REWARDS,
-    Reward,
-    Verifier,
+    RowFunction,
     build_judge,
+    build_reward,
     build_rewards,
+    build_verifier,
     first_failure,
-    needs_numbers,
     score,
+    score_batch,
 )
+from rlvr_trainer.rewards.reward import Reward, Unverifiable, VerifierReward
+from rlvr_trainer.verifiers import ANSWER_MARKER, STOP, Case, cut_at_stop
+from rlvr_trainer.verifiers.number import last_number, normalise_answer, parse_number
 
 __all__ = [
     "ANSWER_MARKER",
-    "REWARDS",
     "STOP",
+    "Case",
     "Reward",
-    "Verifier",
+    "RowFunction",
+    "Unverifiable",
+    "VerifierReward",
     "build_judge",
+    "build_reward",
     "build_rewards",
+    "build_verifier",
     "correctness_reward",
     "cut_at_stop",
     "extract_answer",
@@ -45,8 +48,8 @@ __all__ = [
     "format_reward",
     "is_correct_number",
     "last_number",
-    "needs_numbers",
     "normalise_answer",
     "parse_number",
     "score",
+    "score_batch",
 ]

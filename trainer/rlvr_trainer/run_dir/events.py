@@ -39,6 +39,11 @@ def emit(event: str, **fields: Any) -> None:
         raise disk_error(Path(path), error) from error
 
 
+def evaluation_line(phase: str, accuracy: float, format: float) -> str:
+    """Return the line that the log shows for an evaluation, from which SageMaker draws."""
+    return f"evaluation {phase}  accuracy {accuracy:.4f}  format {format:.4f}"
+
+
 def read_events(path: Path) -> list[dict[str, Any]]:
     """Return the events of a file in order; of a step trained again, the newest."""
     if not path.is_file():

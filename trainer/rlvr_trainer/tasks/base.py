@@ -63,16 +63,40 @@ SYNONYMS = {
     "solution": "rationale reasoning explanation cot",
 }
 """Names of the columns in other data sets."""
+ROW_COLUMNS = ("question", "answer", "solution")
 
 
 def missing_column(column: str, raw: Mapping[str, Any]) -> str:
-    """Return the error for a missing column, with the columns that may be meant."""
+    """Return the error for a missing column, with the setting that names the right ones."""
     names = [str(name) for name in raw]
+    meant = {name: similar_columns(name, raw) for name in ("question", "answer", column)}
+    settings = [f"{name}: {similar[0]}" for name, similar in meant.items()
+                if similar and name not in names]  # fmt: skip
+    hint = f"; write data.columns: {{{', '.join(settings)}}}" if meant[column] else ""
+    if len(meant[column]) > 1:
+        hint += f" (or {', '.join(meant[column][1:])})"
+    return f"no column {column!r} among {', '.join(names) or 'none'}{hint}"
+
+
+def similar_columns(column: str, raw: Mapping[str, Any]) -> list[str]:
+    """Return the columns and nested fields of a row that may hold what `column` names."""
     synonyms = [column, *SYNONYMS.get(column, "").split()]
-    similar = [name for name in names if name.strip().lower() in synonyms]
+    similar = [
+        name
+        for name in column_names(raw)
+        if name.rpartition(".")[2].strip().lower() in synonyms and name not in ROW_COLUMNS
+    ]
+    names = [name for name in map(str, raw) if name not in ROW_COLUMNS]
     similar = similar or get_close_matches(column, names)
-    hint = f" (is it {' or '.join(map(repr, similar))}? rename it)" if similar else ""
-    return f"no column {column!r}{hint} among {', '.join(names) or 'none'}"
+    return similar or (["solution"] if column == "answer" and "solution" in raw else [])
+
+
+def column_names(raw: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the columns of a row, and the fields of those that have fields (`a.b`)."""
+    for name, value in raw.items():
+        yield str(name)
+        if isinstance(value, Mapping):
+            yield from (f"{name}.{field}" for field in value)
 
 
 class Task:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rlvr_trainer.errors import ConfigError
-from rlvr_trainer.rewards.registry import Reward, Unverifiable
+from rlvr_trainer.rewards import Case, Reward, Unverifiable
 from rlvr_trainer.tasks.base import Row
 from rlvr_trainer.tasks.prompt import PromptLayout
 
@@ -20,7 +20,7 @@ def try_rewards(rewards: Mapping[str, Reward], layout: PromptLayout, rows: Seque
         failures: list[Unverifiable] = []
         for row in tried:
             try:
-                reward.verify(layout.completion(row), row.columns)
+                reward.verify(Case(layout.completion(row), row.columns, layout.question(row)))
             except Unverifiable as error:
                 failures.append(error)
         if failures and 2 * len(failures) >= len(tried):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from rlvr_pipelines.access_options import AccessOptions
 from rlvr_pipelines.cli.groups import (
+    CostOptions,
     JobOptions,
     check_places,
     cluster_options,
+    cost_options,
     job_options,
     require_storage,
 )
@@ -32,7 +36,12 @@ if TYPE_CHECKING:
     from rlvr_trainer.recipe.schema import Recipe
 
 PLACES = dict.fromkeys(
-    (*JobOptions.__dataclass_fields__, "namespace", "context"), ("pytorchjob", "trainjob")
+    (
+        *JobOptions.__dataclass_fields__,
+        *CostOptions.__dataclass_fields__,
+        *("namespace", "context"),
+    ),
+    ("pytorchjob", "trainjob"),
 )
 """Option → the places where it has an effect."""
 
@@ -53,6 +62,7 @@ SHOWN_BEGINNING, SHOWN_END = 400, 600
 )
 @job_options
 @cluster_options
+@cost_options
 @output_option
 @debug_option
 def plan_command(
@@ -63,9 +73,10 @@ def plan_command(
     place: Literal["local", "pytorchjob", "trainjob"],
     job: JobOptions,
     access: AccessOptions,
+    cost: CostOptions,
     output: str,
 ) -> None:
-    """Print the recipe, steps, sizes and job of a run of RECIPE, without running it.
+    """Print the recipe, steps, sizes, job and price of a run of RECIPE, without running it.
 
     \b
     rlvr plan gsm8k
@@ -77,13 +88,15 @@ def plan_command(
     loaded = load(recipe, overrides, seed)
     path = run_dir or default_run_dir(loaded)
     if place == "local":
-        planned = plan_local(loaded, path)
+        planned, priced = plan_local(loaded, path), None
     else:
-        planned = plan_in_cluster(loaded, path, _cluster_job(loaded, path, place, job, access))
+        cluster_job = _cluster_job(loaded, path, place, job, access, cost)
+        planned = plan_in_cluster(loaded, path, cluster_job)
+        priced = _price(planned, cluster_job, cost)
     if output == "json":
-        print_json(planned.facts())
+        print_json(planned.facts() | ({"cost": priced.facts} if priced else {}))
     else:
-        click.echo(_describe(planned))
+        click.echo(_describe(planned, priced.lines if priced else ()))
 
 
 def _cluster_job(
@@ -92,6 +105,7 @@ def _cluster_job(
     place: Literal["pytorchjob", "trainjob"],
     job: JobOptions,
     access: AccessOptions,
+    cost: CostOptions,
 ) -> ClusterJob:
     from rlvr_components.kubernetes.access import has_cluster, use_context
 
@@ -108,17 +122,55 @@ def _cluster_job(
     chosen = job_parameters(
         place=place, namespace=access.namespace, storage="", settings=job.settings()
     )
+    platform = job_plan.platform_of(Form(recipe={}, **chosen))
+    if cost.max_cost_usd is not None:
+        from rlvr_pipelines.pipeline.run_cost import training_limit_s
+
+        limit_s = training_limit_s(
+            recipe,
+            platform,
+            instance_type=cost.instance_type,
+            max_cost_usd=cost.max_cost_usd,
+        )
+        platform = platform.model_copy(update={"run_timeout_s": limit_s})
     return job_plan.plan_job(
         recipe,
         place,
-        job_plan.platform_of(Form(recipe=recipe.name, **chosen)),
+        platform,
         storage=storage,
         run_id=job_plan.run_id_of(recipe, run_dir),
         overrides=job_plan.known_overrides(place),
     )
 
 
-def _describe(plan: Plan) -> str:
+@dataclass(frozen=True)
+class _Price:
+    facts: Mapping[str, Any]
+    lines: Sequence[str]
+
+
+def _price(plan: Plan, job: ClusterJob, cost: CostOptions) -> _Price:
+    from rlvr_pipelines.pipeline.run_cost import (
+        CostUnknown,
+        cost_facts,
+        describe_cost,
+        duration,
+        estimate_in_cluster,
+    )
+
+    try:
+        planned = estimate_in_cluster(plan.recipe, plan.sizes, job.platform, cost.instance_type)
+    except CostUnknown as reason:
+        return _Price({"unknown": str(reason)}, [f"cost    unknown: {reason}"])
+    facts, lines = cost_facts(planned), describe_cost(planned)
+    if cost.max_cost_usd is not None:
+        limit_s = job.platform.run_timeout_s
+        facts["run_timeout_s"] = limit_s
+        lines.append(f"limit   the training is stopped after {duration(limit_s)}")
+    return _Price(facts, lines)
+
+
+def _describe(plan: Plan, cost: Sequence[str]) -> str:
     import yaml
 
     from rlvr_components.jobs.local_process import LocalProcess
@@ -140,6 +192,7 @@ def _describe(plan: Plan) -> str:
         f"runs    {', '.join(steps)}",
         f"into    {plan.run_dir}",
         *sizes,
+        *cost,
         *(_prompt(plan.sizes.prompt) if plan.sizes else ()),
     ]
     if isinstance(plan.rendered, LocalProcess):
@@ -157,10 +210,16 @@ def _describe(plan: Plan) -> str:
     ])  # fmt: skip
 
 
+def _counted(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {number:,}" for name, number in numbers.items())
+
+
 def _sizes(sizes: Sizes) -> list[str]:
     rows = ", ".join(f"{count:,} {name}" for name, count in sizes.num_rows.items())
+    reasons = _counted(sizes.quarantined)
     return [
-        f"rows    {rows}",
+        f"rows    {rows}" + (reasons and f" ({reasons})"),
+        *(f"        {split}: {_counted(oddities)}" for split, oddities in sizes.oddities.items()),
         f"train   {sizes.num_steps:,} steps of {sizes.completions_per_step:,} completions "
         f"({sizes.questions_per_step:,} questions)",
         f"tokens  at most {sizes.tokens_per_step:,} a step (about: header {sizes.header_tokens:,}, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,11 @@ import click
 
 from rlvr_pipelines.access_options import AccessOptions
 from rlvr_pipelines.cli.groups import (
+    CostOptions,
     JobOptions,
     access_options,
     check_places,
+    cost_options,
     job_options,
     require_storage,
 )
@@ -46,6 +48,7 @@ _KUBEFLOW = ("kubeflow",)
 PLACES = {
     **dict.fromkeys(("run_dir", "sweep"), _HERE),
     **dict.fromkeys((*JobOptions.__dataclass_fields__, "namespace", "context"), _CLUSTER),
+    **dict.fromkeys(CostOptions.__dataclass_fields__, ("pytorchjob", "trainjob")),
     **dict.fromkeys(
         (*KubeflowRunOptions.__dataclass_fields__, "images", "secret", "endpoint"), _KUBEFLOW
     ),
@@ -67,6 +70,7 @@ PLACES = {
 )
 @click.option("--sweep", metavar="A.B=V1,V2,…", help="Train once for every value of a field.")
 @job_options
+@cost_options
 @kubeflow_run_options
 @package_options
 @access_options
@@ -80,6 +84,7 @@ def run(
     place: str,
     sweep: str | None,
     job: JobOptions,
+    cost: CostOptions,
     kubeflow: KubeflowRunOptions,
     images: tuple[str, ...],
     secret: str,
@@ -107,7 +112,7 @@ def run(
     if sweep is None:
         root = run_dir or default_run_dir(loaded)
         _require(place, job.storage)
-        _check_fit(loaded, arguments)
+        arguments = _checked(loaded, arguments, cost)
         _print_run(_run(loaded, root, arguments), output)
         return
 
@@ -121,12 +126,11 @@ def run(
     # all values are loaded and checked before the first one runs
     recipes = [load(recipe, [*overrides, swept.override(value)], seed) for value in swept.values]
     _require(place, job.storage)
-    for variant in recipes:
-        _check_fit(variant, arguments)
+    checked = [_checked(variant, arguments, cost) for variant in recipes]
     failures: dict[str, RLVRError] = {}
-    for variant, value in zip(recipes, swept.values, strict=True):
+    for variant, own, value in zip(recipes, checked, swept.values, strict=True):
         try:
-            _run(variant, swept.run_dir(root, value), arguments)
+            _run(variant, swept.run_dir(root, value), own)
         except RLVRError as error:  # the other values may succeed
             failures[swept.override(value)] = error
             click.echo(f"{swept.override(value)}: {error}", err=True)
@@ -166,19 +170,33 @@ def _require(place: str, storage: str) -> None:
         require(S3, storage)
 
 
-def _check_fit(recipe: Recipe, arguments: Mapping[str, Any]) -> None:
-    """Raise ConfigError if the model or the cluster's settings do not fit the recipe."""
+def _checked(recipe: Recipe, arguments: dict[str, Any], cost: CostOptions) -> dict[str, Any]:
+    """Return the parameters, with the time that --max-cost-usd leaves.
+
+    Raises ConfigError if the model or the cluster's settings do not fit the recipe, or the run is
+    estimated to cost more than that.
+    """
     from rlvr_trainer.models.fit import check_local_model
 
     check_local_model(recipe)
     if not arguments:
-        return
+        return arguments
     from rlvr_components.preflight.form import Form
     from rlvr_pipelines.cluster.job_plan import platform_of
     from rlvr_trainer.recipe.batch import batch_of
 
     form = {name: value for name, value in arguments.items() if name != "storage_uri"}
-    batch_of(recipe, platform_of(Form(recipe=recipe.name, **form)).world_size)
+    platform = platform_of(Form(recipe={}, **form))
+    batch_of(recipe, platform.world_size)
+    if cost.max_cost_usd is None:
+        return arguments
+    from rlvr_pipelines.pipeline.run_cost import training_limit_s
+
+    limit_s = training_limit_s(
+        recipe, platform, instance_type=cost.instance_type, max_cost_usd=cost.max_cost_usd
+    )
+    settings = {**json.loads(arguments.get("job_platform", "{}")), "run_timeout_s": limit_s}
+    return {**arguments, "job_platform": json.dumps(settings, sort_keys=True)}
 
 
 def _run(recipe: Recipe, path: Path, arguments: dict[str, Any]) -> RunDir:

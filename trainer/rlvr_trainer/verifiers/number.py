@@ -1,4 +1,6 @@
-"""Parse the number in an answer line: one grammar for completions and for gold answers.
+"""Judge a number: it is right within a tolerance of the gold answer.
+
+Both are read by one grammar:
 
     42   -5   +5   1,234.50   $18   -$18   $-18   18 €   50%   5 km   12 miles per hour   $18 a day
 
@@ -19,21 +21,31 @@ The grammar:
   digits, must be in `UNITS`.
 - **A full stop** at the end is removed.
 - At most 20 digits, so that every number is finite and every comparison exact.
+
+The tolerance is absolute, 1e-3 unless set; with a relative one as well, the wider of them counts.
+Only 0 equals 0. Comparisons are exact, in decimal digits.
 """
 
 from __future__ import annotations
 
 import re
-from decimal import Decimal
+from collections.abc import Mapping
+from decimal import Context, Decimal
+from functools import lru_cache
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from rlvr_trainer.verifiers.answer_place import BLANKS, STOP, cut_at_stop
+from rlvr_trainer.verifiers.answer_place import MAX_CHARACTERS as MAX_COMPLETION_CHARACTERS
+from rlvr_trainer.verifiers.verifier import Verifier, shown
+
+TOLERANCE = Decimal("1e-3")
 
 MAX_DIGITS = 20
 MAX_CHARACTERS = 120
 """Maximum length of a number with its sign, commas, currency and unit."""
 
-BLANKS = (
-    " \t\r\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
-    "\u202f\u205f\u3000"
-)
 MINUS = "-\u2010\u2011\u2013\u2212\ufe63\uff0d"
 CURRENCIES = "$€£"
 
@@ -75,6 +87,100 @@ _SCALES = re.compile(r"[a-z]*illi(on|ard)(th|fold)?s?")
 """Matches `million`, `milliards`, `trillionths`, `zillion` and larger."""
 
 _ASCII = str.maketrans({**dict.fromkeys(BLANKS, " "), **dict.fromkeys(MINUS, "-")})
+
+# Twice the digits of a number, so that a difference is never rounded; not the caller's context,
+# which could make it raise.
+_EXACT = Context(prec=64)
+# A point opens a number (`.5`, `$.50`) unless it ends a word or other points. One class after one
+# character cannot backtrack.
+_DIGITS = re.compile(r"(?:(?<![\w.,])\.)?[0-9][0-9,.]*")
+
+
+class Number(Verifier):
+    """1 for a number within the tolerance of the gold answer, else 0."""
+
+    verifier: Literal["number"] = "number"
+    tolerance: Annotated[float, Field(ge=0)] = float(TOLERANCE)
+    """Largest difference to the gold answer."""
+    relative_tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Largest difference as a share of the gold answer; the wider of the two counts."""
+
+    def gold_problem(self, row: Mapping[str, Any]) -> str:
+        """Return a gold answer that is not a number, for a message, or an empty text."""
+        answer = row.get("answer")
+        if isinstance(answer, str) and parse_gold(answer) is not None:
+            return ""
+        return f"the answer {shown(answer)}, which is not a number"
+
+    def is_well_formed(self, answer: str, row: Mapping[str, Any]) -> bool:
+        """Return True for a number."""
+        return parse_number(answer) is not None
+
+    def judge(self, answer: str, row: Mapping[str, Any]) -> float | None:
+        """Return 1 for a number near enough, else 0."""
+        gold, value = parse_gold(row["answer"]), parse_number(answer)
+        if gold is None:
+            return None
+        return float(value is not None and is_near(value, gold, self._margin(gold)))
+
+    def show(self, answer: str) -> str:
+        """Return the number in plain digits."""
+        number = parse_number(answer)
+        return answer if number is None else f"{number:f}"
+
+    def is_correct_last(self, completion: str, row: Mapping[str, Any], stop: str) -> bool:
+        """Return True if the last number anywhere in the completion is near enough."""
+        answer = row.get("answer")
+        gold = parse_gold(answer) if isinstance(answer, str) else None
+        value = last_number(completion, stop=stop)
+        return value is not None and gold is not None and is_near(value, gold, self._margin(gold))
+
+    def _margin(self, gold: Decimal) -> Decimal:
+        absolute = _as_written(self.tolerance)
+        if not self.relative_tolerance:
+            return absolute
+        relative = _EXACT.multiply(_EXACT.abs(gold), _as_written(self.relative_tolerance))
+        return max(absolute, relative)
+
+
+@lru_cache(maxsize=4096)
+def parse_gold(answer: str) -> Decimal | None:
+    """Return the number of a gold answer, or None."""
+    return parse_number(answer)
+
+
+@lru_cache(maxsize=64)
+def _as_written(tolerance: float) -> Decimal:
+    return Decimal(repr(tolerance))
+
+
+def is_near(value: Decimal, gold: Decimal, margin: Decimal) -> bool:
+    """Return True if two numbers differ by at most `margin`, and both or neither are 0."""
+    if bool(value) != bool(gold):
+        return False
+    return _EXACT.abs(_EXACT.subtract(value, gold)) <= margin
+
+
+def last_number(completion: str, *, stop: str = STOP) -> Decimal | None:
+    """Return the last number anywhere in the completion, for the flexible evaluation."""
+    text = cut_at_stop(completion[: MAX_COMPLETION_CHARACTERS + 1], stop)
+    for match in reversed(list(_DIGITS.finditer(text))):
+        digits = match.group().rstrip(".,")
+        # the last item of a list such as `3,4,5` or `1.2.3` counts
+        for candidate in (digits, digits.rpartition(",")[2], digits.rpartition(".")[2]):
+            number = parse_number(candidate)
+            if number is not None:
+                signed = candidate == digits and _follows_minus(text, match.start())
+                return number.copy_negate() if signed else number
+    return None
+
+
+def _follows_minus(text: str, start: int) -> bool:
+    """Return True if the number at `start` has a minus that is a sign, not a subtraction."""
+    before = text[max(0, start - 5) : start]
+    if before.rstrip(BLANKS).endswith(tuple(CURRENCIES)):
+        before = before.rstrip(BLANKS).rstrip(CURRENCIES + "\\")
+    return before.endswith(tuple(MINUS)) and not before[-2:-1].isalnum()
 
 
 def parse_number(text: str) -> Decimal | None:
