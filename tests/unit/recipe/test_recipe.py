@@ -8,7 +8,7 @@ import pytest
 
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.recipe.reader import load_recipe, parse_recipe, shipped_recipes
-from rlvr_trainer.recipe.schema import OWNED_GRPO_FIELDS, grpo_fields
+from rlvr_trainer.recipe.schema import CHAT_FIELDS, OWNED_GRPO_FIELDS, grpo_fields
 
 SHIPPED = shipped_recipes()
 
@@ -216,6 +216,11 @@ def test_a_chat_has_defaults_of_its_own() -> None:
     own = load("arithmetic", "prompt={style: chat, stop: 'Q:', question_template: '{question}!'}")
     assert (own.prompt.stop, own.prompt.question_template) == ("Q:", "{question}!")
     assert parse_recipe(own.model_dump()) == own
+
+
+def test_a_text_prompt_is_dumped_as_before_there_were_chats() -> None:
+    dumped = load("arithmetic").model_dump()["prompt"]
+    assert not dumped.keys() & {"style", *CHAT_FIELDS}
 
 
 def test_the_published_recipe_in_chat_form_differs_in_the_form_only() -> None:
