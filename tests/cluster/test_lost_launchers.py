@@ -49,7 +49,7 @@ RESULTS = {
         }
     ],
 }
-"""What KFP grants its service account for Argo's executor."""
+"""Rights that KFP grants to its service account for Argo's executor."""
 
 
 @pytest.fixture(scope="module")

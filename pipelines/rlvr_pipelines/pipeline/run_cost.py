@@ -87,7 +87,10 @@ def estimate_jobs(
 
     Of several types that SageMaker may choose from, the dearest counts. Raises CostUnknown.
     """
-    size = {"num_nodes": platform.num_nodes, "gpus_per_node": platform.gpus_per_node}
+    size: dict[str, Any] = {
+        "num_nodes": platform.num_nodes,
+        "gpus_per_node": platform.gpus_per_node,
+    }
     if not isinstance(platform, SageMaker):
         selected = instance_type or platform.node_selector.get(INSTANCE_TYPE_LABEL, "")
         return estimate_run(recipe, sizes, instance_type=selected, **size)
