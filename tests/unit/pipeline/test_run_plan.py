@@ -175,6 +175,12 @@ def test_a_plan_loads_rewards_where_the_rows_are_elsewhere() -> None:
         )
 
 
+def test_a_plan_asks_trl(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlvr_trainer.grpo.trl_refusals.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="pip install vllm"):
+        plan_local(tiny("grpo.use_vllm=true"), Path("runs/x"))
+
+
 def test_the_planned_recipe_is_submitted() -> None:
     planned = plan_local(tiny(), Path("runs/x"))
 
