@@ -144,9 +144,9 @@ def measure(recipe: Recipe, world_size: int = 1) -> Sizes:
         layout = PromptLayout(recipe.prompt, load_exemplars(data_dir), template)
         rows = load_rows(data_dir, "train")
     counts = manifest["counts"]
-    characters = len(layout.header())
-    header = _tokens(characters)
-    question = _tokens(mean(len(layout.prompt(row)) - characters for row in rows))
+    shared = layout.header()
+    header = _tokens(len(shared))
+    question = _tokens(mean(len(layout.prompt(row).removeprefix(shared)) for row in rows))
     completions = batch_of(recipe, world_size)
     questions = completions // recipe.sampling.num_generations
     if questions > counts["train"] and not recipe.data.repeat_to_batch:
