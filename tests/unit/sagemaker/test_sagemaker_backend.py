@@ -238,6 +238,20 @@ def test_a_stopped_job_is_never_a_success(secondary: str, message: str, code: in
     assert status.is_retried == (secondary == "Interrupted")
 
 
+def test_a_job_that_waited_in_vain_for_capacity_is_told_from_one_that_was_stopped() -> None:
+    waited = {"Status": "Stopped", "StatusMessage": "The job was pending for too long"}
+    described = {
+        "TrainingJobStatus": "Stopped",
+        "SecondaryStatus": "Stopped",
+        "StoppingCondition": {"MaxPendingTimeInSeconds": 7200},
+        "SecondaryStatusTransitions": [waited],
+    }
+    status = job_state.status_of(described)
+    assert status.exit_code == 138
+    assert "no capacity within max_pending_s (7200 s)" in status.cause
+    assert not status.is_retried
+
+
 def test_an_unknown_status_is_passed_through() -> None:
     listed = [{"Status": "Rebalancing", "StatusMessage": "Moving\nhosts"}]
     described = {
