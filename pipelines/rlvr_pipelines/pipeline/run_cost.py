@@ -118,7 +118,8 @@ def estimate_run(
         known = priced_types(service)
         raise CostUnknown(
             f"{instance_type} is not in the list prices of {price_date()}"
-            f"{did_you_mean(instance_type, known)}; they have {', '.join(known)}"
+            f"{did_you_mean(instance_type, known)}; they have the families "
+            f"{', '.join(dict.fromkeys(name.rpartition('.')[0] for name in known))}"
         )
     if gpus_per_node > instance.num_gpus:
         raise CostUnknown(
