@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from rlvr_pipelines.cli.authoring.reward_command import reward
 from rlvr_pipelines.cli.commands.clean import clean
 from rlvr_pipelines.cli.commands.compile import compile_command
 from rlvr_pipelines.cli.commands.evaluate import evaluate_command
@@ -30,7 +31,7 @@ def main() -> None:
 
 
 for command in (
-    recipes, plan_command, run, status, logs, stop, clean, evaluate_command, report,
+    recipes, reward, plan_command, run, status, logs, stop, clean, evaluate_command, report,
     publish_command, compile_command, upload,
 ):  # fmt: skip
     main.add_command(command)

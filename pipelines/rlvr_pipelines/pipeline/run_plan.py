@@ -48,6 +48,8 @@ class Sizes:
     computed once."""
     num_evaluated: int
     """The number of completions of one evaluation."""
+    reward_warnings: list[str]
+    """Rewards that a completion without an answer would earn."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +124,11 @@ def sizes_of(recipe: Recipe, world_size: int) -> Sizes | None:
 def measure(recipe: Recipe, world_size: int = 1) -> Sizes:
     """Prepare the rows in a temporary folder and count; token lengths are estimates.
 
-    Raises ConfigError if there are fewer rows than one step takes or nothing would be learnt,
-    DataError.
+    Raises ConfigError if there are fewer rows than one step takes, nothing would be learnt or the
+    judge is fooled by a completion without an answer, DataError.
     """
     from rlvr_trainer.data import load_exemplars, load_rows, prepare
+    from rlvr_trainer.reward_check import check_prepared
     from rlvr_trainer.tasks.prompt import PromptLayout
 
     with tempfile.TemporaryDirectory() as folder:
@@ -133,6 +136,7 @@ def measure(recipe: Recipe, world_size: int = 1) -> Sizes:
         manifest = prepare(recipe, data_dir, count_tokens=lambda text: 0)
         layout = PromptLayout(recipe.prompt, load_exemplars(data_dir))
         rows = load_rows(data_dir, "train")
+        warnings = check_prepared(recipe, data_dir)
     counts = manifest["counts"]
     header = _tokens(len(layout.header(recipe.prompt.num_shots)))
     question = _tokens(mean(len(layout.question(row)) for row in rows))
@@ -167,6 +171,7 @@ def measure(recipe: Recipe, world_size: int = 1) -> Sizes:
         question_tokens=question,
         tokens_per_step=tokens,
         num_evaluated=evaluated * len(recipe.evaluated_shots) * samples,
+        reward_warnings=warnings,
     )
 
 
