@@ -30,6 +30,8 @@ FAILED = ("Failed", "Error")
 DEADLINE = "exceeded its deadline"
 """Part of the message of a node that was ended by a deadline or a termination of the run."""
 RETRY_NUMBER = re.compile(r"\(\d+\)$")
+KILLED = re.compile(r"signal: (killed|terminated)$")
+"""End of the line by which KFP's launcher, which exits with 1, reports a killed step."""
 EXIT_CODE = re.compile(r"exit code (\d+)")
 RETRY = "KFP's Retry of this run continues it"
 NEW_RUN = "a new run has a new id and trains from the beginning"
@@ -43,10 +45,15 @@ class Failure:
     exit_code: int
 
     @property
+    def is_passing(self) -> bool:
+        """True if the same step may succeed when it is run again."""
+        return self.exit_code >= FIRST_SIGNAL_CODE
+
+    @property
     def remedy(self) -> str:
         """Return the advice how to continue the run."""
-        if self.exit_code >= FIRST_SIGNAL_CODE:
-            return f"{RETRY}, {NEW_RUN}"
+        if self.is_passing:
+            return f"{RETRY} and adopts a job that still runs, {NEW_RUN}"
         return f"correct the cause and start a new run; if it lies outside of the run, {RETRY}"
 
     def __str__(self) -> str:
@@ -102,8 +109,25 @@ def steps_of(workflow: Mapping[str, Any]) -> tuple[WorkflowStep, ...]:
 
 
 def is_terminated(workflow: Mapping[str, Any]) -> bool:
-    """Return True if the user terminated the run, for which KFP sets its deadline to 0."""
-    return (workflow.get("spec") or {}).get("activeDeadlineSeconds") == 0
+    """Return True if the user terminated the run.
+
+    KFP then sets its deadline to 0; `argo stop` and `argo terminate` set `shutdown`.
+    """
+    spec = workflow.get("spec") or {}
+    return spec.get("activeDeadlineSeconds") == 0 or bool(spec.get("shutdown"))
+
+
+def is_ending(workflow: Mapping[str, Any], now: float) -> bool:
+    """Return True if no step of the run is to continue at this time (seconds since the epoch).
+
+    False: a pod that is stopped was evicted, drained or deleted.
+    """
+    if is_terminated(workflow) or "deletionTimestamp" in workflow["metadata"]:
+        return True
+    status = workflow.get("status") or {}
+    limit_s, started = workflow["spec"].get("activeDeadlineSeconds"), status.get("startedAt")
+    is_late = bool(limit_s and started) and now >= _epoch(started) + limit_s
+    return is_late or status.get("phase") in ENDED
 
 
 def has_failed(workflow: Mapping[str, Any]) -> bool:
@@ -144,6 +168,8 @@ def failure_of(attempt: StepAttempt, log: str | None) -> Failure:
     if code and int(code[1]) > FIRST_SIGNAL_CODE:
         return Failure(f"its process was killed: {said}", PlatformError.exit_code)
     last = next((line for line in reversed((log or "").splitlines()) if line.strip()), "")
+    if KILLED.search(last):
+        return Failure(f"its process was killed: {_one_line(last)}", PlatformError.exit_code)
     more = f"; its log ends with: {_one_line(last)}" if last else "; it left no log"
     return Failure(said + more, JobFailed.exit_code)
 
@@ -223,6 +249,10 @@ def _path(node: Mapping[str, Any]) -> list[str]:
 
 def _annotation(workflow: Mapping[str, Any], name: str) -> str:
     return str((workflow["metadata"].get("annotations") or {}).get(name, ""))
+
+
+def _epoch(time: str) -> float:
+    return datetime.fromisoformat(time).timestamp()
 
 
 def _one_line(text: str) -> str:

@@ -21,8 +21,8 @@ FAKE_TRAINER = ROOT / "tests" / "fake_trainer"
 PACKAGES = [ROOT / "trainer", ROOT / "components", ROOT / "pipelines"]
 RUN_ID = "5b0a6c1e-run"
 FORM: dict[str, Any] = {
-    "recipe": "arithmetic",
-    "recipe_overrides": "training.max_steps=2",
+    "recipe": {"extends": "arithmetic"},
+    "recipe_overrides": {"training.max_steps": 2},
     "model_name": "",
     "model_revision": "",
     "evaluation_shots": [],
@@ -199,7 +199,7 @@ def test_the_components_from_the_form_to_the_outcome(container: Container, tmp_p
 
     published = container.run(
         "publish",
-        {"recipe": recipe, "uri": str(tmp_path / "models"), "merge": False},
+        {"recipe": recipe, "uri": str(tmp_path / "models"), "merge": False, "is_better": True},
         {"model": model, "evaluation": compared.artifact("evaluation")},
     )
     where = Path(published.executor_output["parameterValues"]["Output"])
@@ -220,10 +220,11 @@ def test_a_form_that_cannot_work_fails_at_once_with_its_own_code(
 ) -> None:
     events = tmp_path / "metrics.jsonl"
 
-    outcome = container.run("check", {**FORM, "recipe": "arithmetik"}, RLVR_EVENTS=str(events))
+    form = {**FORM, "recipe": {"extends": "arithmetik"}}
+    outcome = container.run("check", form, RLVR_EVENTS=str(events))
 
     assert outcome.done.returncode == 2
-    assert "error: recipe: 'arithmetik' is not a shipped recipe" in outcome.log
+    assert "error: 'arithmetik' is neither a file nor a shipped recipe" in outcome.log
     assert json.loads(events.read_text())["phase"] == "check"
 
 

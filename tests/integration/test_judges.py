@@ -48,7 +48,7 @@ def test_the_base_model_is_judged_as_the_trained_one_will_be(
     recipe = load_recipe(tmp_path / "mine.yaml")
     monkeypatch.setenv("RLVR_RUN_ID", "run-1")
 
-    checked = check(Form(recipe.model_dump_json(), job_place="local"))
+    checked = check(Form(recipe.model_dump(mode="json"), job_place="local"))
     data = tmp_path / "data"
     api.prepare(checked.data_recipe, data)
     for name, part in (("part", checked.base_recipe), ("whole", checked.recipe)):

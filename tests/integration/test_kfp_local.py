@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rlvr_pipelines.pipeline.job_parameters import recipe_parameter
 from rlvr_trainer.recipe.reader import load_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -65,8 +66,8 @@ def test_by_name_and_in_full_and_another_learning_rate_trains_only(tmp_path: Pat
     log = run(
         tmp_path,
         "by-name",
-        recipe="arithmetic",
-        recipe_overrides="training.max_steps=2",
+        recipe={"extends": "arithmetic"},
+        recipe_overrides={"training.max_steps": 2},
         publish_uri=str(tmp_path / "models"),
         **shared,
     )
@@ -79,9 +80,11 @@ def test_by_name_and_in_full_and_another_learning_rate_trains_only(tmp_path: Pat
 
     overrides = ["training.max_steps=2", "training.learning_rate=1e-4"]
     whole = load_recipe("arithmetic", overrides)
-    log = run(tmp_path, "in-full", recipe=whole.model_dump_json(), **shared)
+    log = run(tmp_path, "in-full", recipe=recipe_parameter(whole), **shared)
 
     assert reused(log) == {"prepare-data", "evaluate-base"}
     assert len(list((tmp_path / "root").glob("*/compare-and-report/evaluation"))) == 2
     assert newest_verdict(tmp_path) == by_name
     assert not (tmp_path / "models" / "arithmetic" / "in-full").exists()
+    said = {path.read_text() for path in (tmp_path / "root").glob("*/publish/published")}
+    assert said == {f"Published to `{published}`.\n", "Not published: publish_uri is empty.\n"}

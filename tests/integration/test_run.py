@@ -97,12 +97,12 @@ def test_the_report_describes_the_run(finished_run: Path) -> None:
 
 
 THROUGH_KFP = """
-import pathlib, sys
+import json, pathlib, sys
 from kfp import local
 from rlvr_pipelines.pipeline.definition import rlvr_pipeline
 
 local.init(local.SubprocessRunner(use_venv=False), pipeline_root="root")
-recipe = pathlib.Path(sys.argv[1]).read_text()
+recipe = json.loads(pathlib.Path(sys.argv[1]).read_text())
 rlvr_pipeline(recipe=recipe, job_place="local", storage_uri=sys.argv[2])
 """
 

@@ -13,16 +13,21 @@ from rlvr_trainer.errors import EXIT_PREEMPTED, JobFailed
 
 
 def launch(
-    backend: Backend, spec: JobSpec, prepare: Callable[[JobSpec], JobSpec] = lambda spec: spec
+    backend: Backend,
+    spec: JobSpec,
+    prepare: Callable[[JobSpec], JobSpec] = lambda spec: spec,
+    *,
+    is_run_ending: Callable[[], bool] = lambda: True,
 ) -> None:
     """Submit the job or adopt it, print its lines, return once it has succeeded.
 
     `prepare` writes the job's inputs and returns the job, completed with what is known only then. A
-    job that fails for a passing cause is retried within the backend's budget. A signal that stops
-    it is passed on at once, also to a job that an earlier launch left. Call from the main thread.
+    job that fails for a passing cause is retried within the backend's budget. A signal stops it at
+    once, also if an earlier launch left it; but if `is_run_ending()` is then false, only this
+    launcher ends, and the next one adopts the job. Call from the main thread.
     Raises JobFailed with the job's cause and exit code, ConfigError, PlatformError.
     """
-    launched = _Launch(backend)
+    launched = _Launch(backend, is_run_ending)
     with launched.stopped_by_signals():
         spec = launched.begin(spec, prepare)
         for number in count(1):
@@ -41,13 +46,19 @@ class _StoppedEarly(BaseException):
     """A signal arrived before the job to stop was known."""
 
 
+class _Left(BaseException):
+    """A signal ends this launcher, and not its job."""
+
+
 class _Launch:
     """The job that this process launched, and the signals that stop it."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, is_run_ending: Callable[[], bool]) -> None:
         self._backend = backend
+        self._is_run_ending = is_run_ending
         self._job = ""
         self._is_early = False
+        self._is_signalled = False
         self.is_stopped = False
 
     def begin(self, spec: JobSpec, prepare: Callable[[JobSpec], JobSpec]) -> JobSpec:
@@ -82,13 +93,23 @@ class _Launch:
         }
         try:
             yield
+        except _Left:
+            raise JobFailed(
+                "a signal stopped this pod while its run continues (eviction, drain, deletion); "
+                "its job continues too, and the next attempt of this step adopts it",
+                exit_code=EXIT_PREEMPTED,
+            ) from None
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        if not self.is_stopped:
-            self.is_stopped = True
-            if self._is_early:
-                raise _StoppedEarly
-            self._backend.stop(self._job)
+        if self._is_signalled:
+            return
+        self._is_signalled = True
+        if not self._is_run_ending():
+            raise _Left
+        self.is_stopped = True
+        if self._is_early:
+            raise _StoppedEarly
+        self._backend.stop(self._job)

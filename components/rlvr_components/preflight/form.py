@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
@@ -36,8 +36,8 @@ PLACES: tuple[str, ...] = get_args(Place)
 class Form:
     """The fields that a user filled in, as KFP passes them."""
 
-    recipe: str
-    recipe_overrides: str = ""
+    recipe: Mapping[str, Any]
+    recipe_overrides: Mapping[str, Any] = field(default_factory=dict)
     model_name: str = ""
     model_revision: str = ""
     evaluation_shots: Sequence[float] = ()
@@ -52,11 +52,11 @@ class Form:
 
 
 def resolve_recipe(form: Form) -> Recipe:
-    """Return the form's recipe (a shipped name, JSON or YAML), overridden by its other fields.
+    """Return the form's recipe, overridden by its other fields.
 
     Raises ConfigError with one line for each fault.
     """
-    overrides = list(_overrides(form.recipe_overrides))
+    overrides = list(_overrides(_with_integers(form.recipe_overrides)))
     if form.model_name:
         overrides += [f"model.name={json.dumps(form.model_name)}"]
         overrides += [f"model.revision={json.dumps(form.model_revision)}"]
@@ -64,19 +64,12 @@ def resolve_recipe(form: Form) -> Recipe:
         overrides += [f"model.revision={json.dumps(form.model_revision)}"]
     if form.evaluation_shots:
         overrides += [f"evaluation.shots={json.dumps(_shots(form.evaluation_shots))}"]
-    source = form.recipe.strip()
-    if not source:
-        raise ConfigError("recipe is empty; name a shipped one, or write it as JSON or YAML")
-    shipped = shipped_recipes()
-    if "\n" not in source and ":" not in source:
-        if source not in shipped:
-            raise ConfigError(
-                f"recipe: {source!r} is not a shipped recipe ({', '.join(sorted(shipped))})"
-                f"{did_you_mean(source, shipped)}; name one of them, or write a recipe as JSON or "
-                "YAML"
-            )
-        return load_recipe(source, overrides)
-    return _inline(source, overrides)
+    if not form.recipe:
+        raise ConfigError(
+            'recipe is empty; write {"extends": "NAME"} with the name of a shipped one '
+            f"({', '.join(sorted(shipped_recipes()))}), or a whole recipe"
+        )
+    return _load(_with_integers(form.recipe), overrides)
 
 
 def place_of(form: Form) -> Place:
@@ -163,20 +156,26 @@ def can_write(uri: str) -> bool:
     return True
 
 
-def _overrides(text: str) -> Sequence[str]:
-    """Parse overrides: one `a.b=c` a line, or a JSON list of them."""
-    if text.lstrip().startswith("["):
-        try:
-            listed = json.loads(text)
-        except ValueError:
-            listed = None
-        if not isinstance(listed, list) or not all(isinstance(item, str) for item in listed):
-            raise ConfigError(
-                f"recipe_overrides: {text!r} is not a JSON list of strings; write one "
-                "section.field=value a line"
-            )
-        return listed
-    return [line.strip() for line in text.splitlines() if line.strip()]
+def _overrides(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield `a.b=c` for each field of `{"a.b": c}` or `{"a": {"b": c}}`."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _overrides(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}={json.dumps(value, ensure_ascii=False)}"
+
+
+def _with_integers(value: Any) -> Any:
+    """Return the tree with `2.0` as 2, since KFP passes all numbers of an object as floats."""
+    match value:
+        case Mapping():
+            return {name: _with_integers(item) for name, item in value.items()}
+        case list() | tuple():
+            return [_with_integers(item) for item in value]
+        case float() if value.is_integer():
+            return int(value)
+        case _:
+            return value
 
 
 def _shots(numbers: Sequence[float]) -> list[int]:
@@ -191,14 +190,15 @@ def _shots(numbers: Sequence[float]) -> list[int]:
     return [int(number) for number in numbers]
 
 
-def _inline(source: str, overrides: Sequence[str]) -> Recipe:
+def _load(tree: Mapping[str, Any], overrides: Sequence[str]) -> Recipe:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "recipe.yaml")
-        path.write_text(source, "utf-8")
+        path.write_text(json.dumps(tree, ensure_ascii=False), "utf-8")
         try:
             return load_recipe(path, overrides)
         except ConfigError as error:
-            raise ConfigError(str(error).replace(str(path), "recipe")) from None
+            text = str(error).replace(str(path), "recipe").replace("--set ", "recipe_overrides: ")
+            raise ConfigError(text) from None
 
 
 def _mapping(origin: str, text: str) -> dict[str, Any]:

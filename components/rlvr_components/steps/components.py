@@ -1,7 +1,7 @@
 """The steps of the pipeline as KFP components.
 
-A body is shipped as source, so it imports what it calls. A recipe is passed as one JSON string; a
-step gets the part that it depends on.
+A body is shipped as source, so it imports what it calls. The form's recipe is an object, for which
+KFP's UI has an editor; each step gets the part that it depends on as one JSON string.
 """
 
 # KFP reads the annotations as objects, so they must not be postponed.
@@ -33,8 +33,8 @@ def component(image: str, **options: Any) -> Callable[[Callable[..., Any]], Any]
 
 @component(COMPONENTS_IMAGE)
 def check(
-    recipe: str,
-    recipe_overrides: str,
+    recipe: dict[str, Any],
+    recipe_overrides: dict[str, Any],
     model_name: str,
     model_revision: str,
     evaluation_shots: list[int],
@@ -61,8 +61,8 @@ def check(
     """Check the recipe, the storage and the cluster before a GPU is requested.
 
     Args:
-        recipe: A shipped recipe's name, or a recipe as JSON or YAML.
-        recipe_overrides: One `section.field=value` a line, or a JSON list of them.
+        recipe: The recipe.
+        recipe_overrides: Fields to change, by their paths.
         model_name: Replaces the recipe's model.
         model_revision: The commit of that model.
         evaluation_shots: Replaces the recipe's numbers of shots.
@@ -342,34 +342,40 @@ def publish(
     recipe: str,
     uri: str,
     merge: bool,
+    is_better: bool,
     model: dsl.Input[dsl.Model],
     evaluation: dsl.Input[dsl.Artifact],
     published: dsl.Output[dsl.Markdown],
 ) -> str:
-    """Publish the model with its card.
+    """Publish the model with its card, if that is requested and accuracy rose significantly.
 
     Args:
         recipe: The recipe as JSON.
-        uri: A folder or s3://….
+        uri: A folder or s3://…; empty: nowhere.
         merge: Merge the adapter into the model.
+        is_better: True if accuracy rose significantly.
         model: The trained adapter.
         evaluation: Accuracy by shots (JSON).
-        published: The URI of the model.
+        published: What was decided, and the URI of the model.
 
     Returns:
-        The URI of the model.
+        The URI of the model; empty if it was not published.
     """
     from pathlib import Path
 
-    from rlvr_components.steps.publish_step import publish_model
+    from rlvr_components.steps.publish_step import describe, publish_model
     from rlvr_components.steps.step_process import step
 
     with step("publish", recipe) as parsed:
-        published_uri = publish_model(
-            parsed, Path(model.path), Path(evaluation.path), uri, merge=merge
-        )
-        Path(published.path).write_text(f"Published to `{published_uri}`.\n", encoding="utf-8")
-        return published_uri
+        target = ""
+        if uri and is_better:
+            target = publish_model(
+                parsed, Path(model.path), Path(evaluation.path), uri, merge=merge
+            )
+        text = describe(target, is_requested=bool(uri))
+        print(text)
+        Path(published.path).write_text(f"{text}\n", encoding="utf-8")
+        return target
 
 
 @component(COMPONENTS_IMAGE)

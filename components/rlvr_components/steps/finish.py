@@ -1,4 +1,8 @@
-"""Finish a pipeline run in any state: delete the jobs that still run, write the outcome."""
+"""Finish a pipeline run in any state: delete the jobs that still run, write the outcome.
+
+A job whose launcher was lost is left to KFP's Retry of the run, which does not run this step again:
+the job ends by itself, by its deadlines, or with the Workflow that owns it.
+"""
 
 from __future__ import annotations
 
@@ -40,49 +44,69 @@ def finish(storage_uri: str, artifact_uri: str, state: str, message: str) -> str
         is_launched = settings is not None and may_have_live_jobs(open_storage(folder))
     except (RLVRError, ValueError, TypeError, KeyError) as error:  # pydantic's are ValueErrors
         logger.warning("the launch settings cannot be read: %s", error)
-    jobs: list[JobSummary] = []
-    deleted: list[str] | None = []
+    jobs: list[JobSummary] | None = []
     if is_launched or in_kubeflow():  # even without settings: GPUs must not stay busy
-        try:
-            jobs = find_run_jobs(settings.platform.namespace if settings else "")
-            deleted = delete_live_jobs(jobs)
-        except RLVRError as error:
-            deleted = None
-            logger.warning("jobs may be left running: %s", error)
-    outcome = read_outcome(state, message, jobs)
+        jobs = _find_run_jobs(settings.platform.namespace if settings else "")
+    outcome = read_outcome(state, message, jobs or [])
+    live = [job for job in jobs or [] if not job.has_ended]
+    left = [job.name for job in live if job.step in outcome.lost]
+    unwanted = [job for job in live if job.name not in left]
+    deleted = None if jobs is None else _delete(unwanted) if unwanted else []
     if settings is not None:
-        _write_outcome(folder, {**outcome.facts(), "deleted": deleted}, is_launched=deleted is None)
-    return f"{outcome.markdown()}\n{describe_deleted(deleted)}\n"
+        is_launched = deleted is None or bool(left)
+        facts = {**outcome.facts(), "deleted": deleted, "left": left}
+        _write_outcome(folder, facts, is_launched=is_launched)
+    return f"{outcome.markdown()}\n{describe_jobs(deleted, left)}\n"
 
 
-def find_run_jobs(namespace: str) -> list[JobSummary]:
-    """Return this run's jobs, newest first; without a namespace, those in this pod's.
+def _find_run_jobs(namespace: str) -> list[JobSummary] | None:
+    """Return this run's jobs, newest first; None if the cluster does not answer.
 
-    Raises ConfigError, PlatformError.
+    Without a namespace, those in this pod's.
     """
     from rlvr_components.jobs.cluster import find_jobs
 
-    return find_jobs(namespace=namespace or own_namespace(), run_id=run_id())
+    try:
+        return find_jobs(namespace=namespace or own_namespace(), run_id=run_id())
+    except RLVRError as error:
+        logger.warning("jobs may be left running: %s", error)
+        return None
 
 
-def delete_live_jobs(jobs: Sequence[JobSummary]) -> list[str]:
-    """Delete the jobs that have not terminated; return their names.
+def _delete(jobs: Sequence[JobSummary]) -> list[str] | None:
+    """Delete the jobs; return their names, or None if the cluster does not answer.
 
-    Raises ConfigError, PlatformError.
+    KFP's Retry of the run is to start them again, not to refuse as after `rlvr stop`.
     """
-    from rlvr_components.jobs.cluster import delete_jobs
+    from rlvr_components.jobs.cluster import delete_jobs, forget_deletion
 
-    return [job.name for job in delete_jobs([job for job in jobs if not job.has_ended])]
+    try:
+        deleted = delete_jobs(jobs)
+    except RLVRError as error:
+        logger.warning("jobs may be left running: %s", error)
+        return None
+    for job in deleted:
+        forget_deletion(job)
+    return [job.name for job in deleted]
 
 
-def describe_deleted(deleted: list[str] | None) -> str:
+def describe_jobs(deleted: Sequence[str] | None, left: Sequence[str]) -> str:
     """Return Markdown for the UI; `deleted` is None if the cluster could not be asked."""
     if deleted is None:
         return "Jobs may be left running; see the log of this step."
+    parts = []
     if deleted:
-        names = ", ".join(f"`{name}`" for name in deleted)
-        return f"Deleted jobs that were still running: {names}."
-    return "No jobs were left running."
+        parts += [f"Deleted jobs that were still running: {_names(deleted)}."]
+    if left:
+        parts += [
+            f"**Still running**, for KFP's Retry to adopt: {_names(left)}; "
+            f"`rlvr stop {run_id()}` stops them."
+        ]
+    return "\n\n".join(parts) or "No jobs were left running."
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _write_outcome(folder: str, outcome: dict[str, Any], *, is_launched: bool) -> None:

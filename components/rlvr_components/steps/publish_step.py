@@ -13,6 +13,15 @@ from rlvr_trainer.storage import open_storage
 from rlvr_trainer.storage.atomic_files import write_text
 
 
+def describe(target: str, *, is_requested: bool) -> str:
+    """Return what the step decided, as Markdown; `target` is empty for a model not published."""
+    if target:
+        return f"Published to `{target}`."
+    if is_requested:
+        return "Not published: accuracy did not rise significantly."
+    return "Not published: publish_uri is empty."
+
+
 def publish_model(
     recipe: Recipe, adapter_dir: Path, evaluation: Path, uri: str, *, merge: bool
 ) -> str:

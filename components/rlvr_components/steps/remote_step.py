@@ -211,12 +211,14 @@ def _owner(namespace: str) -> Any:
 def _launch(site: Site, spec: JobSpec, prepare: Callable[[JobSpec], JobSpec]) -> None:
     from rlvr_components.jobs.cluster import open_backend
     from rlvr_components.jobs.launching import launch
+    from rlvr_components.own_workflow import run_ending
 
     place, events = site.settings.place, os.environ.get(EVENTS_VARIABLE)
     assert place != "local"
     on_event = EventCopy(Path(events)).add if events else None
     record_launch(open_storage(site.folder), is_launched=True)
-    launch(open_backend(place, site.settings.platform, on_event=on_event), spec, prepare)
+    backend = open_backend(place, site.settings.platform, on_event=on_event)
+    launch(backend, spec, prepare, is_run_ending=run_ending())
 
 
 @contextmanager

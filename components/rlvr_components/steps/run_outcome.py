@@ -7,18 +7,12 @@ RUNNING if a condition was not met, the run was terminated or a pod was lost.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from rlvr_components.jobs import JobSummary
-from rlvr_components.pipeline_run import (
-    POD_NAME_VARIABLE,
-    in_kubeflow,
-    own_namespace,
-    owner_from_pod,
-)
+from rlvr_components.pipeline_run import in_kubeflow, own_namespace
 from rlvr_components.workflow import (
     NEW_RUN,
     RETRY,
@@ -31,7 +25,7 @@ from rlvr_components.workflow import (
     is_terminated,
     steps_of,
 )
-from rlvr_trainer.errors import EXIT_PREEMPTED, ConfigError, JobFailed, RLVRError
+from rlvr_trainer.errors import EXIT_PREEMPTED, JobFailed, RLVRError
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +47,8 @@ class Outcome:
     failure: Failure | None = None
     time: str = ""
     """Time of a termination, as Kubernetes writes it."""
+    lost: tuple[str, ...] = ()
+    """The steps that lost their pods, if none failed by itself: KFP's Retry adopts their jobs."""
 
     def facts(self) -> dict[str, Any]:
         """Return the outcome as plain data."""
@@ -119,7 +115,17 @@ def outcome_of(
         return Outcome("TERMINATED", failure=failure, time=max(stopped, default=""))
     failed = first_failed(steps)
     if failed:
-        return Outcome("FAILED", failed.name, len(failed.attempts), _cause(failed, read_log, jobs))
+        failures = {
+            step.name: _cause(step, read_log, jobs) for step in steps if step.state == "FAILED"
+        }
+        is_passing = all(failure and failure.is_passing for failure in failures.values())
+        return Outcome(
+            "FAILED",
+            failed.name,
+            len(failed.attempts),
+            failures[failed.name],
+            lost=tuple(failures) if is_passing else (),
+        )
     stopped_steps = [step for step in steps if step.state == "TERMINATED"]
     if stopped_steps:
         failure = Failure("the step exceeded its deadline", JobFailed.exit_code)
@@ -133,7 +139,9 @@ def _cause(
     step: WorkflowStep, read_log: Callable[[str], str | None], jobs: Sequence[JobSummary]
 ) -> Failure | None:
     """Return the cause that the step's last pod wrote, else its job's, else Argo's."""
-    of_job = _of_job(_failed_job([job for job in jobs if job.step == step.name]))
+    own = [job for job in jobs if job.step == step.name]
+    # a job that was retried is not a cause
+    of_job = _of_job(_failed_job(own)) if all(job.has_ended for job in own) else None
     if not step.attempts:
         return of_job
     last = step.attempts[-1]
@@ -155,13 +163,11 @@ def _from_cluster() -> tuple[dict[str, Any], Callable[[str], str | None]]:
     Raises ConfigError, PlatformError.
     """
     from rlvr_components.kubernetes.client import KubernetesApi
+    from rlvr_components.own_workflow import workflow_path
 
     client = KubernetesApi()
     core = f"/api/v1/namespaces/{own_namespace()}/pods"
-    owner = owner_from_pod(client.get(f"{core}/{os.environ[POD_NAME_VARIABLE]}"))
-    if owner.kind != "Workflow":
-        raise ConfigError(f"this pod belongs to the {owner.kind} {owner.name}, not to a Workflow")
-    path = f"/apis/{owner.api_version}/namespaces/{own_namespace()}/workflows/{owner.name}"
+    path = workflow_path(client.get)
 
     def read_log(pod: str) -> str | None:
         try:

@@ -66,7 +66,7 @@ def run_on_kubeflow(
     require(PIPELINES, "a run in Kubeflow")
     from rlvr_pipelines.kubeflow.connection import connect
     from rlvr_pipelines.kubeflow.kubeflow_runs import check_outcome, start_run
-    from rlvr_pipelines.pipeline.job_parameters import job_parameters
+    from rlvr_pipelines.pipeline.job_parameters import job_parameters, recipe_parameter
     from rlvr_pipelines.pipeline.package import compile_package, parse_images
 
     package = compile_package(
@@ -87,7 +87,7 @@ def run_on_kubeflow(
         package,
         experiment=options.experiment,
         name=name,
-        parameters={"recipe": recipe.model_dump_json(), **chosen},
+        parameters={"recipe": recipe_parameter(recipe), **chosen},
     )
     click.echo(f"{run.name} is run {run.id}", err=True)
     click.echo(run.link, err=output == "json")

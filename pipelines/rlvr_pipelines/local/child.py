@@ -50,7 +50,7 @@ def main(run_dir: RunDir, arguments: Mapping[str, Any]) -> None:
     place, storage = form["job_place"], form.pop("storage_uri", "")
     with nullcontext() if place == "local" else _finishing(storage):
         with attempt("check"):
-            form["recipe"] = recipe.model_dump_json()
+            form["recipe"] = recipe.model_dump(mode="json")
             # within a run directory, the key of its adapter decides if a training is reused
             checked = check(Form(**form), storage_uri=storage, train_reuse=True)
         LocalSteps(run_dir, place, checked).run()

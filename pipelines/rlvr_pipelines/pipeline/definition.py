@@ -2,7 +2,8 @@
 
     check → prepare data → evaluate base ∥ train → evaluate trained → compare and report → publish
 
-`finish` always runs last. The model steps launch jobs and follow them. This module sets what only
+`finish` always runs last, also after Terminate, for which it needs the group `Run` around the
+others. The model steps launch jobs and follow them. This module sets what only
 Kubeflow can do for a step: image, security context, retries.
 """
 
@@ -17,21 +18,30 @@ from rlvr_components.steps import components
 from rlvr_trainer.variables import NAMESPACE_VARIABLE, RUN_ID_VARIABLE
 
 HOUR_S = 3600
-LAUNCHER_RETRIES = 3
+LAUNCHER_RETRIES = 2
 """The retries of a step that follows a job: a retry adopts a live job.
 
-KFP cannot express a retry policy, so Argo's configuration decides. The one that KFP 2.17 ships
-retries a step whose pod was lost, but not one whose process was killed or exited with an error.
-Without it, Argo does the opposite, and also retries permanent errors (exit codes 2 to 99). A step
-that is not retried can be resumed by KFP's Retry of the run.
+The pipeline's spec has no retry policy, so Argo's configuration decides. The one that KFP 2.17
+ships retries a step whose pod was deleted (drain, eviction by the API, lost node), but not one
+whose process was killed (node pressure, memory) or exited with an error. Without it, Argo does the
+opposite, and also retries permanent errors (exit codes 2 to 99), which fail again in seconds. In
+each case the job continues, and KFP's Retry of the run adopts it. `manifests/README.md` has a
+configuration of Argo that retries all lost pods and no permanent error.
 """
+LAUNCHER_LIFE = "52 weeks"
+"""By default, KFP ends retries, and retried pods, an hour after the first attempt began."""
+STAY = {
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    "karpenter.sh/do-not-disrupt": "true",
+}
+"""Annotations that keep a launcher's node, while a launcher is on it."""
 
 
 def build(images: Images | None = None, *, secret: str = "") -> Any:
     """Build the pipeline on these images, with the keys of the Secret in the steps' environment."""
     chosen = images or Images()
 
-    def on_kubernetes(task: Any, title: str, *, timeout_s: int = 0, retries: int = 0) -> Any:
+    def on_kubernetes(task: Any, title: str, *, timeout_s: int = 0) -> Any:
         task.set_display_name(title)
         if images is not None:
             trains = task.name in ("prepare-data", "publish")
@@ -44,20 +54,29 @@ def build(images: Images | None = None, *, secret: str = "") -> Any:
             kubernetes.use_secret_as_env(task, secret, keys, optional=True)
         if timeout_s:
             kubernetes.set_timeout(task, timeout_s)
-        if retries:
-            task.set_retry(retries, backoff_duration="30s", backoff_factor=2)
         return task
+
+    def launches(task: Any, title: str) -> None:
+        on_kubernetes(task, title)  # a job has its own deadlines
+        task.set_retry(
+            LAUNCHER_RETRIES,
+            backoff_duration="5s",
+            backoff_factor=1,
+            backoff_max_duration=LAUNCHER_LIFE,
+        )
+        for name, value in STAY.items():
+            kubernetes.add_pod_annotation(task, name, value)
 
     @dsl.pipeline(  # type: ignore[untyped-decorator]
         name="rlvr",
         description="Reinforcement learning with verifiable rewards, from data to report.",
     )
     def rlvr(
-        recipe: str = "gsm8k",
-        recipe_overrides: str = "",
+        recipe: dict[str, Any] = {"extends": "gsm8k"},  # noqa: B006  (KFP copies it)
+        recipe_overrides: dict[str, Any] = {},  # noqa: B006
         model_name: str = "",
         model_revision: str = "",
-        evaluation_shots: list[int] = [],  # noqa: B006  (KFP copies it)
+        evaluation_shots: list[int] = [],  # noqa: B006
         job_place: str = "pytorchjob",
         job_namespace: str = "",
         job_num_nodes: int = 0,
@@ -74,8 +93,8 @@ def build(images: Images | None = None, *, secret: str = "") -> Any:
         """Prepare data, then evaluate the base model and train, evaluate again, compare.
 
         Args:
-            recipe: The recipe: the name of a shipped one, or a recipe as JSON or YAML.
-            recipe_overrides: Fields to change: a `section.field=value` per line, or a JSON list.
+            recipe: The recipe; {"extends": "gsm8k"} is a shipped one.
+            recipe_overrides: Fields to change: {"training.max_steps": 100}.
             model_name: The model to train; empty: the recipe's.
             model_revision: The commit of a model on the hub.
             evaluation_shots: Numbers of shots to evaluate at, [0, 8]; empty: the recipe's.
@@ -134,17 +153,17 @@ def build(images: Images | None = None, *, secret: str = "") -> Any:
             base = components.evaluate_base(
                 recipe=checked.outputs["base_recipe"], data=data, **launched
             )
-            on_kubernetes(base, "Evaluate base model", retries=LAUNCHER_RETRIES)
+            launches(base, "Evaluate base model")
 
             trained = components.train(
                 recipe=whole, data=data, reuse_key=checked.outputs["reuse_key"], **launched
             )
-            on_kubernetes(trained, "Train", retries=LAUNCHER_RETRIES)
+            launches(trained, "Train")
 
             evaluated = components.evaluate_trained(
                 recipe=whole, data=data, adapter=trained.outputs["adapter"], **launched
             )
-            on_kubernetes(evaluated, "Evaluate trained model", retries=LAUNCHER_RETRIES)
+            launches(evaluated, "Evaluate trained model")
 
             compared = components.compare_and_report(
                 recipe=whole,
@@ -156,19 +175,17 @@ def build(images: Images | None = None, *, secret: str = "") -> Any:
             on_kubernetes(compared, "Compare and report", timeout_s=12 * HOUR_S)
             compared.set_caching_options(False)
 
-            with (
-                dsl.If(publish_uri != "", name="Publishing is requested"),
-                dsl.If(compared.outputs["Output"] == True, name="Significantly better"),  # noqa: E712
-            ):
-                published = components.publish(
-                    recipe=whole,
-                    uri=publish_uri,
-                    merge=publish_merge,
-                    model=evaluated.outputs["model"],
-                    evaluation=compared.outputs["evaluation"],
-                )
-                on_kubernetes(published, "Publish", timeout_s=12 * HOUR_S, retries=1)
-                published.set_caching_options(False)
+            # no condition: KFP shows a group whose condition was not met as running, for ever
+            published = components.publish(
+                recipe=whole,
+                uri=publish_uri,
+                merge=publish_merge,
+                is_better=compared.outputs["Output"],
+                model=evaluated.outputs["model"],
+                evaluation=compared.outputs["evaluation"],
+            )
+            on_kubernetes(published, "Publish", timeout_s=12 * HOUR_S)
+            published.set_caching_options(False)
 
     return rlvr
 

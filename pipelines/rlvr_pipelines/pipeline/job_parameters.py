@@ -1,4 +1,4 @@
-"""Turn the command line's job options into parameters of the pipeline."""
+"""Turn a recipe and the command line's job options into parameters of the pipeline."""
 
 from __future__ import annotations
 
@@ -6,8 +6,22 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from rlvr_trainer.errors import ConfigError
+from rlvr_trainer.recipe.reader import parse_recipe
+from rlvr_trainer.recipe.schema import Recipe
+
 OWN_PARAMETERS = {"num_nodes": "job_num_nodes", "gpus_per_node": "job_gpus_per_node"}
 """Setting of the platform → its field in the form."""
+
+
+def recipe_parameter(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe's fields that differ from their defaults, for people to read and edit."""
+    tree = recipe.model_dump(mode="json", exclude_defaults=True)
+    try:
+        is_whole = parse_recipe(tree) == recipe
+    except ConfigError:
+        is_whole = False
+    return tree if is_whole else recipe.model_dump(mode="json")
 
 
 def job_parameters(

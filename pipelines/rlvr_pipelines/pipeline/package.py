@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import tempfile
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -10,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from rlvr_components.platform.images import Images
+from rlvr_pipelines.pipeline.job_parameters import recipe_parameter
 from rlvr_trainer import __version__
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.storage.atomic_files import write_text
+
+COMMENTS = re.compile(r"\A(#.*\n)+")
+"""At the beginning of the YAML."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +59,17 @@ def compile_package(
     The keys of `secret` are in the steps' environment. With `manifest_namespace` (may be empty),
     the text is a Pipeline and a PipelineVersion for `kubectl apply`.
     """
+    from google.protobuf import json_format
     from kfp import compiler
 
     from rlvr_pipelines.pipeline.definition import build
 
     name, version = f"rlvr-{recipe.name}", f"{__version__}-{recipe.hash}"
-    pipeline = build(images, secret=secret)
+    pipeline = copy.deepcopy(build(images, secret=secret))  # other callers may share it
+    default = pipeline.pipeline_spec.root.input_definitions.parameters["recipe"].default_value
+    default.Clear()  # kfp's own replacement of a default rejects null
+    json_format.ParseDict(recipe_parameter(recipe), default.struct_value)
     if not use_cache:
-        pipeline = copy.deepcopy(pipeline)  # other callers may share it
         _forget_caching(pipeline.pipeline_spec)
     options = compiler.compiler_utils.KubernetesManifestOptions(
         pipeline_name=name,
@@ -76,11 +84,11 @@ def compile_package(
             pipeline,
             str(file),
             pipeline_name=name,
-            pipeline_parameters={"recipe": recipe.model_dump_json()},
             kubernetes_manifest_options=options,
             kubernetes_manifest_format=manifest_namespace is not None,
         )
-        text = file.read_text("utf-8")
+        # kfp's summary in comments has the fields of the recipe in an order that changes
+        text = COMMENTS.sub("", file.read_text("utf-8"))
     return Package(name, version, recipe.description or f"recipe {recipe.name}", text)
 
 

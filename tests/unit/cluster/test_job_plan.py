@@ -169,7 +169,7 @@ def test_the_platform_is_the_namespaces_with_what_is_given_on_top(
         "data": {"platform.yaml": "image: a\nnum_nodes: 4\nqueue: q\n"}
     }
 
-    platform = platform_of(Form("tiny", job_namespace="jobs", job_num_nodes=2))
+    platform = platform_of(Form({}, job_namespace="jobs", job_num_nodes=2))
 
     assert (platform.image, platform.num_nodes, platform.queue) == ("a", 2, "q")
     assert platform.namespace == "jobs"
@@ -177,12 +177,12 @@ def test_the_platform_is_the_namespaces_with_what_is_given_on_top(
 
 def test_without_one_the_config_map_is_named(cluster: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="namespace jobs has no ConfigMap rlvr-platform"):
-        platform_of(Form("tiny", job_namespace="jobs"))
+        platform_of(Form({}, job_namespace="jobs"))
 
 
 @pytest.mark.parametrize("settings", ["image: a", "queue: q\nimage: a", '{"image": "a"}'])
 def test_an_image_may_be_given_in_any_way(settings: str, cluster: dict[str, Any]) -> None:
-    assert platform_of(Form("tiny", job_platform=settings)).image == "a"
+    assert platform_of(Form({}, job_platform=settings)).image == "a"
 
 
 def test_the_clusters_trainer_says_how_settings_are_laid_over(cluster: dict[str, Any]) -> None:

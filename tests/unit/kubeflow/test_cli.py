@@ -62,7 +62,7 @@ def test_options_not_given_keep_the_forms_defaults(serve: Serve) -> None:
 
     run(fake, "--seed", "7")
 
-    assert parse_recipe(json.loads(parameters(fake)["recipe"])) == load_recipe(TINY, ["seed=7"])
+    assert parse_recipe(parameters(fake)["recipe"]) == load_recipe(TINY, ["seed=7"])
     assert parameters(fake).keys() == {"recipe", "job_place"}
 
 

@@ -124,6 +124,7 @@ def test_the_launcher_may_do_what_it_needs_and_nothing_else(base: Objects) -> No
         "/pods/log": {"get"},
         "/events": {"list", "watch"},
         "/resourcequotas": {"get", "list"},
+        "argoproj.io/workflows": {"get"},
         "/configmaps": {"get"},
     }
     rules = of_kind(base, "Role")["rlvr-launcher"]["rules"]

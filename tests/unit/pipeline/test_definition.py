@@ -15,7 +15,7 @@ from rlvr_components.platform.images import Images
 from rlvr_components.platform.settings import SECRET_KEYS
 from rlvr_pipelines.pipeline.definition import build
 from rlvr_trainer import __version__
-from rlvr_trainer.recipe.reader import load_recipe, shipped_recipes
+from rlvr_trainer.recipe.reader import load_recipe, parse_recipe, shipped_recipes
 
 SHIPPED = shipped_recipes()
 GOLDEN = Path(__file__).with_name("golden") / "rlvr-gsm8k.yaml"
@@ -103,7 +103,7 @@ def test_every_shipped_recipe_compiles_to_the_golden_pipeline_with_itself_as_the
     parsed = json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
     assert parsed.pipeline_info.name == f"rlvr-{name}"
     default = spec["root"]["inputDefinitions"]["parameters"]["recipe"].pop("defaultValue")
-    assert default == recipe.model_dump_json()
+    assert parse_recipe(default) == recipe
     golden["root"]["inputDefinitions"]["parameters"]["recipe"].pop("defaultValue")
     golden["pipelineInfo"]["name"] = f"rlvr-{name}"
     assert spec == golden
@@ -160,20 +160,25 @@ def test_the_last_step_runs_in_any_case_and_leaves_nothing_running(spec: dict[st
     assert status == {"taskFinalStatus": {"producerTask": "exit-handler-1"}}
 
 
-def test_publishing_depends_on_the_form_and_on_the_result(spec: dict[str, Any]) -> None:
-    components = spec["components"]
-    conditions = [
-        task["triggerPolicy"]["condition"]
-        for component in components.values()
-        for task in component.get("dag", {}).get("tasks", {}).values()
-        if "triggerPolicy" in task
-    ]
+def test_every_step_of_a_run_that_succeeds_has_run(
+    spec: dict[str, Any], tasks: dict[str, Any]
+) -> None:
+    # KFP shows a group of a condition that is not met as running, for ever
+    assert not any("triggerPolicy" in task for task in tasks.values())
+    groups = [name for name, component in spec["components"].items() if "dag" in component]
+    assert groups == ["comp-exit-handler-1"]
+    inputs = tasks["publish"]["inputs"]["parameters"]
+    assert inputs["uri"] == {"componentInputParameter": "pipelinechannel--publish_uri"}
+    assert inputs["is_better"]["taskOutputParameter"]["producerTask"] == "compare-and-report"
 
-    assert conditions == [
-        "inputs.parameter_values['pipelinechannel--compare-and-report-Output'] == true",
-        "inputs.parameter_values['pipelinechannel--publish_uri'] != ''",
-    ]
-    assert "publish" in components["comp-condition-3"]["dag"]["tasks"]
+
+def test_the_form_has_an_editor_for_the_recipe(spec: dict[str, Any]) -> None:
+    parameters = spec["root"]["inputDefinitions"]["parameters"]
+
+    for name in ("recipe", "recipe_overrides"):
+        assert parameters[name]["parameterType"] == "STRUCT", "a string is a line of text"
+    assert parameters["recipe"]["defaultValue"]["name"] == "gsm8k"
+    assert len(parameters["recipe"]["defaultValue"]) < 12, "what its author wrote, no default"
 
 
 def test_cached_steps_get_only_the_inputs_that_they_depend_on(tasks: dict[str, Any]) -> None:
@@ -262,6 +267,31 @@ def test_steps_have_deadlines_and_those_that_follow_jobs_are_retried(
     # a job has its own deadlines for the queue and the run
     assert on_kubernetes.keys() - limited == {f"exec-{name}" for name in LAUNCHERS}
     assert retried == set(LAUNCHERS)
+
+
+def test_a_launcher_may_be_lost_on_any_day_of_its_training(tasks: dict[str, Any]) -> None:
+    for name in LAUNCHERS:
+        policy = tasks[name]["retryPolicy"]
+        # KFP's default, 3600s, is Argo's deadline for all attempts together
+        assert policy["backoffMaxDuration"] == f"{364 * 86_400}s"
+        # a permanent error is retried too, by some configurations of Argo
+        assert (policy["maxRetryCount"], policy["backoffDuration"]) == (2, "5s")
+
+
+def test_launchers_keep_their_nodes(on_kubernetes: dict[str, Any]) -> None:
+    annotated = {
+        name: settings["podMetadata"]["annotations"]
+        for name, settings in on_kubernetes.items()
+        if "podMetadata" in settings
+    }
+
+    assert annotated == {
+        f"exec-{name}": {
+            "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+            "karpenter.sh/do-not-disrupt": "true",
+        }
+        for name in LAUNCHERS
+    }
 
 
 def test_kfp_settings_of_a_model_step_apply_to_its_job(spec: dict[str, Any]) -> None:

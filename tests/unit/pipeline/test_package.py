@@ -63,7 +63,15 @@ def test_the_recipe_is_the_forms_default() -> None:
     spec = compile_package(recipe()).spec
     parameters = spec.get("pipeline_spec", spec)["root"]["inputDefinitions"]["parameters"]
 
-    assert parse_recipe(yaml.safe_load(parameters["recipe"]["defaultValue"])) == recipe()
+    assert parse_recipe(parameters["recipe"]["defaultValue"]) == recipe()
+
+
+def test_a_field_without_a_value_is_in_the_form_too() -> None:
+    given = load_recipe(TINY, ["grpo.delta=null"])
+    spec = compile_package(given).spec
+    parameters = spec.get("pipeline_spec", spec)["root"]["inputDefinitions"]["parameters"]
+
+    assert parse_recipe(parameters["recipe"]["defaultValue"]) == given
 
 
 def test_images_are_replaced_by_name() -> None:

@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,38 +15,58 @@ from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.storage import LocalStorage
 
 IMAGE = "image: r.example/t@sha256:0\n"
-INLINE = """\
-name: mine
-task: arithmetic
-model:
-  name: embedded:smollm2-135m-instruct
-"""
+INLINE = {
+    "name": "mine",
+    "task": "arithmetic",
+    "model": {"name": "embedded:smollm2-135m-instruct"},
+}
 
 
 def form(**fields: Any) -> Form:
-    return Form(**{"recipe": "arithmetic", **fields})
+    return Form(**{"recipe": {"extends": "arithmetic"}, **fields})
 
 
-def test_a_shipped_recipe_with_lines_of_overrides() -> None:
-    recipe = resolve_recipe(form(recipe_overrides="training.max_steps=3\n\n  seed=5\n"))
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"training.max_steps": 3, "seed": 5},
+        {"training": {"max_steps": 3.0}, "seed": 5},  # KFP's numbers are floats
+    ],
+)
+def test_a_shipped_recipe_with_overrides(overrides: dict[str, Any]) -> None:
+    recipe = resolve_recipe(form(recipe_overrides=overrides))
 
     assert (recipe.name, recipe.training.max_steps, recipe.seed) == ("arithmetic", 3, 5)
+    assert recipe.training.save_steps == resolve_recipe(form()).training.save_steps
 
 
-def test_overrides_may_be_a_json_list() -> None:
-    assert resolve_recipe(form(recipe_overrides='["seed=5", "lora.r=4"]')).seed == 5
+def test_integers_come_back_from_kfp_as_they_were() -> None:
+    tree = {"extends": "arithmetic", "grpo": {"num_iterations": 2.0}, "lora": {"r": 4.0}}
+
+    recipe = resolve_recipe(form(recipe=tree))
+
+    assert isinstance(recipe.grpo["num_iterations"], int), "TRL refuses a float"
+    assert recipe.lora.r == 4
 
 
-@pytest.mark.parametrize("as_json", [True, False])
-def test_a_recipe_may_be_written_into_the_form(as_json: bool) -> None:
-    text = resolve_recipe(form(recipe=INLINE)).model_dump_json() if as_json else INLINE
+def test_an_override_may_be_any_text() -> None:
+    overrides = {"description": "#### 1: \U0001f600\n'\"", "prompt": {"num_shots": 1}}
 
-    assert resolve_recipe(form(recipe=text, recipe_overrides="seed=5")).seed == 5
-    assert resolve_recipe(form(recipe=text)).name == "mine"
+    recipe = resolve_recipe(form(recipe_overrides=overrides))
+
+    assert (recipe.description, recipe.prompt.num_shots) == (overrides["description"], 1)
+
+
+@pytest.mark.parametrize("is_short", [True, False])
+def test_a_recipe_may_be_written_into_the_form(is_short: bool) -> None:
+    tree = INLINE if is_short else resolve_recipe(form(recipe=INLINE)).model_dump(mode="json")
+
+    assert resolve_recipe(form(recipe=tree, recipe_overrides={"seed": 5})).seed == 5
+    assert resolve_recipe(form(recipe=tree)).name == "mine"
 
 
 def test_a_recipe_in_the_form_may_extend_a_shipped_one() -> None:
-    assert resolve_recipe(form(recipe="extends: arithmetic\nname: mine\n")).seed == 1
+    assert resolve_recipe(form(recipe={"extends": "arithmetic", "name": "mine"})).seed == 1
 
 
 def test_the_form_names_another_model_and_shots() -> None:
@@ -62,16 +81,13 @@ def test_the_form_names_another_model_and_shots() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"recipe": " "}, "recipe is empty"),
+        ({"recipe": {}}, "recipe is empty; write {.extends.: .NAME.}"),
         (
-            {"recipe": "aritmetic"},
-            "'aritmetic' is not a shipped recipe .*did you mean 'arithmetic'",
+            {"recipe": {"extends": "aritmetic"}},
+            "'aritmetic' is neither a file nor a shipped recipe .*did you mean 'arithmetic'",
         ),
-        ({"recipe": "/etc/passwd"}, "is not a shipped recipe"),
-        ({"recipe": "name: [1"}, "recipe is not YAML"),
-        ({"recipe": "name: x\nnonsense: 1\n"}, "nonsense: unknown field"),
-        ({"recipe_overrides": "seed"}, "has no value"),
-        ({"recipe_overrides": "[1, 2]"}, "not a JSON list of strings"),
+        ({"recipe": {"name": "x", "nonsense": 1}}, "nonsense: unknown field"),
+        ({"recipe_overrides": {"sede": 1}}, "sede: unknown field"),
         ({"model_name": "Qwen/Qwen2.5-0.5B"}, "without a revision"),
         ({"evaluation_shots": ["8"]}, "evaluation_shots: '8' is not a number of shots"),
         ({"evaluation_shots": [99]}, "99 shots, but data.num_exemplars"),
@@ -198,6 +214,6 @@ def test_a_storage_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
 def test_a_path_of_this_step_does_not_show_in_an_error() -> None:
     with pytest.raises(ConfigError) as caught:
-        resolve_recipe(form(recipe=json.dumps({"name": "UPPER"})))
+        resolve_recipe(form(recipe={"name": "UPPER"}))
 
     assert str(caught.value).startswith("recipe is not a valid recipe")

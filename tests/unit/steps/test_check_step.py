@@ -49,7 +49,9 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def form(**fields: Any) -> Form:
-    return Form("arithmetic", job_platform='{"image": "r.example/t@sha256:0"}', **fields)
+    return Form(
+        {"extends": "arithmetic"}, job_platform='{"image": "r.example/t@sha256:0"}', **fields
+    )
 
 
 def test_a_valid_form_leaves_its_settings_for_the_launching_steps(tmp_path: Path) -> None:
@@ -64,7 +66,7 @@ def test_a_valid_form_leaves_its_settings_for_the_launching_steps(tmp_path: Path
 
 
 def test_a_batch_that_does_not_divide_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    odd = form(job_num_nodes=3, recipe_overrides="grpo.generation_batch_size=64")
+    odd = form(job_num_nodes=3, recipe_overrides={"grpo.generation_batch_size": 64})
 
     with pytest.raises(ConfigError, match=r"3 processes of .* take a multiple of"):
         check(odd, storage_uri=str(tmp_path))

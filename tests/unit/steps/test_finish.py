@@ -8,9 +8,17 @@ from typing import Any, Literal
 import pytest
 
 from rlvr_components.jobs import JobSummary, cluster
-from rlvr_components.pipeline_run import LaunchSettings, record_launch, write_settings
+from rlvr_components.pipeline_run import (
+    LaunchSettings,
+    may_have_live_jobs,
+    record_launch,
+    write_settings,
+)
 from rlvr_components.platform.settings import Platform
+from rlvr_components.steps import finish as finish_module
 from rlvr_components.steps.finish import finish
+from rlvr_components.steps.run_outcome import Outcome
+from rlvr_components.workflow import Failure
 from rlvr_trainer.errors import PlatformError
 from rlvr_trainer.storage import open_storage
 
@@ -57,7 +65,47 @@ def test_running_jobs_are_deleted_and_the_outcome_is_kept(
         "message": "train failed",
         "exit_code": 7,
         "deleted": ["b", "c"],
+        "left": [],
     }
+
+
+def test_a_job_whose_launcher_was_lost_is_left_to_the_runs_retry(
+    deleted: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "b2c0"
+    platform = Platform(image="r.example/t", namespace="team")
+    write_settings(open_storage(folder), LaunchSettings("pytorchjob", "tiny", platform))
+    outcome = Outcome("FAILED", "train", 1, Failure("its pod was lost", 138), lost=("train",))
+    monkeypatch.setattr(finish_module, "read_outcome", lambda *_: outcome)
+    monkeypatch.setenv("KFP_POD_NAME", "step-1")
+
+    text = finish(str(tmp_path), "", "RUNNING", "")
+
+    assert deleted == []
+    assert "**Still running**, for KFP's Retry to adopt: `b`, `c`; `rlvr stop b2c0` stops" in text
+    facts = json.loads((folder / "outcome.json").read_text())
+    assert (facts["deleted"], facts["left"]) == ([], ["b", "c"])
+    assert may_have_live_jobs(open_storage(folder))
+
+
+def test_a_job_that_the_run_deletes_may_be_started_again_by_its_retry(
+    deleted: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = tmp_path / "run" / "jobs" / "rlvr-tiny-train-0a1b.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{}")
+    live = JobSummary(
+        "rlvr-tiny-train-0a1b-2", "PyTorchJob", "team", "tiny", "train", 2, "running",
+        run_dir=str(tmp_path / "run"),
+    )  # fmt: skip
+    monkeypatch.setattr(cluster, "find_jobs", lambda **_: [live])
+    monkeypatch.setenv("KFP_POD_NAME", "step-1")
+    monkeypatch.setenv("RLVR_NAMESPACE", "team")
+
+    finish("", "minio://m/b2c0/o", "RUNNING", "")
+
+    assert deleted == [live.name]
+    assert not record.exists()
 
 
 def test_jobs_are_deleted_even_if_the_storage_is_unavailable(

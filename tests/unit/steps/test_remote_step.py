@@ -44,7 +44,9 @@ class Pods:
         self.specs: list[JobSpec] = []
         self.act: Callable[[JobSpec], None] = lambda spec: None
 
-    def launch(self, backend: Any, spec: JobSpec, prepare: Callable[[JobSpec], JobSpec]) -> None:
+    def launch(
+        self, backend: Any, spec: JobSpec, prepare: Callable[[JobSpec], JobSpec], **_: Any
+    ) -> None:
         spec = prepare(spec)
         self.specs.append(spec)
         self.act(spec)

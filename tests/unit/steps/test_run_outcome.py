@@ -26,6 +26,11 @@ def job(cause: str, exit_code: int) -> JobSummary:
     return JobSummary("a-1", "PyTorchJob", "team", "tiny", "train", 1, "failed", cause, exit_code)
 
 
+LIVE = JobSummary("a-2", "PyTorchJob", "team", "tiny", "train", 2, "running")
+KILLED = "F1102 10:00:00 launcher.go: failed to execute component: signal: killed\n"
+LEFT = "error: a signal stopped this pod while its run continues (exit code 143)\n"
+
+
 def test_a_run_that_did_not_publish_has_succeeded() -> None:
     run = workflow({**ALL, "publish": "OMITTED", "finish": "RUNNING"})
 
@@ -79,6 +84,27 @@ def test_the_job_gives_the_cause_of_a_deleted_pod() -> None:
     )
     lost = outcome_of(run, logs(), []).failure
     assert lost == Failure("its pod was lost: pod deleted", PlatformError.exit_code)
+
+
+@pytest.mark.parametrize("log", [None, KILLED, LEFT])
+def test_a_step_whose_pod_was_lost_leaves_its_job_to_the_runs_retry(log: str | None) -> None:
+    run = workflow({"evaluate-base": "SUCCEEDED", "train": "FAILED" if log else "LOST"})
+
+    outcome = outcome_of(run, {pod_of("train"): log}.get, [LIVE, job("preempted", 143)])
+
+    assert outcome.lost == ("train",)
+    assert outcome.failure is not None
+    assert outcome.failure.exit_code in (138, 143)
+    assert "adopts a job that still runs" in outcome.markdown()
+
+
+def test_a_run_that_failed_for_good_or_was_terminated_leaves_no_job() -> None:
+    lost: Ends = {"evaluate-base": "FAILED", "train": "LOST"}
+    causes = logs(**{pod_of("evaluate-base"): CAUSE})
+
+    assert outcome_of(workflow(lost), causes, [LIVE]).lost == ()
+    assert outcome_of(workflow(lost, is_terminated=True), causes, [LIVE]).lost == ()
+    assert outcome_of(workflow({"train": "TERMINATED"}), causes, [LIVE]).lost == ()
 
 
 @pytest.mark.parametrize(

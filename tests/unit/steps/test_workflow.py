@@ -11,6 +11,7 @@ from rlvr_components.workflow import (
     failure_of,
     find_failure,
     first_failed,
+    is_ending,
     is_terminated,
     steps_of,
 )
@@ -105,6 +106,30 @@ def test_a_terminated_run_has_a_deadline_of_nothing() -> None:
     assert is_terminated(run)
     assert not is_terminated(workflow({}))
     assert {step.state for step in steps_of(run) if step.name == "train"} == {"TERMINATED"}
+
+
+NOW = 1_800_000_000.0
+BEGAN = "2027-01-15T08:00:00Z"
+"""NOW as Kubernetes writes it."""
+
+
+@pytest.mark.parametrize(
+    ("metadata", "spec", "status", "is_over"),
+    [
+        ({}, {}, {"phase": "Running", "startedAt": BEGAN}, False),
+        ({}, {"activeDeadlineSeconds": 0}, {"phase": "Running"}, True),
+        ({}, {"shutdown": "Stop"}, {"phase": "Running"}, True),
+        ({}, {"activeDeadlineSeconds": 1}, {"phase": "Running", "startedAt": BEGAN}, False),
+        ({}, {"activeDeadlineSeconds": -1}, {"phase": "Running", "startedAt": BEGAN}, True),
+        ({}, {}, {"phase": "Failed"}, True),
+        ({"deletionTimestamp": BEGAN}, {}, {"phase": "Running"}, True),
+        ({}, {}, {}, False),
+    ],
+)
+def test_a_pod_is_stopped_with_its_run_only_if_the_workflow_says_so(
+    metadata: dict[str, str], spec: dict[str, str], status: dict[str, str], is_over: bool
+) -> None:
+    assert is_ending({"metadata": metadata, "spec": spec, "status": status}, NOW) is is_over
 
 
 LOG = """{"inputs": "all of the recipe"}

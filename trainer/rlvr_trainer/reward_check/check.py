@@ -90,7 +90,7 @@ class RewardCheck:
             "chance": self.chance,
             "completions": {
                 kind: {
-                    "about": _about(kind),
+                    "about": _ABOUT[kind],
                     "total": self.totals[kind],
                     "rewards": {
                         name: {"share": one.share, "mean": one.mean, "num_failed": one.num_failed}
@@ -106,9 +106,13 @@ class RewardCheck:
         """Return a row for each kind of completion: share that gains, and mean, by reward."""
         rewards = list(self.earned[GOLD])
         rows = [
-            (kind, *(_cell(earned[name]) for name in rewards), f"{self.totals[kind]:.2f}", about)
+            (
+                kind,
+                *(_cell(earned[name]) for name in rewards),
+                f"{self.totals[kind]:.2f}",
+                _ABOUT[kind],
+            )
             for kind, earned in self.earned.items()
-            if (about := _about(kind))
         ]
         return Table(("COMPLETION", *(name.upper() for name in rewards), "TOTAL", ""), rows)
 
@@ -300,8 +304,10 @@ def _field(name: str, recipe: Recipe) -> str:
     return f"rewards.{name}" if name in recipe.rewards else f"evaluation.correct_by = {name}"
 
 
-def _about(kind: str) -> str:
-    return ATTACKS[kind].about if kind in ATTACKS else "the gold answer, as the recipe lays it out"
+_ABOUT: Mapping[str, str] = {
+    GOLD: "the gold answer, as the recipe lays it out",
+    **{kind: attack.about for kind, attack in ATTACKS.items()},
+}
 
 
 def _cell(earned: Earned) -> Cell:

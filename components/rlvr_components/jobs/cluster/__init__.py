@@ -13,6 +13,7 @@ pending        the pending reason of a job
 limits         limits after which a launcher deletes a job
 """
 
+from rlvr_components.jobs.cluster.attempts import forget_deletion
 from rlvr_components.jobs.cluster.backend import (
     CUSTOM_COLUMNS,
     ClusterBackend,
@@ -21,4 +22,11 @@ from rlvr_components.jobs.cluster.backend import (
     open_backend,
 )
 
-__all__ = ["CUSTOM_COLUMNS", "ClusterBackend", "delete_jobs", "find_jobs", "open_backend"]
+__all__ = [
+    "CUSTOM_COLUMNS",
+    "ClusterBackend",
+    "delete_jobs",
+    "find_jobs",
+    "forget_deletion",
+    "open_backend",
+]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlvr_components.jobs.cluster.job_status import attempt_of
-from rlvr_components.jobs.job import JobSpec, JobStatus
+from rlvr_components.jobs.job import JobSpec, JobStatus, JobSummary
 from rlvr_components.jobs.kinds import Object
 from rlvr_components.jobs.pods import ATTEMPT_LABEL, JOB_LABEL, RUN_DIR_ANNOTATION
 from rlvr_trainer.errors import ConfigError, JobFailed, RLVRError
@@ -126,6 +126,16 @@ def forget_job(job: Object) -> None:
     metadata = job["metadata"]
     storage = open_storage(metadata["annotations"][RUN_DIR_ANNOTATION])
     storage.delete(_key(metadata["labels"][JOB_LABEL]))
+
+
+def forget_deletion(job: JobSummary) -> None:
+    """Remove the record of a job that the run itself deletes; a failure is only logged."""
+    if not job.run_dir:
+        return
+    try:
+        open_storage(job.run_dir).delete(_key(job.name.removesuffix(f"-{job.attempt}")))
+    except (RLVRError, OSError) as error:
+        logger.warning("a retry may refuse to start %s again: %s", job.name, error)
 
 
 def recorded_attempt(spec: JobSpec) -> JobAttempt | None:

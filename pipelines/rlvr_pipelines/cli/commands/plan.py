@@ -119,7 +119,7 @@ def _cluster_job(
     chosen = job_parameters(
         place=place, namespace=access.namespace, storage="", settings=job.settings()
     )
-    platform = job_plan.platform_of(Form(recipe=recipe.name, **chosen))
+    platform = job_plan.platform_of(Form(recipe={}, **chosen))
     if cost.max_cost_usd is not None:
         from rlvr_pipelines.pipeline.run_cost import training_limit_s
 

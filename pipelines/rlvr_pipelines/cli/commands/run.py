@@ -186,7 +186,7 @@ def _checked(recipe: Recipe, arguments: dict[str, Any], cost: CostOptions) -> di
     from rlvr_trainer.recipe.batch import batch_of
 
     form = {name: value for name, value in arguments.items() if name != "storage_uri"}
-    platform = platform_of(Form(recipe=recipe.name, **form))
+    platform = platform_of(Form(recipe={}, **form))
     batch_of(recipe, platform.world_size)
     if cost.max_cost_usd is None:
         return arguments
