@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from rlvr_pipelines.cli.authoring.init_command import init_command
 from rlvr_pipelines.cli.authoring.reward_command import reward
 from rlvr_pipelines.cli.commands.clean import clean
 from rlvr_pipelines.cli.commands.compile import compile_command
@@ -31,7 +32,7 @@ def main() -> None:
 
 
 for command in (
-    recipes, reward, plan_command, run, status, logs, stop, clean, evaluate_command, report,
-    publish_command, compile_command, upload,
+    recipes, init_command, reward, plan_command, run, status, logs, stop, clean, evaluate_command,
+    report, publish_command, compile_command, upload,
 ):  # fmt: skip
     main.add_command(command)

@@ -18,7 +18,7 @@ def check_local_model(recipe: Recipe) -> None:
 
     Nothing is downloaded or loaded. Raises ConfigError.
     """
-    facts = _local_facts(recipe.model)
+    facts = local_facts(recipe.model)
     if facts is not None:
         check_fit(recipe, facts)
 
@@ -70,7 +70,8 @@ def _check_targets(targets: tuple[str, ...], layers: frozenset[str], name: str) 
         )
 
 
-def _local_facts(model: ModelSection) -> ModelFacts | None:
+def local_facts(model: ModelSection) -> ModelFacts | None:
+    """Return the facts of a model whose files are on this machine, else None."""
     if model.name.startswith(EMBEDDED_PREFIX):
         return EMBEDDED_FACTS[find_embedded(model.name).name]
     if model.name.startswith("s3://"):
