@@ -19,7 +19,7 @@ from typing import Any
 
 import workload
 
-from rlvr_trainer.evaluation.completions import Completion, Sampling, complete, stop_text
+from rlvr_trainer.evaluation.completions import Completion, Sampling, complete, stop_texts
 from rlvr_trainer.recipe.schema import PromptSection
 
 
@@ -106,7 +106,7 @@ def vllm_seconds(
     prompts = [{"prompt_token_ids": ids} for ids in prompt_ids]
     for name, tokens in (("warm-up", 2), ("vllm", args.tokens)):
         engine.reset_prefix_cache()
-        stops = [stop_text(PromptSection().stop)]
+        stops = list(stop_texts(PromptSection().stop))
         sampling = SamplingParams(temperature=0, max_tokens=tokens, stop=stops)
         with clock(name):
             engine.generate(prompts, sampling, use_tqdm=False)

@@ -117,6 +117,8 @@ def train(
     """Train in steps of 2 × 8 completions in groups of 4."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     reward = options.pop("reward", vowels)
+    prompts = options.pop("prompts", None) or [case["header"] + q for q in QUESTIONS]
+    rollout_func = options.pop("rollout", rollout)
     num_steps = options.pop("num_steps", NUM_STEPS)
     dtype = options.pop("dtype", "fp32")
     arguments = GRPOConfig(  # before the model: with ZeRO-3 it is sharded while it is loaded
@@ -156,13 +158,13 @@ def train(
         model=model,
         processing_class=tokenizer,
         reward_funcs=[reward],
-        train_dataset=Dataset.from_dict({"prompt": [case["header"] + q for q in QUESTIONS]}),
+        train_dataset=Dataset.from_dict({"prompt": prompts}),
         peft_config=None
         if case["weights"] == "full"
         else LoraConfig(
             r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False
         ),
-        rollout_func=rollout,
+        rollout_func=rollout_func,
         args=arguments,
     )
     for parameter in trainer.model.parameters():

@@ -24,14 +24,18 @@ if TYPE_CHECKING:
 def prepare(recipe: Recipe, data_dir: Path) -> Manifest:
     """Write the splits and their manifest to `data_dir`, and return the manifest."""
     from rlvr_trainer.data import prepare as prepare_data
+    from rlvr_trainer.models.chat_prompts import chat_template, prompt_ids
     from rlvr_trainer.models.fit import check_local_model
     from rlvr_trainer.models.load import load_tokenizer
 
     with _phase("prepare") as results:
         check_local_model(recipe)
-        tokenizer = load_tokenizer(recipe.model)
+        tokenizer = load_tokenizer(recipe.model, recipe.prompt.chat_template)
         manifest = prepare_data(
-            recipe, data_dir, count_tokens=lambda text: len(tokenizer(text=text)["input_ids"])
+            recipe,
+            data_dir,
+            count_tokens=lambda text: len(prompt_ids(tokenizer, [text], recipe.prompt.style)[0]),
+            template=chat_template(recipe, tokenizer),
         )
         results["counts"], results["quarantined"] = manifest["counts"], manifest["quarantined"]
         results["oddities"] = manifest["oddities"]

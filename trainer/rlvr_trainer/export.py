@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 
 from rlvr_trainer.errors import ConfigError, PlatformError
 from rlvr_trainer.evaluation.comparison_tables import shots_table
+from rlvr_trainer.evaluation.outcome import count
 from rlvr_trainer.models import load_adapter, load_model, load_tokenizer
 from rlvr_trainer.models.load import ADAPTER_CONFIG
 from rlvr_trainer.recipe.schema import EMBEDDED_PREFIX, ModelSection, Recipe
@@ -39,7 +41,7 @@ def publish(run_dir: Path, output_dir: Path, *, merge: bool) -> Path:
             aside = Path(temporary, "model")
             if merge and recipe.lora:
                 merged_model(recipe, adapter_dir).save_pretrained(aside)
-                load_tokenizer(recipe.model).save_pretrained(aside)
+                load_tokenizer(recipe.model, recipe.prompt.chat_template).save_pretrained(aside)
             else:
                 shutil.copytree(adapter_dir, aside)
                 if recipe.lora:
@@ -102,8 +104,31 @@ def _card(recipe: Recipe, run_dir: Path, *, merge: bool) -> str:
         f"# {recipe.name}\n\n{recipe.description}\n\n"
         f"{kind} of `{base}`{f' at `{recipe.model.revision}`' if recipe.model.revision else ''}, "
         f"trained by GRPO with verifiable rewards ({', '.join(recipe.rewards)}).\n"
-        f"Recipe `{recipe.hash}` is beside this card.\n\n{_results(run_dir)}"
+        f"Recipe `{recipe.hash}` is beside this card.\n\n{_prompt(recipe)}\n{_results(run_dir)}"
     )
+
+
+def _prompt(recipe: Recipe) -> str:
+    """Describe the prompts that the model was trained on."""
+    prompt = recipe.prompt
+    examples = f", after {count(prompt.num_shots, 'worked example')}" if prompt.num_shots else ""
+    if prompt.style == "text":
+        return f"It was trained on texts{examples}:\n\n{_fenced(prompt.question_template)}"
+    parts = [f"It was trained on chats in the form of its tokenizer's template{examples}."]
+    if prompt.system:
+        parts.append(f"The system message:\n\n{_fenced(prompt.system)}")
+    if prompt.question_template != "{question}":
+        parts.append(f"The user's message:\n\n{_fenced(prompt.question_template)}")
+    if prompt.assistant_prefix:
+        parts.append(f"The assistant's beginning:\n\n{_fenced(prompt.assistant_prefix)}")
+    if prompt.chat_options:
+        parts.append(f"The template's options: `{json.dumps(prompt.chat_options)}`.")
+    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+def _fenced(text: str) -> str:
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}text\n{text}\n{fence}\n"
 
 
 def _results(run_dir: Path) -> str:

@@ -125,7 +125,11 @@ def files_of_this_machine(recipe: Recipe, *, data: bool) -> list[str]:
     from rlvr_trainer.recipe.row_source import local_files
 
     code = (recipe.task, *recipe.user_functions.values())
-    names = [recipe.model.name, *(spec.rpartition(":")[0] for spec in code)]
+    names = [
+        recipe.model.name,
+        recipe.prompt.chat_template,
+        *(spec.rpartition(":")[0] for spec in code),
+    ]
     rows = [recipe.data.train, recipe.data.test] if data else []
     here = {name for name in names if _exists(name)}
     return sorted(here | {source for source in rows if local_files(source)})

@@ -14,6 +14,7 @@ from rlvr_components.jobs import JobSpec, training_job
 from rlvr_components.jobs.local_process import LocalBackend, LocalProcess
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.launch.operator_environment import num_gpus
+from rlvr_trainer.models.chat_prompts import local_chat_template
 from rlvr_trainer.models.fit import check_local_model
 from rlvr_trainer.phases import TITLES
 from rlvr_trainer.recipe.batch import batch_of
@@ -50,6 +51,9 @@ class Sizes:
     """The number of completions of one evaluation."""
     reward_warnings: list[str]
     """Rewards that a completion without an answer would earn."""
+    prompt: str
+    """The prompt of the first training row; `[role] content` of a chat whose template is not on
+    this machine."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,7 @@ def sizes_of(recipe: Recipe, world_size: int) -> Sizes | None:
     Raises ConfigError, DataError.
     """
     check_local_model(recipe)
+    local_chat_template(recipe)  # to fail now rather than in the run
     batch_of(recipe, world_size)  # also checked if the rows are not here
     remote = any(
         source.startswith(REMOTE_SCHEMES) for source in (recipe.data.train, recipe.data.test)
@@ -129,17 +134,20 @@ def measure(recipe: Recipe, world_size: int = 1) -> Sizes:
     """
     from rlvr_trainer.data import load_exemplars, load_rows, prepare
     from rlvr_trainer.reward_check import check_prepared
+    from rlvr_trainer.tasks.chat_template import Outline
     from rlvr_trainer.tasks.prompt import PromptLayout
 
     with tempfile.TemporaryDirectory() as folder:
         data_dir = Path(folder, "data")
-        manifest = prepare(recipe, data_dir, count_tokens=lambda text: 0)
-        layout = PromptLayout(recipe.prompt, load_exemplars(data_dir))
+        template = local_chat_template(recipe) or Outline()
+        manifest = prepare(recipe, data_dir, count_tokens=lambda text: 0, template=template)
+        layout = PromptLayout(recipe.prompt, load_exemplars(data_dir), template)
         rows = load_rows(data_dir, "train")
         warnings = check_prepared(recipe, data_dir)
     counts = manifest["counts"]
-    header = _tokens(len(layout.header(recipe.prompt.num_shots)))
-    question = _tokens(mean(len(layout.question(row)) for row in rows))
+    characters = len(layout.header())
+    header = _tokens(characters)
+    question = _tokens(mean(len(layout.prompt(row)) - characters for row in rows))
     completions = batch_of(recipe, world_size)
     questions = completions // recipe.sampling.num_generations
     if questions > counts["train"] and not recipe.data.repeat_to_batch:
@@ -172,6 +180,7 @@ def measure(recipe: Recipe, world_size: int = 1) -> Sizes:
         tokens_per_step=tokens,
         num_evaluated=evaluated * len(recipe.evaluated_shots) * samples,
         reward_warnings=warnings,
+        prompt=layout.prompt(rows[0]),
     )
 
 

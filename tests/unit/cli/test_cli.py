@@ -207,7 +207,7 @@ def test_compile_writes_yaml(tmp_path: Path) -> None:
 
     pipeline, *_ = yaml.safe_load_all(target.read_text())
     recipe = pipeline["root"]["inputDefinitions"]["parameters"]["recipe"]
-    assert json.loads(recipe["defaultValue"])["seed"] == 3
+    assert recipe["defaultValue"]["seed"] == 3
 
 
 def test_a_run_directory_that_was_trained_with_another_recipe_is_refused(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from rlvr_trainer.data import (
 )
 from rlvr_trainer.errors import ConfigError, DataError, PlatformError
 from rlvr_trainer.recipe.reader import parse_recipe
+from rlvr_trainer.tasks.chat_template import TemplateRefused
 from rlvr_trainer.tasks.prompt import PromptLayout
 
 
@@ -41,7 +42,7 @@ def run(
     context_length: int = 2048, max_completion_tokens: int = 256,
     count_tokens: Callable[[str], int] = words, prompt: dict[str, Any] | None = None,
     rewards: dict[str, Any] | None = None, evaluation: dict[str, Any] | None = None,
-    **data: Any,
+    template: Any = None, **data: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Prepare with two shots by default; the other arguments are the data section."""
     recipe = parse_recipe(
@@ -57,7 +58,7 @@ def run(
             **({"rewards": rewards} if rewards else {}),
         }
     )
-    return prepare(recipe, data_dir, count_tokens=count_tokens)
+    return prepare(recipe, data_dir, count_tokens=count_tokens, template=template)
 
 
 def jsonl(path: Path, rows: Iterable[dict[str, Any] | str]) -> str:
@@ -678,3 +679,88 @@ def test_a_folder_that_cannot_be_written_is_a_configuration_error(
 ) -> None:
     with pytest.raises(ConfigError, match="cannot be written"):
         run(Path(hundred) / "d", train=hundred)
+
+
+# --- chats
+
+
+CHAT = {"style": "chat", "num_shots": 0}
+
+
+def chat_row(number: int, *before: tuple[str, str]) -> dict[str, Any]:
+    asked = [*before, ("user", f"What is {number} + 1?")]
+    messages = [{"role": role, "content": content} for role, content in asked]
+    return {"messages": messages, "answer": number + 1}
+
+
+def test_the_messages_of_a_row_are_kept(tmp_path: Path) -> None:
+    train = jsonl(tmp_path / "train.jsonl", [chat_row(n, ("system", "Add.")) for n in range(20)])
+    run(tmp_path / "data", prompt=CHAT, train=train)
+    [first, *_] = load_rows(tmp_path / "data", "train")
+    assert first.messages[0] == {"role": "system", "content": "Add."}
+    assert first.messages[-1]["content"] == first.question
+
+
+def test_a_chat_is_quarantined_under_text_with_what_to_do(tmp_path: Path) -> None:
+    rows = [*map(row, range(20)), chat_row(30)]
+    train = jsonl(tmp_path / "train.jsonl", rows)
+    run(tmp_path / "data", train=train, max_quarantined_fraction=0.1)
+    [line] = (tmp_path / "data/quarantined.jsonl").read_text().splitlines()
+    assert json.loads(line)["reason"] == "chat"
+    with pytest.raises(DataError, match=r"the row is a chat.*set prompt.style to chat"):
+        run(tmp_path / "other", train=train, max_quarantined_fraction=0)
+
+
+def test_the_same_question_after_other_turns_is_no_duplicate(tmp_path: Path) -> None:
+    turns = [("user", "Hello"), ("assistant", "Yes?")]
+    rows = [*map(chat_row, range(20)), chat_row(1, *turns)]
+    rows.append(chat_row(1, ("system", "Add."), *turns))  # a duplicate of the one before
+    train = jsonl(tmp_path / "train.jsonl", rows)
+    manifest = run(tmp_path / "data", prompt=CHAT, train=train, max_quarantined_fraction=0.1)
+    assert manifest["quarantined"] == {"duplicate": 1}
+
+
+def test_an_example_is_one_question(tmp_path: Path) -> None:
+    turns = [("user", "Hello"), ("assistant", "Yes?")]
+    rows = [*(chat_row(n, *turns) for n in range(20)), *map(chat_row, range(100, 105))]
+    train = jsonl(tmp_path / "train.jsonl", rows)
+    run(tmp_path / "data", prompt={**CHAT, "num_shots": 2}, train=train)
+    assert all(len(exemplar.messages) == 1 for exemplar in load_exemplars(tmp_path / "data"))
+
+
+class Alternating:
+    """A fake template: refuses two messages of the user in a row."""
+
+    def prompt(self, messages: Any) -> str:
+        roles = [message["role"] for message in messages]
+        if roles.count("user") == len(roles) > 1:
+            raise TemplateRefused("it says: roles must alternate")
+        return "".join(f"[{message['content']}] " for message in messages)
+
+
+def test_a_chat_that_the_template_refuses_is_quarantined(tmp_path: Path) -> None:
+    rows = [*map(chat_row, range(20)), chat_row(30, ("user", "Hello"))]
+    train = jsonl(tmp_path / "train.jsonl", rows)
+    options: Any = {"prompt": CHAT, "train": train, "num_exemplars": 0, "template": Alternating()}
+    manifest = run(tmp_path / "data", **options, max_quarantined_fraction=0.1)
+    assert manifest["quarantined"] == {"refused-by-template": 1}
+    with pytest.raises(DataError, match="roles must alternate"):
+        run(tmp_path / "other", **options, max_quarantined_fraction=0)
+
+
+def test_a_chat_is_as_long_as_its_rendered_prompt(tmp_path: Path) -> None:
+    """Count its own system message where it has one, in place of the recipe's."""
+    own = chat_row(30, ("system", "one two three four"))  # and not "Please add." too
+    longer = chat_row(31, ("system", "one two three four five"))
+    train = jsonl(tmp_path / "train.jsonl", [*map(chat_row, range(20)), own, longer])
+    manifest = run(
+        tmp_path / "data",
+        prompt={**CHAT, "system": "Please add."},
+        train=train,
+        num_exemplars=0,
+        max_quarantined_fraction=0.1,
+        template=Alternating(),
+        context_length=256 + words("[one two three four] [What is 30 + 1?]"),
+    )
+    assert manifest["quarantined"] == {"over-long": 1}
+    assert manifest["max_prompt_tokens"] == 9

@@ -132,10 +132,26 @@ def test_rows_that_stand_twice_raise_what_is_allowed_and_are_told(tmp_path: Path
 def test_a_stop_that_the_rows_use_is_replaced(tmp_path: Path) -> None:
     rows = [row | {"question": f"Question: {row['question']}"} for row in sums()]
     data = jsonl(tmp_path / "rows.jsonl", rows)
-    assert rlvr("init", data).exit_code == 0
+    assert rlvr("init", data, "--model", "Qwen/Qwen2.5-0.5B@060db64").exit_code == 0
     recipe = load_recipe(tmp_path / "rows.yaml")
+    assert recipe.prompt.style == "text"
     assert recipe.prompt.stop == "Problem:"
     assert recipe.prompt.question_template == "Problem: {question}\nSolution:"
+    accepted(tmp_path / "rows.yaml")
+
+
+def test_rows_that_are_chats_and_an_instruct_model_are_laid_out_as_chats(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": [{"role": "user", "content": row["question"]}], "target": row["answer"]}
+        for row in sums()
+    ]
+    data = jsonl(tmp_path / "rows.jsonl", rows)
+    result = rlvr("init", data)
+    assert result.exit_code == 0, result.output
+    recipe = load_recipe(tmp_path / "rows.yaml")
+    assert recipe.data.columns.renamed == {"answer": "target"}
+    assert recipe.prompt.style == "chat"
+    assert "style: chat  # the model has the chat template of an instruct model" in result.output
     accepted(tmp_path / "rows.yaml")
 
 

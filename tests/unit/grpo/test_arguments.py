@@ -70,6 +70,12 @@ def test_vllm_has_the_same_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert config.generation_kwargs == {"stop": ["\nQuestion:"]}
 
 
+def test_vllm_ends_a_chat_by_its_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arguments, "is_vllm_available", lambda: True)
+    recipe = load_recipe("arithmetic-chat", ["grpo.use_vllm=true"])
+    assert grpo_config(recipe, tmp_path, {7, 2}).generation_kwargs == {"stop_token_ids": [2, 7]}
+
+
 def test_vllm_that_is_not_installed_is_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,3 +116,21 @@ def test_min_p_keeps_the_likely_tokens(
         for sampling in (Sampling(8), Sampling(8, temperature=1.0, min_p=0.9999))
     )
     assert drawn == greedy
+
+
+@pytest.mark.parametrize("share_prefix", [True, False])
+def test_a_turn_ends_at_its_token_and_no_line_ends_it_without_a_stop(
+    share_prefix: bool, llama: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    prompts = tokenizer(["Once upon a time", "Once upon another"])["input_ids"]
+    options: Any = {"sampling": Sampling(8), "stop": "", "share_prefix": share_prefix}
+    [first, _] = complete(llama, tokenizer, prompts, **options)
+    assert not first.finished
+    end = next(token for token in first.token_ids[1:] if token != first.token_ids[0])
+
+    [ended, _] = complete(llama, tokenizer, prompts, **options, end_of_turn={end})
+
+    length = 1 + first.token_ids.index(end)
+    assert ended.token_ids == first.token_ids[:length]
+    assert ended.finished
+    assert ended.text == tokenizer.decode(first.token_ids[: length - 1])

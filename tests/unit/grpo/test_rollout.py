@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from rlvr_trainer.evaluation.completions import Completion, cut
-from rlvr_trainer.grpo.rollout import to_trl
+from rlvr_trainer.grpo import rollout
+from rlvr_trainer.grpo.reward_functions import BatchScorer
+from rlvr_trainer.grpo.rollout import Rollout, to_trl
+from rlvr_trainer.recipe.reader import load_recipe
 
 EOS = 2
 
@@ -58,3 +64,26 @@ def test_log_probs_of_cut_tokens_are_left_out_and_an_added_end_has_none() -> Non
     completions = [Completion([5, 6], "cut", finished=True), Completion([5, 6], "limit", False)]
     rollout = to_trl([[1]] * 2, completions, EOS, [[-1.0, -2.0, -3.0], [-4.0, -5.0]])
     assert rollout["logprobs"] == [[-1.0, -2.0, None], [-4.0, -5.0]]
+
+
+def test_verifiers_see_a_chat_from_the_assistants_beginning_to_the_end_of_its_turn(
+    tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TRL's own text has no prefix, and the end token wherever the tokenizer decodes it."""
+    drawn = [Completion([5, EOS], "It is 4.", finished=True)]
+    monkeypatch.setattr(rollout, "unwrap_model_for_generation", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(rollout, "complete", lambda *_, **__: drawn)
+    arguments = SimpleNamespace(ds3_gather_for_generation=True, gradient_checkpointing_kwargs=None)
+    trainer: Any = SimpleNamespace(
+        processing_class=tokenizer, use_vllm=False, model_wrapped=None, accelerator=None,
+        args=arguments,
+    )  # fmt: skip
+    prefix = ["prompt.style=chat", "prompt.assistant_prefix='Well. '"]
+    chat = Rollout(load_recipe("arithmetic", prefix))(["<|im_start|>user\n"], trainer)
+    assert chat["seen"] == ["Well. It is 4."]
+    assert "seen" not in Rollout(load_recipe("arithmetic"))(["Question:"], trainer)
+
+    seen = []
+    scorer = BatchScorer({"reward": lambda text, row: seen.append(text) or 1.0}, 0.0)
+    scorer.reward_functions()[0](completions=["It is 4.<end>"], row=["{}"], seen=chat["seen"])
+    assert seen == ["Well. It is 4."]

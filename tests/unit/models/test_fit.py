@@ -135,8 +135,39 @@ def test_the_embedded_models_facts_are_known_without_a_conversion(smollm2_dir: P
     converted, known = facts_in(smollm2_dir), EMBEDDED_FACTS["smollm2-135m-instruct"]
     assert converted.linear_layers is not None
     assert known.linear_layers == converted.linear_layers - {"model.embed_tokens", "lm_head"}
-    for name in ("num_positions", "num_embeddings", "num_tokens"):
+    for name in (
+        *("num_positions", "num_embeddings", "num_tokens"),
+        *("chat_template", "special_tokens"),
+    ):
         assert getattr(known, name) == getattr(converted, name)
+
+
+@pytest.mark.parametrize(
+    ("files", "template"),
+    [
+        ({}, None),
+        ({"tokenizer_config.json": {"eos_token": {"content": "</s>"}}}, ""),
+        ({"tokenizer_config.json": {"chat_template": "{{ 1 }}"}}, "{{ 1 }}"),
+        (
+            {"tokenizer_config.json": {"chat_template": [{"name": "default", "template": "a"}]}},
+            "a",
+        ),
+        ({"tokenizer_config.json": {"chat_template": "a"}, "chat_template.jinja": "b"}, "b"),
+    ],
+)
+def test_a_models_template_is_known_by_its_files(
+    files: dict[str, object], template: str | None, tmp_path: Path
+) -> None:
+    for name, content in files.items():
+        text = content if isinstance(content, str) else json.dumps(content)
+        (tmp_path / name).write_text(text)
+    assert facts_in(tmp_path).chat_template == template
+
+
+def test_a_token_is_known_by_its_text(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": {"content": "</s>"}}')
+    (tmp_path / "special_tokens_map.json").write_text('{"bos_token": "<s>"}')
+    assert facts_in(tmp_path).special_tokens == {"bos_token": "<s>", "eos_token": "</s>"}
 
 
 def test_the_data_step_refuses_before_reading_a_row(tiny_model_dir: Path, tmp_path: Path) -> None:

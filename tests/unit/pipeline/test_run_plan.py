@@ -1,9 +1,12 @@
+import re
 from pathlib import Path
 
 import pytest
+from tests.small_model import save_tiny_llama, small_tokenizer
 
 from rlvr_components.jobs.local_process import LocalBackend
 from rlvr_pipelines.pipeline.run_plan import measure, plan_local
+from rlvr_trainer import api
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.recipe.reader import load_recipe
 from rlvr_trainer.recipe.schema import Recipe
@@ -29,6 +32,54 @@ def test_the_rows_are_counted_and_the_lengths_estimated() -> None:
     assert sizes.num_steps == 20
     assert sizes.num_evaluated == 20
     assert 10 < sizes.question_tokens < 60
+
+
+def test_the_first_prompt_is_shown_as_the_model_gets_it(smollm2_dir: Path) -> None:
+    chat = ("prompt.style=chat", "prompt.num_shots=1")
+    prompt = measure(tiny(*chat)).prompt
+    assert prompt.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")
+    assert prompt.endswith("<|im_end|>\n<|im_start|>assistant\n")
+    assert measure(tiny()).prompt.endswith("\nSolution:")
+
+
+def test_without_the_models_files_the_messages_are_shown() -> None:
+    elsewhere = tiny("prompt.style=chat", "model={name: a/b, revision: c}", "prompt.system=Add.")
+    prompt = measure(elsewhere).prompt
+    assert prompt.startswith("[system] Add.\n[user] ")
+    assert "\n[assistant] " in prompt
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("prompt.chat_options={enable_thinkin: no}", "does not read 'enable_thinkin'"),
+        ("prompt.chat_template=/nowhere/own.jinja", "own.jinja cannot be read"),
+    ],
+)
+def test_a_template_that_does_not_fit_is_refused(override: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        plan_local(tiny("prompt.style=chat", override), Path("runs/tiny"))
+
+
+def test_the_readmes_chat_recipes_are_planned(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text("utf-8")
+    whole, thinking = re.findall(r"```yaml\n(.*?)```", readme.partition("## Chat models")[2], re.S)
+    (tmp_path / "chat.yaml").write_text(whole)
+    (tmp_path / "thinking.yaml").write_text(f"extends: chat.yaml\n{thinking}")
+    assert "Think first" in measure(load_recipe(tmp_path / "chat.yaml")).prompt
+    prompt = measure(load_recipe(tmp_path / "thinking.yaml")).prompt
+    assert prompt.endswith("<|im_start|>assistant\n<think>\n")
+    assert prompt.count("</think>\n\n#### The final answer is") == 2
+
+
+def test_a_base_model_has_no_chat_template(tmp_path: Path) -> None:
+    save_tiny_llama(tmp_path, small_tokenizer())
+    base = tiny("prompt.style=chat", f"model.name={tmp_path}")
+    with pytest.raises(ConfigError, match=r"has no chat template; set prompt\.chat_template"):
+        plan_local(base, Path("runs/tiny"))
+    with pytest.raises(ConfigError, match=r"has no chat template; set prompt\.chat_template"):
+        api.prepare(base, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
 
 
 def test_without_max_steps_the_epochs_decide() -> None:

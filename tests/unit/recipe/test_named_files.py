@@ -22,13 +22,14 @@ def test_the_same_files_have_the_same_digests(tmp_path: Path) -> None:
 
 
 def test_changed_rows_or_code_change_the_digests(tmp_path: Path) -> None:
-    for field in ("train", "task", "reward"):
+    for field in ("train", "task", "reward", "template"):
         file = tmp_path / f"{field}.py"
         file.write_text("1")
         named = {
             "train": {"data": {"train": str(file)}},
             "task": {"task": f"{file}:Mine"},
             "reward": {"rewards": {"mine": {"function": f"{file}:mine"}}},
+            "template": {"prompt": {"style": "chat", "chat_template": str(file)}},
         }[field]
         before = file_digests(recipe(**named))
         file.write_text("2")
@@ -48,4 +49,6 @@ def test_files_that_pods_do_not_have_are_listed(tmp_path: Path) -> None:
 
     assert files_of_this_machine(named, data=True) == sorted([str(code), str(rows)])
     assert files_of_this_machine(named, data=False) == [str(code)]
+    chat = recipe(prompt={"style": "chat", "chat_template": str(code)})
+    assert files_of_this_machine(chat, data=False) == [str(code)]
     assert files_of_this_machine(recipe(), data=True) == []

@@ -62,6 +62,17 @@ def test_gsm8k_is_the_published_recipe() -> None:
     [
         ("prompt.num_shotz=3", "unknown field (did you mean 'num_shots'?)"),
         ("trainings.max_steps=3", "unknown field (did you mean 'training'?)"),
+        (
+            "prompt.system=Hi",
+            "system = 'Hi' has no effect on a text prompt; set prompt.style to chat",
+        ),
+        ("prompt.chat_options={a: 1}", "no effect on a text prompt"),
+        ("prompt.examples_as=message", "no effect on a text prompt"),
+        ("prompt.stop=''", "must be one line that is not blank"),
+        (
+            "prompt={style: chat, chat_options: {add_generation_prompt: true}}",
+            "'add_generation_prompt' is set by the recipe; set prompt.assistant_prefix instead",
+        ),
         ("sampling.num_generations=7", "not divisible by sampling.num_generations = 7"),
         ("sampling.num_generations=1", "greater than or equal to 2"),
         ("prompt.num_shots=12", "data.num_exemplars sets only 8 rows aside"),
@@ -193,6 +204,25 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
         load(str(path))
 
 
+def test_a_chat_has_defaults_of_its_own() -> None:
+    turns = load("arithmetic", "prompt.style=chat").prompt
+    assert (turns.question_template, turns.stop) == ("{question}", "")
+    assert turns.solution_template == "{solution}\n#### The final answer is {answer}"
+    message = load("arithmetic", "prompt={style: chat, examples_as: message}").prompt
+    assert message.question_template == load("arithmetic").prompt.question_template
+    assert message.stop == ""
+    own = load("arithmetic", "prompt={style: chat, stop: 'Q:', question_template: '{question}!'}")
+    assert (own.prompt.stop, own.prompt.question_template) == ("Q:", "{question}!")
+    assert parse_recipe(own.model_dump()) == own
+
+
+def test_the_published_recipe_in_chat_form_differs_in_the_form_only() -> None:
+    base, chat = load("gsm8k"), load("gsm8k-chat")
+    assert (chat.model.name, len(chat.model.revision)) == ("Qwen/Qwen2.5-0.5B-Instruct", 40)
+    own = ("name", "description", "prompt", "model")
+    assert chat.model_dump(exclude={*own}) == base.model_dump(exclude={*own})
+
+
 def test_a_stop_that_begins_the_answers_line_needs_a_users_reward() -> None:
     own = ("prompt.stop='####'", "rewards={mine: {function: 'm:f'}}")
     assert load("arithmetic", *own, "evaluation.correct_by=mine").prompt.stop == "####"
@@ -293,6 +323,12 @@ def test_paths_that_are_set_are_relative_to_the_working_directory(
     one = load("arithmetic", "rewards.r.function=./f.py:g", "data.train=x.jsonl")
     assert one.rewards["r"].function == f"{tmp_path}/f.py:g"
     assert one.data.train == f"{tmp_path}/x.jsonl"
+
+
+def test_a_chat_template_is_beside_its_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: arithmetic\nprompt: {style: chat, chat_template: own.jinja}\n")
+    assert load(str(path)).prompt.chat_template == str(tmp_path / "own.jinja")
 
 
 def test_values_that_are_not_paths_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:

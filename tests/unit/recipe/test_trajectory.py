@@ -100,6 +100,7 @@ def files(tmp_path: Path) -> Path:
     (folder / "mine.py").write_text("from helper import LIMIT\n\ndef brief(c, row): ...\n")
     (folder / "helper.py").write_text("LIMIT = 1\n")
     (folder / "unrelated.py").write_text("")
+    (folder / "mine.jinja").write_text("{{ messages }}")
     (folder / "model" / "model.safetensors").write_bytes(b"weights")
     (folder / "model" / "nested" / "tokenizer.json").write_text("[true]")
     return folder
@@ -112,6 +113,8 @@ def of_files(folder: Path) -> Trajectory:
             f"rewards.brief.function={folder}/mine.py:brief",
             f"task={folder}/mine.py:Task",
             f"model.name={folder}/model",
+            "prompt.style=chat",
+            f"prompt.chat_template={folder}/mine.jinja",
         )
     )
 
@@ -125,6 +128,7 @@ def of_files(folder: Path) -> Trajectory:
         ("helper.py", "rewards.brief.function"),
         ("model/model.safetensors", "model.name"),
         ("model/nested/tokenizer.json", "model.name"),
+        ("mine.jinja", "prompt.chat_template"),
     ],
 )
 def test_the_content_of_named_files_decides_the_weights(file: str, field: str, files: Path) -> None:
@@ -157,6 +161,8 @@ def test_another_function_of_the_same_file_is_another_reward(files: Path) -> Non
         f"rewards.brief.function={files}/mine.py:other",
         f"task={files}/mine.py:Task",
         f"model.name={files}/model",
+        "prompt.style=chat",
+        f"prompt.chat_template={files}/mine.jinja",
     )
     assert len(trajectory_of(other).differences(earlier)) == 1
 

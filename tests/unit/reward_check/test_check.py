@@ -279,11 +279,12 @@ def test_a_plan_and_the_check_step_refuse_a_fooled_judge(
 
     monkeypatch.setenv("RLVR_RUN_ID", "run-1")
     monkeypatch.setenv(EVENTS_VARIABLE, str(tmp_path / "events.jsonl"))
-    form = {"recipe": yaml.safe_dump(yaml.safe_load(loose.read_text())), "job_place": "local"}
-    form["recipe"] = form["recipe"].replace("./", f"{tmp_path}/")
+    tree = load_recipe(loose).model_dump(mode="json")
     with pytest.raises(ConfigError, match="earned without the right answer by prompt"):
-        check(Form(**form))
-    plan = check(Form(**form, recipe_overrides=accept)).plan
+        check(Form(tree, job_place="local"))
+    field, kinds = accept.split("=")
+    overrides = {field: yaml.safe_load(kinds)}
+    plan = check(Form(tree, recipe_overrides=overrides, job_place="local")).plan
     assert "**Note.** rewards.judge is earned without the right answer" in plan
     [remark] = read_events(tmp_path / "events.jsonl")
     assert remark["event"] == "remark"

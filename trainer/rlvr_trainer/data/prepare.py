@@ -36,6 +36,7 @@ from rlvr_trainer.rewards import (
     normalise_answer,
 )
 from rlvr_trainer.tasks import Row, Split, Task, UnusableRow, load_task
+from rlvr_trainer.tasks.chat_template import Outline, TemplateRefused
 from rlvr_trainer.tasks.columns import rename_columns
 from rlvr_trainer.tasks.prompt import PromptLayout
 from rlvr_trainer.tasks.reward_trial import try_rewards
@@ -43,12 +44,24 @@ from rlvr_trainer.verifiers import VERIFIERS, Format, Number, Verifier
 
 if TYPE_CHECKING:
     from rlvr_trainer.recipe.schema import Recipe
+    from rlvr_trainer.tasks.chat_template import Renderer
+
+CHAT_ROW = (
+    "the row is a chat, and prompt.style is text; set prompt.style to chat, or give the row a "
+    "question in place of its messages"
+)
 
 TOKEN_MARGIN = 16
 """Tokens by which a prompt may differ from the sum of header and question."""
 
 
-def prepare(recipe: Recipe, data_dir: Path, *, count_tokens: Callable[[str], int]) -> Manifest:
+def prepare(
+    recipe: Recipe,
+    data_dir: Path,
+    *,
+    count_tokens: Callable[[str], int],
+    template: Renderer | None = None,
+) -> Manifest:
     """Write the splits, the exemplars and the quarantined rows to `data_dir`; return the manifest.
 
     - `train.jsonl`, `validation.jsonl`, `test.jsonl`, `exemplars.jsonl`: rows, for `load_rows`
@@ -56,7 +69,8 @@ def prepare(recipe: Recipe, data_dir: Path, *, count_tokens: Callable[[str], int
     - `manifest.json`: counts, hashes, seed, sources, exemplar ids, header tokens by shots
 
     A row is over-long if its prompt and the longest completion exceed the context: for training
-    rows at the trained shots, for test rows at the most shots that are evaluated.
+    rows at the trained shots, for test rows at the most shots that are evaluated. Chats are counted
+    in the form of `template`, or without one by their contents alone.
 
     Raises ConfigError (templates, rewards, a header longer than the context, an unwritable folder),
     DataError (unreadable or empty sources, too many unusable rows, unknown ids) and PlatformError
@@ -78,7 +92,7 @@ def prepare(recipe: Recipe, data_dir: Path, *, count_tokens: Callable[[str], int
     _check_selection(select, train, read)
 
     exemplars = _choose_exemplars(recipe, train)
-    layout = PromptLayout(recipe.prompt, exemplars)
+    layout = PromptLayout(recipe.prompt, exemplars, template or Outline())
     header_tokens = _count_headers(recipe, layout, count_tokens)
     fits = _LengthLimit(recipe, layout, header_tokens, count_tokens)
     shown = {row.id for row in exemplars}
@@ -160,6 +174,8 @@ def _read(task: Task, recipe: Recipe, split: Split, read: Quarantine) -> list[Ro
         read.count(id, split, record.location)
         try:
             row = _parse(task, record, id, columns)
+            if row.messages and recipe.prompt.style == "text":
+                raise UnusableRow("chat", CHAT_ROW)
             rows.append(_judgeable(row, verifiers))
         except UnusableRow as error:
             read.add(id, error.reason, error.detail, record.text or str(record.raw))
@@ -224,7 +240,9 @@ def _advice(field: str, verifier: Verifier) -> str:
 
 def _question_key(row: Row) -> str:
     """Return a key that is the same for questions that read the same."""
-    visible = "".join(char for char in row.question if unicodedata.category(char) != "Cf")
+    turns = (message["content"] for message in row.messages if message["role"] != "system")
+    asked = "\n".join(turns) or row.question
+    visible = "".join(char for char in asked if unicodedata.category(char) != "Cf")
     folded = unicodedata.normalize("NFD", visible).casefold()
     return unicodedata.normalize("NFC", " ".join(folded.split()))
 
@@ -296,7 +314,8 @@ def _choose_exemplars(recipe: Recipe, train: Sequence[Row]) -> list[Row]:
         return []
     shuffled = list(train)
     random.Random(f"exemplars-{recipe.seed}").shuffle(shuffled)
-    candidates = [row for row in shuffled if row.id not in set(recipe.data.select)]
+    select = set(recipe.data.select)
+    candidates = [row for row in shuffled if row.id not in select and _asks_once(row)]
     candidates = _rewarded(recipe, candidates)
     if len(candidates) < num_exemplars:
         raise DataError(
@@ -306,6 +325,11 @@ def _choose_exemplars(recipe: Recipe, train: Sequence[Row]) -> list[Row]:
     median = statistics.median(_num_characters(row) for row in candidates)
     short = [row for row in candidates if _num_characters(row) <= median]
     return (short if len(short) >= num_exemplars else candidates)[:num_exemplars]
+
+
+def _asks_once(row: Row) -> bool:
+    """Return True unless earlier turns belong to the question: an example is one question."""
+    return all(message["role"] == "system" for message in row.messages[:-1])
 
 
 def _num_characters(row: Row) -> int:
@@ -381,7 +405,8 @@ def _count_headers(
     trained, evaluated = recipe.prompt.num_shots, recipe.evaluated_shots
     tokens_by_shots = {}
     for shots in sorted({trained, *evaluated}):
-        tokens = tokens_by_shots[shots] = count_tokens(layout.header(shots)) if shots else 0
+        header = layout.header(shots)
+        tokens = tokens_by_shots[shots] = count_tokens(header) if header else 0
         completion = max(
             recipe.sampling.max_completion_tokens if shots == trained else 0,
             recipe.evaluation_max_completion_tokens if shots in evaluated else 0,
@@ -408,6 +433,7 @@ class _LengthLimit:
         self._recipe = recipe
         self._layout = layout
         self._header_tokens = header_tokens
+        self._headers = {shots: layout.header(shots) for shots in header_tokens}
         self._count_tokens = count_tokens
         self.max_prompt_tokens = 0
         """Tokens of the longest prompt that fits, up to TOKEN_MARGIN more or less."""
@@ -426,10 +452,19 @@ class _LengthLimit:
 
     def _fits(self, row: Row, shots: int, completion: int, read: Quarantine) -> bool:
         limit = self._recipe.model.context_length - completion
-        # the header is long and always the same: only rows near the limit are counted with it
-        prompt = self._header_tokens[shots] + self._count_tokens(self._layout.question(row))
-        if abs(prompt - limit) <= TOKEN_MARGIN:
-            prompt = self._count_tokens(self._layout.prompt(row, shots))
+        try:
+            text = self._layout.prompt(row, shots)
+        except TemplateRefused as error:
+            read.add(row.id, "refused-by-template", str(error), row.question)
+            return False
+        # the header is long and almost always the same: only rows near the limit count it again
+        header = self._headers[shots]
+        rest = text.removeprefix(header)
+        prompt = self._count_tokens(rest)
+        if rest != text:
+            prompt += self._header_tokens[shots]
+            if abs(prompt - limit) <= TOKEN_MARGIN:
+                prompt = self._count_tokens(text)
         if prompt > limit:
             detail = (
                 f"{prompt} tokens at {shots} shots and a completion of {completion} exceed "

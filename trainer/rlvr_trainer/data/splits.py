@@ -93,6 +93,7 @@ def row_lines(rows: Iterable[Row]) -> bytes:
             "answer": row.answer,
             "solution": row.solution,
             "extra": dict(row.extra),
+            **({"messages": list(row.messages)} if row.messages else {}),
         }
         for row in rows
     )

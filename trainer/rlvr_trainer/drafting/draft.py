@@ -33,6 +33,9 @@ CONTEXT = 2048
 _PLAIN = re.compile(r"[A-Za-z./][\w./-]*(:[\w./-]+)*")
 """Matches a text that YAML reads as it is, without quotes."""
 _NOT_TEXT = ("true", "false", "null", "True", "False", "TRUE", "FALSE", "Null", "NULL")
+_INSTRUCT = re.compile(r"instruct|chat|-it\b", re.IGNORECASE)
+ASKED = "Solve the problem. End with a line that gives the answer:"
+KINDS_ASKED = {"number": "NUMBER", "choice": "LETTER"}
 MARKER = "#### The final answer is"
 
 
@@ -103,7 +106,7 @@ def draft_recipe(sources: Sources, model: str, folder: Path) -> Draft:
         Setting("name", _name(sources.train)),
         Setting("task", "question-answer"),
         *_data(sources, columns.renamed, rows, len(raw), folder),
-        *_prompt(rows, kind, doubts),
+        *_prompt(rows, kind, model, doubts),
     ]
     if kind != "number":
         reward = {"format": {"weight": 0.5}, "correctness": {"verifier": kind}}
@@ -158,24 +161,47 @@ def _beside(source: str, folder: Path) -> str:
     return f"./{path.relative_to(folder)}" if path.is_relative_to(folder) else str(path)
 
 
-def _prompt(rows: Sequence[Row], kind: str, doubts: list[str]) -> Iterator[Setting]:
-    shots = _num_shots(rows)
-    yield Setting("prompt.num_shots", shots, "worked examples that show the form of an answer")
-    texts = "\n".join(f"{row.question}\n{row.solution}" for row in rows)
-    free = [stop for stop in STOPS if f"\n{stop}" not in texts and not texts.startswith(stop)]
-    stop = free[0] if free else STOPS[0]
+def _prompt(rows: Sequence[Row], kind: str, model: str, doubts: list[str]) -> Iterator[Setting]:
     options = next((name for name in OPTION_COLUMNS if name in rows[0].extra), "")
     shown = f"\nOptions: {{{options}}}" if kind == "choice" and options else ""
     if shown:
         doubts.append(f"the options are shown as the column {options} is written")
+    no_worked = "" if _worked(rows) else "the rows hold no worked text"
+    template = _chat_template(model)
+    is_chat = bool(template) if template is not None else bool(_INSTRUCT.search(model))
+    if is_chat:
+        named = "is named like" if template is None else "has the chat template of"
+        yield Setting("prompt.style", "chat", f"the model {named} an instruct model")
+        yield Setting("prompt.system", f"{ASKED}\n{MARKER} {KINDS_ASKED.get(kind, 'ANSWER')}")
+        if shown:
+            yield Setting("prompt.question_template", f"{{question}}{shown}")
+    else:
+        if template is None:
+            doubts.append("whether the model has a chat template (prompt.style: chat)")
+        yield from _asked_in_text(rows, shown)
+    if no_worked:
+        answer = f"{MARKER} {{answer}}"
+        yield Setting("prompt.solution_template", answer if is_chat else f"\n{answer}", no_worked)
+    reason = "worked examples that show the form of an answer"
+    yield Setting("prompt.num_shots", _num_shots(rows), reason)
+
+
+def _asked_in_text(rows: Sequence[Row], shown: str) -> Iterator[Setting]:
+    """Yield the layout of a question, with a stop that no line of the rows begins with."""
+    texts = "\n".join(f"\n{row.question}\n{row.solution}" for row in rows)
+    free = [stop for stop in STOPS if f"\n{stop}" not in texts]
+    stop = free[0] if free else STOPS[0]
     if stop != STOPS[0] or shown:
         template = f"{stop} {{question}}{shown}\nSolution:"
         reason = f"lines of the rows begin with {STOPS[0]}" if stop != STOPS[0] else ""
         yield Setting("prompt.question_template", template, reason)
         yield Setting("prompt.stop", stop)
-    if not _worked(rows):
-        reason = "the rows hold no worked text"
-        yield Setting("prompt.solution_template", f"\n{MARKER} {{answer}}", reason)
+
+
+def _chat_template(model: str) -> str | None:
+    """Return the template of a model on this machine, empty without one; None if it is not here."""
+    facts = local_facts(_model_section(model))
+    return facts.chat_template if facts else None
 
 
 def _worked(rows: Sequence[Row]) -> bool:
@@ -190,19 +216,25 @@ def _num_shots(rows: Sequence[Row]) -> int:
     return next(fitting, 0)
 
 
-def _model(model: str, rows: Sequence[Row], doubts: list[str]) -> Iterator[Setting]:
+def _model_section(model: str) -> ModelSection:
     name, _, revision = model.partition("@")
+    if name.startswith((".", "~")):
+        name = str(Path(name).expanduser().absolute())
     try:
-        section = ModelSection(name=name, revision=revision)
+        return ModelSection(name=name, revision=revision)
     except ValueError:
         raise ConfigError(
             f"--model {model} is on the hub and names no commit; write {name}@COMMIT (a directory "
             "begins with / or ./)"
         ) from None
-    yield Setting("model.name", name)
-    if revision:
-        yield Setting("model.revision", revision)
-    if name.startswith(EMBEDDED_PREFIX):
+
+
+def _model(model: str, rows: Sequence[Row], doubts: list[str]) -> Iterator[Setting]:
+    section = _model_section(model)
+    yield Setting("model.name", section.name)
+    if section.revision:
+        yield Setting("model.revision", section.revision)
+    if section.name.startswith(EMBEDDED_PREFIX):
         yield Setting("model.dtype", "fp32", "twice as fast as bf16 on a CPU without AMX")
     facts = local_facts(section)
     positions = (facts.num_positions if facts else None) or CONTEXT

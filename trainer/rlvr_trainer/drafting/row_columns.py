@@ -11,6 +11,7 @@ from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.rewards import parse_number
 from rlvr_trainer.tasks import Row, UnusableRow
 from rlvr_trainer.tasks.base import similar_columns
+from rlvr_trainer.tasks.chat_rows import chat_column, read_chat
 from rlvr_trainer.tasks.columns import rename_columns
 from rlvr_trainer.tasks.question_answer import QuestionAnswer
 
@@ -32,6 +33,7 @@ def guess_columns(rows: Sequence[Mapping[str, Any]]) -> Columns:
     """Return the columns of question, answer and worked text. Raises ConfigError for none."""
     renamed: dict[str, str] = {}
     doubts: list[str] = []
+    rows = [_without_chat(raw) for raw in rows]
     for name, fits in (("question", _is_question), ("answer", _is_answer)):
         if name in rows[0]:
             continue
@@ -81,6 +83,15 @@ KINDS: Mapping[str, Callable[[Row], bool]] = {
     "text": lambda row: len(row.answer) <= MAX_ANSWER_CHARACTERS,
 }
 """Verifier → True for an answer that looks like one for it; the first that fits most rows."""
+
+
+def _without_chat(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a row with the question of its chat as a column."""
+    chat = chat_column(raw)
+    try:
+        return read_chat(raw, chat)[0] if chat else raw
+    except UnusableRow:
+        return raw
 
 
 def _is_question(value: Any) -> bool:

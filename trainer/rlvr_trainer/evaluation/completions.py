@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -53,19 +53,22 @@ def complete(
     sampling: Sampling,
     stop: str,
     share_prefix: bool,
+    end_of_turn: Iterable[int] = (),
 ) -> list[Completion]:
     """Return one completion for each prompt, generated in one batch.
 
-    A line that starts with `stop` ends a completion and is left out. With `share_prefix` the
-    prompts' common prefix is computed once (greedy tokens stay the same); for an architecture
-    without support, `model.generate` is used and the reason logged once. Raises LogitsNotFinite.
+    A line that starts with `stop` ends a completion and is left out; an empty `stop` ends none.
+    `end_of_turn` are tokens that end one beside the model's and the tokenizer's. With
+    `share_prefix` the prompts' common prefix is computed once (greedy tokens stay the same); for an
+    architecture without support, `model.generate` is used and the reason logged once. Raises
+    LogitsNotFinite.
     """
     reason = shared_prefix.unsupported_reason(model) if share_prefix else None
     if reason:
         _warn_once(reason)
     generate = _generate_shared if share_prefix and not reason else _generate_plain
-    eos_token_ids = end_tokens(model, tokenizer)
-    drawn = generate(model, tokenizer, prompt_ids, sampling, stop_text(stop), eos_token_ids)
+    eos_token_ids = end_tokens(model, tokenizer) | set(end_of_turn)
+    drawn = generate(model, tokenizer, prompt_ids, sampling, stop_texts(stop), eos_token_ids)
     return [cut(ids, tokenizer, stop, eos_token_ids) for ids in drawn]
 
 
@@ -77,12 +80,15 @@ def _warn_once(reason: str) -> None:
 def cut(
     ids: list[int], tokenizer: PreTrainedTokenizerBase, stop: str, eos_token_ids: set[int]
 ) -> Completion:
-    """Return the completion of the tokens `ids`, up to the line that starts with `stop`."""
+    """Return the completion of the tokens `ids`, up to the line that starts with `stop`.
+
+    The text is without the token that ends it, whether the tokenizer calls that special or not.
+    """
     decode: Callable[[list[int]], str] = lambda tokens: tokenizer.decode(  # noqa: E731
         tokens, skip_special_tokens=True
     )
     ended = bool(ids) and ids[-1] in eos_token_ids
-    text = decode(ids)
+    text = decode(ids[:-1] if ended else ids)
     kept = cut_at_stop(text, stop=stop)
     if kept == text:
         return Completion(ids, text, finished=ended)
@@ -92,9 +98,9 @@ def cut(
     return Completion(ids[:length], kept, finished=True)
 
 
-def stop_text(stop: str) -> str:
-    """Return the text that starts a line with `stop`, for use while generating."""
-    return f"\n{stop}"
+def stop_texts(stop: str) -> tuple[str, ...]:
+    """Return the text that starts a line with `stop`, for use while generating; none for none."""
+    return (f"\n{stop}",) if stop else ()
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
@@ -109,7 +115,7 @@ def _generate_shared(
     tokenizer: PreTrainedTokenizerBase,
     prompt_ids: Sequence[list[int]],
     sampling: Sampling,
-    stop_string: str,
+    stop_strings: tuple[str, ...],
     eos_token_ids: set[int],
 ) -> list[list[int]]:
     return shared_prefix.generate(
@@ -121,7 +127,7 @@ def _generate_shared(
         top_k=sampling.top_k,
         top_p=sampling.top_p,
         min_p=sampling.min_p,
-        stop_strings=(stop_string,),
+        stop_strings=stop_strings,
         eos_token_ids=eos_token_ids,
     )
 
@@ -132,7 +138,7 @@ def _generate_plain(
     tokenizer: PreTrainedTokenizerBase,
     prompt_ids: Sequence[list[int]],
     sampling: Sampling,
-    stop_string: str,
+    stop_strings: tuple[str, ...],
     eos_token_ids: set[int],
 ) -> list[list[int]]:
     batch = tokenizer.pad({"input_ids": list(prompt_ids)}, padding_side="left", return_tensors="pt")
@@ -156,7 +162,7 @@ def _generate_plain(
             **draw,
             logits_processor=[finite],
             max_new_tokens=sampling.max_new_tokens,
-            stop_strings=[stop_string],
+            stop_strings=list(stop_strings) or None,
             tokenizer=tokenizer,
             eos_token_id=sorted(eos_token_ids),
             pad_token_id=tokenizer.pad_token_id,

@@ -7,7 +7,7 @@ the counts can be checked.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import chain
@@ -22,6 +22,7 @@ from rlvr_trainer.evaluation.completions import Completion, Sampling, complete
 from rlvr_trainer.evaluation.outcome import Shares, headline, write_samples
 from rlvr_trainer.evaluation.shards import Batch, Shard, batches, evaluated_rows, greedy_batches
 from rlvr_trainer.models import check_loaded, load_model, load_tokenizer, load_trained
+from rlvr_trainer.models.chat_prompts import chat_template, end_of_turn, prompt_ids
 from rlvr_trainer.phases import EVALUATION_PHASES
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.rewards import Case, Reward, VerifierReward, build_judge, build_rewards
@@ -57,6 +58,7 @@ class Sample:
     question: str
     answer: str
     completion: str
+    """As verifiers saw it: after `prompt.assistant_prefix`."""
     extracted: str | None
     """The one answer, if it is of the kind that is judged."""
     format: bool
@@ -79,6 +81,8 @@ class Evaluator:
     layout: PromptLayout
     label: str
     """`before` or `after`."""
+    end_of_turn: Collection[int] = ()
+    """Tokens that end a completion beside the model's own."""
     unjudged: list[str] = field(default_factory=list)
     """IDs of rows with a completion that could not be judged; it counts as wrong."""
 
@@ -109,10 +113,11 @@ class Evaluator:
             completions = complete(
                 self.model,
                 self.tokenizer,
-                self.tokenizer(text=prompts)["input_ids"],
+                prompt_ids(self.tokenizer, prompts, self.recipe.prompt.style),
                 sampling=Sampling(self.recipe.evaluation_max_completion_tokens, batch.temperature),
                 stop=self.recipe.prompt.stop,
                 share_prefix=self.recipe.shared_prefix == "on",
+                end_of_turn=self.end_of_turn,
             )
         except LogitsNotFinite as error:
             raise Diverged(
@@ -132,7 +137,7 @@ class Evaluator:
         num_shots: int,
     ) -> Iterator[Sample]:
         cases = [
-            Case(completion.text, row.columns, prompt, len(completion.token_ids))
+            Case(self._seen(completion), row.columns, prompt, len(completion.token_ids))
             for row, completion, prompt in zip(rows, completions, prompts, strict=True)
         ]
         verdicts = self.judge.batch(cases)
@@ -141,10 +146,13 @@ class Evaluator:
                 self.unjudged.append(row.id)
             yield self._sample(row, completion, num_shots, is_correct=(verdict or 0) > 0)
 
+    def _seen(self, completion: Completion) -> str:
+        return self.recipe.prompt.assistant_prefix + completion.text
+
     def _sample(
         self, row: Row, completion: Completion, num_shots: int, *, is_correct: bool
     ) -> Sample:
-        text, kind = completion.text, self.kind
+        text, kind = self._seen(completion), self.kind
         answer = kind.read(text, self.recipe.prompt.place)
         is_well_formed = answer is not None and kind.is_well_formed(answer, row.columns)
         return Sample(
@@ -196,12 +204,13 @@ def evaluate_shard(
     """
     rewards = build_rewards(recipe)  # only to fail now rather than in the training
     rows = evaluated_rows(recipe, data_dir)
-    layout = PromptLayout(recipe.prompt, load_exemplars(data_dir))
-    try_rewards(rewards, layout, rows)
+    exemplars = load_exemplars(data_dir)
+    try_rewards(rewards, PromptLayout(recipe.prompt, exemplars), rows)
     own_batches = shard.of(batches(recipe, rows))
     if not own_batches:  # more shards than batches
         return []
-    tokenizer = load_tokenizer(recipe.model)
+    tokenizer = load_tokenizer(recipe.model, recipe.prompt.chat_template)
+    template = chat_template(recipe, tokenizer)
     if adapter_dir is None:
         model = load_model(recipe.model, recipe.quantization)
         check_loaded(recipe, model, tokenizer)
@@ -209,7 +218,9 @@ def evaluate_shard(
         model = load_trained(recipe, adapter_dir)
     if torch.cuda.is_available() and not recipe.quantization:  # quantised weights are there already
         model.to("cuda")
-    evaluator = Evaluator(recipe, model.eval(), tokenizer, layout, label)
+    layout = PromptLayout(recipe.prompt, exemplars, template)
+    ends = end_of_turn(tokenizer, template)
+    evaluator = Evaluator(recipe, model.eval(), tokenizer, layout, label, ends)
     samples = [asdict(sample) for sample in _with_progress(evaluator, own_batches)]
     _check_judged(evaluator, len(samples))
     return samples

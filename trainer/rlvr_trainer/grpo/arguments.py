@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Collection
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ from trl import GRPOConfig
 from trl.import_utils import is_vllm_available
 
 from rlvr_trainer.errors import ConfigError
-from rlvr_trainer.evaluation.completions import stop_text
+from rlvr_trainer.evaluation.completions import stop_texts
 from rlvr_trainer.grpo.deepspeed_config import zero_config
 from rlvr_trainer.recipe.schema import LoraSection, Recipe
 
 
-def grpo_config(recipe: Recipe, output_dir: Path) -> GRPOConfig:
+def grpo_config(recipe: Recipe, output_dir: Path, end_of_turn: Collection[int] = ()) -> GRPOConfig:
     """Return the arguments of GRPOTrainer; the recipe's `grpo` mapping is passed on unchanged.
+
+    `end_of_turn` are tokens that end a completion beside the model's own.
 
     Call it before the model is loaded: with ZeRO-3 it also tells transformers to shard models while
     loading. Raises ConfigError.
@@ -61,7 +64,7 @@ def grpo_config(recipe: Recipe, output_dir: Path) -> GRPOConfig:
     if training.zero_stage and world_size() > 1:
         arguments["deepspeed"] = zero_config(training.zero_stage, bf16=bf16)
     if recipe.grpo.get("use_vllm"):
-        arguments["generation_kwargs"] = _vllm_options(recipe)
+        arguments["generation_kwargs"] = _vllm_options(recipe, end_of_turn)
     try:
         return GRPOConfig(**(arguments | recipe.grpo))
     except (TypeError, ValueError) as error:
@@ -74,14 +77,19 @@ def checkpointing_argument(config: type) -> str:
     return new if new in {field.name for field in fields(config)} else "gradient_checkpointing"
 
 
-def _vllm_options(recipe: Recipe) -> dict[str, Any]:
+def _vllm_options(recipe: Recipe, end_of_turn: Collection[int]) -> dict[str, Any]:
     """Return vLLM's options that TRL has no setting for. Raises ConfigError without vLLM."""
     if not is_vllm_available():
         raise ConfigError(
             "grpo.use_vllm is true and vllm is not installed; pip install vllm, or leave it out "
             "to generate without vLLM"
         )
-    return {"stop": [stop_text(recipe.prompt.stop)]}
+    options: dict[str, Any] = {}
+    if stop := stop_texts(recipe.prompt.stop):
+        options["stop"] = list(stop)
+    if end_of_turn:
+        options["stop_token_ids"] = sorted(end_of_turn)
+    return options
 
 
 def lora_config(lora: LoraSection) -> LoraConfig:

@@ -18,6 +18,8 @@ RewardFunction = Callable[..., list[float | None]]
 
 ROW = "row"
 """The column of the data set that holds a row's columns, as JSON."""
+SEEN = "seen"
+"""The column of a rollout that holds what verifiers see, if that is not TRL's own text."""
 MIN_COMPLETIONS_TO_JUDGE = 64
 
 
@@ -50,12 +52,13 @@ class BatchScorer:
         self, completions: list[str], batch: Mapping[str, Any]
     ) -> list[dict[str, float] | None]:
         if completions is not self._completions:
+            texts = batch.get(SEEN, completions)
             nothing = [None] * len(completions)
             prompts, ids = batch.get("prompts", nothing), batch.get("completion_ids", nothing)
             cases = [
                 Case(completion, json.loads(row), prompt or "", tokens and len(tokens))
                 for completion, row, prompt, tokens in zip(
-                    completions, batch[ROW], prompts, ids, strict=True
+                    texts, batch[ROW], prompts, ids, strict=True
                 )
             ]
             self._scores = score_batch(self.rewards, cases)

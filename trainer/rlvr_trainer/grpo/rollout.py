@@ -7,13 +7,15 @@ truncated. The policy did not sample that token: it is masked out of the loss.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trl.models import unwrap_model_for_generation
 
 from rlvr_trainer.errors import Diverged
 from rlvr_trainer.evaluation.completions import Completion, Sampling, complete, cut, end_tokens
+from rlvr_trainer.grpo.reward_functions import SEEN
+from rlvr_trainer.models.chat_prompts import prompt_ids
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.shared_prefix import LogitsNotFinite
 
@@ -30,8 +32,9 @@ class Rollout:
     Raises Diverged.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.stop = recipe.prompt.stop
+    def __init__(self, recipe: Recipe, end_of_turn: Collection[int] = ()) -> None:
+        self.prompt = recipe.prompt
+        self.end_of_turn = set(end_of_turn)
         self.share_prefix = recipe.shared_prefix == "on"
         self.sampling = Sampling(
             max_new_tokens=recipe.sampling.max_completion_tokens,
@@ -43,17 +46,21 @@ class Rollout:
 
     def __call__(self, prompts: list[str], trainer: GRPOTrainer) -> dict[str, Any]:
         tokenizer = trainer.processing_class
-        prompt_ids: list[list[int]] = tokenizer(text=prompts)["input_ids"]
+        ids = prompt_ids(tokenizer, prompts, self.prompt.style)
         draw = self._with_vllm if trainer.use_vllm else self._with_model
         try:
-            completions, log_probs = draw(prompt_ids, trainer)
+            completions, log_probs = draw(ids, trainer)
         except LogitsNotFinite as error:
             raise Diverged(
                 f"{error} after {trainer.state.global_step} steps; the last checkpoint is kept: "
                 "lower training.learning_rate, or check the weights of model.name if no step was "
                 "trained"
             ) from error
-        return to_trl(prompt_ids, completions, tokenizer.eos_token_id, log_probs)
+        rollout = to_trl(ids, completions, tokenizer.eos_token_id, log_probs)
+        if self.prompt.style == "chat":
+            prefix = self.prompt.assistant_prefix
+            rollout[SEEN] = [prefix + completion.text for completion in completions]
+        return rollout
 
     def _with_model(
         self, prompt_ids: list[list[int]], trainer: GRPOTrainer
@@ -69,8 +76,9 @@ class Rollout:
                 trainer.processing_class,
                 prompt_ids,
                 sampling=self.sampling,
-                stop=self.stop,
+                stop=self.prompt.stop,
                 share_prefix=self.share_prefix,
+                end_of_turn=self.end_of_turn,
             )
         return completions, None
 
@@ -83,8 +91,8 @@ class Rollout:
             prompt_ids, None, {}, trainer.num_generations
         )
         tokenizer = trainer.processing_class
-        ends = end_tokens(trainer.model, tokenizer)
-        return [cut(ids, tokenizer, self.stop, ends) for ids in drawn], log_probs
+        ends = end_tokens(trainer.model, tokenizer) | self.end_of_turn
+        return [cut(ids, tokenizer, self.prompt.stop, ends) for ids in drawn], log_probs
 
 
 def to_trl(

@@ -40,6 +40,7 @@ from rlvr_trainer.grpo.rollout import Rollout
 from rlvr_trainer.grpo.unchanged import unchanged_error
 from rlvr_trainer.models import check_loaded, load_model, load_tokenizer
 from rlvr_trainer.models.allocator import keep_freed_memory
+from rlvr_trainer.models.chat_prompts import chat_template, end_of_turn
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.recipe.trajectory import (
     TRAJECTORY,
@@ -156,9 +157,11 @@ def _trainer(trajectory: Trajectory, checkpoints: Path, data_dir: Path) -> RLVRT
     if _is_main_process() or (RUN_URI_VARIABLE in os.environ and _is_first_of_node()):
         checkpoint.staging_dir(checkpoints)
     _join_process_group(recipe)
-    arguments = grpo_config(recipe, staging)
-    layout = PromptLayout(recipe.prompt, load_exemplars(data_dir))
-    tokenizer = load_tokenizer(recipe.model)
+    tokenizer = load_tokenizer(recipe.model, recipe.prompt.chat_template)
+    template = chat_template(recipe, tokenizer)
+    ends = end_of_turn(tokenizer, template)
+    arguments = grpo_config(recipe, staging, ends)
+    layout = PromptLayout(recipe.prompt, load_exemplars(data_dir), template)
     rows = load_rows(data_dir, "train")
     if recipe.data.repeat_to_batch:  # the data step does not know the number of ranks
         rows = repeat_rows(rows, arguments.generation_batch_size // arguments.num_generations)
@@ -177,7 +180,7 @@ def _trainer(trajectory: Trajectory, checkpoints: Path, data_dir: Path) -> RLVRT
         reward_funcs=scorer.reward_functions(),
         train_dataset=_dataset(rows, layout),
         peft_config=lora_config(recipe.lora) if recipe.lora else None,
-        rollout_func=Rollout(recipe),
+        rollout_func=Rollout(recipe, ends),
         callbacks=[
             StepEvents(),
             StopOnDivergence(),
@@ -193,7 +196,7 @@ def _trainer(trajectory: Trajectory, checkpoints: Path, data_dir: Path) -> RLVRT
     if validated:
         trainer.add_callback(
             Validation(
-                lambda step: _validate(trainer, layout, validated, step),
+                lambda step: _validate(trainer, layout, validated, step, ends),
                 recipe.training.validation_steps,
             )
         )
@@ -235,7 +238,9 @@ def _dataset(rows: Sequence[Row], layout: PromptLayout) -> Dataset:
     )
 
 
-def _validate(trainer: RLVRTrainer, layout: PromptLayout, rows: Sequence[Row], step: int) -> None:
+def _validate(
+    trainer: RLVRTrainer, layout: PromptLayout, rows: Sequence[Row], step: int, ends: set[int]
+) -> None:
     """Emit the policy's greedy accuracy on the validation rows, divided between the ranks."""
     recipe, accelerator = trainer.recipe, trainer.accelerator
     share = rows[accelerator.process_index :: accelerator.num_processes]
@@ -244,7 +249,7 @@ def _validate(trainer: RLVRTrainer, layout: PromptLayout, rows: Sequence[Row], s
         accelerator,
         gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
     ) as model:
-        evaluator = Evaluator(recipe, model, trainer.processing_class, layout, "after")
+        evaluator = Evaluator(recipe, model, trainer.processing_class, layout, "after", ends)
         samples = list(evaluator.greedy(share, recipe.prompt.num_shots))
     counts = torch.tensor(
         [len(samples), sum(s.correct for s in samples), sum(s.format for s in samples)],

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,10 @@ class ModelFacts:
     """The tokenizer's largest id plus 1."""
     own_code_of: str | None = None
     """The model type, if it is implemented in files beside the weights."""
+    chat_template: str | None = None
+    """Jinja; empty if the model has none."""
+    special_tokens: Mapping[str, str] = field(default_factory=dict)
+    """The tokenizer's special tokens by name, such as `eos_token`."""
 
 
 def _llama_layers(num_layers: int) -> frozenset[str]:
@@ -32,12 +36,27 @@ def _llama_layers(num_layers: int) -> frozenset[str]:
     return frozenset(f"model.layers.{i}.{block}" for i in range(num_layers) for block in blocks)
 
 
+_SMOLLM2_TEMPLATE = """{% for message in messages %}\
+{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system
+You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>
+' }}{% endif %}{{'<|im_start|>' + message['role'] + '
+' + message['content'] + '<|im_end|>' + '
+'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant
+' }}{% endif %}"""
+
 EMBEDDED_FACTS = {
     "smollm2-135m-instruct": ModelFacts(
         linear_layers=_llama_layers(30),
         num_positions=8192,
         num_embeddings=49152,
         num_tokens=49152,
+        chat_template=_SMOLLM2_TEMPLATE,
+        special_tokens={
+            "bos_token": "<|im_start|>",
+            "eos_token": "<|im_end|>",
+            "unk_token": "<|endoftext|>",
+            "pad_token": "<|im_end|>",
+        },
     )
 }
 """Facts of the embedded models, known without a conversion."""
@@ -54,6 +73,8 @@ def facts_in(folder: Path) -> ModelFacts:
         num_embeddings=text.get("vocab_size"),
         num_tokens=_num_tokens(_json(folder / "tokenizer.json")),
         own_code_of=config.get("model_type", "") if "auto_map" in config else None,
+        chat_template=_chat_template(folder),
+        special_tokens=_special_tokens(folder),
     )
 
 
@@ -99,3 +120,28 @@ def _num_tokens(tokenizer: dict[str, Any]) -> int | None:
         added = [token["id"] for token in tokenizer.get("added_tokens") or ()]
         return 1 + int(max(*ids, *added))
     return None
+
+
+def _chat_template(folder: Path) -> str | None:
+    with suppress(OSError, ValueError):
+        return (folder / "chat_template.jinja").read_text("utf-8")
+    if not (folder / "tokenizer_config.json").is_file():
+        return None
+    template = _json(folder / "tokenizer_config.json").get("chat_template") or ""
+    if isinstance(template, list):  # several by name, as older files have them
+        named = {entry.get("name"): entry.get("template") for entry in template}
+        template = named.get("default") or ""
+    return str(template)
+
+
+def _special_tokens(folder: Path) -> dict[str, str]:
+    declared = {
+        **_json(folder / "special_tokens_map.json"),
+        **_json(folder / "tokenizer_config.json"),
+    }
+    tokens = {}
+    for name, token in declared.items():
+        text = token.get("content") if isinstance(token, dict) else token
+        if name.endswith("_token") and isinstance(text, str):
+            tokens[name] = text
+    return tokens

@@ -71,7 +71,7 @@ def _check_targets(targets: tuple[str, ...], layers: frozenset[str], name: str) 
 
 
 def local_facts(model: ModelSection) -> ModelFacts | None:
-    """Return the facts of a model whose files are on this machine, else None."""
+    """Return what the model's files say; None if they are not on this machine."""
     if model.name.startswith(EMBEDDED_PREFIX):
         return EMBEDDED_FACTS[find_embedded(model.name).name]
     if model.name.startswith("s3://"):

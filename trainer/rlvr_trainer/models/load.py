@@ -16,6 +16,7 @@ from rlvr_trainer.models.facts import ModelFacts, num_positions
 from rlvr_trainer.models.fit import check_fit, own_code_message
 from rlvr_trainer.models.locate import locate_model
 from rlvr_trainer.recipe.schema import ModelSection, QuantizationSection, Recipe
+from rlvr_trainer.tasks.chat_template import read_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -25,9 +26,14 @@ ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetens
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "uint8": torch.uint8}
 
 
-def load_tokenizer(model: ModelSection) -> PreTrainedTokenizerBase:
-    """Return the tokenizer, padding on the left as generation needs it, with a padding token."""
+def load_tokenizer(model: ModelSection, chat_template: str = "") -> PreTrainedTokenizerBase:
+    """Return the tokenizer, padding on the left as generation needs it, with a padding token.
+
+    `chat_template` is a file that replaces its own template, also where the tokenizer is saved.
+    """
     tokenizer = _from_pretrained(AutoTokenizer, model)
+    if chat_template:
+        tokenizer.chat_template = read_template(chat_template)
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

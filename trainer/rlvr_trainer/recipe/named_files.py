@@ -32,7 +32,8 @@ def file_digests(recipe: Recipe) -> dict[str, str]:
     of the files does not count.
     """
     files = {
-        **{f"data.{split}": _data(getattr(recipe.data, split)) for split in ("train", "test")},
+        **{f"data.{split}": _file(getattr(recipe.data, split)) for split in ("train", "test")},
+        "prompt.chat_template": _file(recipe.prompt.chat_template),
         "model.name": _model(recipe.model.name),
         **{field: _code(spec) for field, spec in code_fields(recipe).items()},
     }
@@ -55,7 +56,7 @@ def imported_files(path: Path) -> dict[str, Path]:
     return {name: Path(file) for name, file in files.items() if file and name != "__main__"}
 
 
-def _data(source: str) -> dict[str, Path]:
+def _file(source: str) -> dict[str, Path]:
     match local_files(source):
         case [path]:
             return {"": path}

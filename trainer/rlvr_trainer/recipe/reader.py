@@ -16,7 +16,10 @@ from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.recipe.schema import REWARD_KINDS, Recipe
 from rlvr_trainer.recipe.suggest import did_you_mean
 
-LOCATION_FIELDS = (("data", "train"), ("data", "test"), ("model", "name"), ("task",))
+LOCATION_FIELDS = (
+    *(("data", "train"), ("data", "test"), ("model", "name"), ("task",)),
+    ("prompt", "chat_template"),
+)
 """Fields that may hold a path, besides the functions of rewards. In a file it is relative to the
 file's folder, in `--set` to the working directory; in a recipe that was read it is absolute."""
 PATH = re.compile(r"(\.\.?|~)(/|$)")
@@ -145,7 +148,7 @@ def _resolve_locations(tree: dict[str, Any], folder: Path) -> None:
 
 def _is_path(value: str, section: str) -> bool:
     """Return True if a location is a path on this machine, not a hub id or a module."""
-    if section == "data":
+    if section in ("data", "prompt"):
         return bool(value) and "://" not in value
     is_code = section in ("task", "rewards") and value.rpartition(":")[0].endswith(".py")
     return is_code or PATH.match(value) is not None

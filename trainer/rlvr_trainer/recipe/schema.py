@@ -22,6 +22,7 @@ from pydantic import (
     Tag,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -145,17 +146,35 @@ class DataSection(Section):
 
 
 class PromptSection(Section):
-    """Layout of a row as a prompt. The header (all shots) is the same in every prompt."""
+    """Layout of a row as a prompt. The header (system, all shots) is the same in every prompt."""
 
+    style: Literal["text", "chat"] = added("text")
+    """`text`: one text, for a base model. `chat`: messages in the form of the model's own chat
+    template, for an instruct model; the completion ends at the end of the assistant's turn."""
     num_shots: Annotated[int, Field(ge=0)] = 8
     """Worked examples before the question, while training."""
     question_template: str = "Question: {question}\nSolution:"
-    """The question; may use `{question}` and any other column of the row."""
+    """The question; may use `{question}` and any other column of the row. With examples as turns
+    `{question}` alone is the default."""
     solution_template: str = " {solution}\n#### The final answer is {answer}"
     """Text of a worked example after its question, with the answer at its place. By default the
-    marker or the other place is the one set here, with `thinking_end` before it."""
+    marker or the other place is the one set here, with `thinking_end` before it. With examples as
+    turns the default does not begin with a blank."""
     separator: str = "\n\n"
-    """Text between two worked examples, and between the last one and the question."""
+    """Text between two worked examples, and between the last one and the question; not between
+    turns."""
+    system: str = added("")
+    """Chat: the system message; empty: none, or the template's own. A row's own one replaces it."""
+    examples_as: Literal["turns", "message"] = added("turns")
+    """Chat: worked examples as turns of user and assistant, or in the user's message before the
+    question, which every template can put."""
+    assistant_prefix: str = added("")
+    """Chat: the beginning of every answer, which the prompt ends with (`<think>\\n`), written once
+    if the template writes it too. Verifiers and examples see it before the completion."""
+    chat_template: str = added("")
+    """Chat: a Jinja file that replaces the model's own template, and is published with it."""
+    chat_options: dict[str, Any] = added({})
+    """Chat: variables that the template reads, such as `enable_thinking: false`."""
     answer_place: PlaceKind = added("marker")
     """Place of the one answer: the line that begins with `answer_marker`, a `\\boxed{}`, between
     `<answer_tag>` and `</answer_tag>`, or all of the text. Several answers count as none."""
@@ -169,21 +188,28 @@ class PromptSection(Section):
     """Text that ends the thinking, such as `</think>`: the answer is read after its one occurrence,
     and thinking that does not end gives none. Empty: all of the completion is read."""
     stop: str = STOP
-    """Beginning of a line that ends the completion, such as that of a next question."""
+    """Beginning of a line that ends the completion, such as that of a next question; chat: none by
+    default."""
 
     @model_validator(mode="before")
     @classmethod
-    def _template_of_the_place(cls, tree: Any) -> Any:
-        if not isinstance(tree, dict) or "solution_template" in tree:
+    def _defaults(cls, tree: Any) -> Any:
+        """Set the defaults that depend on the style and on the place of the answer."""
+        if not isinstance(tree, Mapping):
             return tree
-        given = {
-            name: tree.get(name, cls.model_fields[name].default)
+        is_chat = tree.get("style") == "chat"
+        in_turns = is_chat and tree.get("examples_as", "turns") == "turns"
+        defaults = {"stop": ""} if is_chat else {}
+        if in_turns:
+            defaults["question_template"] = "{question}"
+        kind, *texts = (
+            tree.get(name, cls.model_fields[name].default)
             for name in ("answer_place", "answer_marker", "answer_tag", "thinking_end")
-        }
-        if not all(isinstance(value, str) for value in given.values()):
-            return tree
-        kind, *texts = given.values()
-        return {**tree, "solution_template": solution_template(kind, *texts)}
+        )
+        if all(isinstance(value, str) for value in (kind, *texts)):
+            template = solution_template(kind, *texts)
+            defaults["solution_template"] = template.lstrip(" ") if in_turns else template
+        return {**defaults, **tree}
 
     @property
     def place(self) -> AnswerPlace:
@@ -203,8 +229,9 @@ class PromptSection(Section):
 
     @field_validator("stop", "answer_marker")
     @classmethod
-    def _one_line(cls, value: str) -> str:
-        if not value.strip() or "\n" in value:
+    def _one_line(cls, value: str, info: ValidationInfo) -> str:
+        is_off = not value and info.field_name == "stop" and info.data.get("style") == "chat"
+        if not is_off and (not value.strip() or "\n" in value):
             raise ValueError(f"{value!r} must be one line that is not blank")
         return value
 
@@ -217,6 +244,49 @@ class PromptSection(Section):
                 f"write {value.lstrip()!r}"
             )
         return value
+
+    @field_validator("chat_options")
+    @classmethod
+    def _left_to_the_recipe(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if name in OWNED_CHAT_OPTIONS:
+                raise ValueError(
+                    f"{name!r} is set by the recipe; set {OWNED_CHAT_OPTIONS[name]} instead"
+                )
+        return value
+
+    @model_validator(mode="after")
+    def _only_in_chats(self) -> Self:
+        if self.style == "chat":
+            return self
+        for name, instead in CHAT_FIELDS.items():
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{name} = {getattr(self, name)!r} has no effect on a text prompt; set "
+                    f"prompt.style to chat, or {instead}"
+                )
+        return self
+
+
+CHAT_FIELDS = {
+    "system": "write it into prompt.question_template",
+    "examples_as": "leave it out",
+    "assistant_prefix": "write it at the end of prompt.question_template",
+    "chat_template": "leave it out",
+    "chat_options": "leave them out",
+}
+"""Fields of the prompt that only a chat has → what to do in a text prompt."""
+
+OWNED_CHAT_OPTIONS = {
+    "conversation": "data.train",
+    "conversations": "data.train",
+    "messages": "data.train",
+    "chat_template": "prompt.chat_template",
+    "add_generation_prompt": "prompt.assistant_prefix",
+    "continue_final_message": "prompt.assistant_prefix",
+    "return_assistant_tokens_mask": "nothing: prompts are never trained on",
+}
+"""Arguments of `apply_chat_template` that the recipe sets → what to set instead."""
 
 
 class RewardSection(Section):
@@ -560,7 +630,7 @@ class Recipe(Section):
                 "reward is never above 0, so that no completion would be correct; name another"
             )
         marker, stop = self.prompt.answer_marker, self.prompt.stop
-        if self._reads_marker and (marker.startswith(stop) or stop.startswith(marker)):
+        if stop and self._reads_marker and (marker.startswith(stop) or stop.startswith(marker)):
             raise ValueError(
                 f"prompt.stop = {stop!r} and prompt.answer_marker = {marker!r} begin the same "
                 "line, so a completion ends before its answer and is never rewarded; set "

@@ -229,7 +229,14 @@ def _gold_findings(recipe: Recipe, check: _Scores) -> Iterator[Finding]:
 def _attack_findings(recipe: Recipe, check: _Scores, chance: float) -> Iterator[Finding]:
     """Yield a finding for each reward that attacks earn, or on which it fails."""
     for name, gold in check.earned[GOLD].items():
-        earned = {kind: check.earned[kind][name] for kind in ATTACKS if kind in check.earned}
+        is_judge = name == check.judge
+        # worked examples give answers, and a part such as a format is earned by any
+        ignored = {"prompt"} if recipe.prompt.num_shots and not is_judge else set()
+        earned = {
+            kind: check.earned[kind][name]
+            for kind in ATTACKS
+            if kind in check.earned and kind not in ignored
+        }
         failing = tuple(kind for kind, one in earned.items() if one.num_failed)
         if failing and not gold.num_failed:
             yield Finding(
@@ -243,7 +250,7 @@ def _attack_findings(recipe: Recipe, check: _Scores, chance: float) -> Iterator[
             fooling = tuple(
                 kind
                 for kind, one in earned.items()
-                if _judged(kind, one, chance, is_judge=name == check.judge) == severity
+                if _judged(kind, one, chance, is_judge=is_judge) == severity
             )
             if fooling:
                 shares = ", ".join(f"{kind} ({earned[kind].share:.0%})" for kind in fooling)

@@ -10,6 +10,7 @@ from rlvr_trainer.errors import ConfigError, RLVRError
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.reward_check.check import NUM_ATTACKED, RewardCheck, check_rewards
 from rlvr_trainer.rewards import build_judge, build_rewards
+from rlvr_trainer.tasks.chat_template import Outline
 from rlvr_trainer.tasks.prompt import PromptLayout
 
 TIME_LIMIT_S = 10.0
@@ -23,7 +24,7 @@ def check_recipe(recipe: Recipe, *, num_attacked: int = NUM_ATTACKED) -> RewardC
     """
     with tempfile.TemporaryDirectory() as folder:
         data_dir = Path(folder, "data")
-        prepare(recipe, data_dir, count_tokens=lambda text: 0)
+        prepare(recipe, data_dir, count_tokens=lambda text: 0, template=Outline())
         return _check(recipe, data_dir, num_attacked, None)
 
 
@@ -36,7 +37,7 @@ def reward_remarks(recipe: Recipe) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         data_dir = Path(folder, "data")
         try:
-            prepare(recipe, data_dir, count_tokens=lambda text: 0)
+            prepare(recipe, data_dir, count_tokens=lambda text: 0, template=Outline())
         except RLVRError:
             return []
         return check_prepared(recipe, data_dir)
@@ -65,7 +66,7 @@ def raise_errors(check: RewardCheck) -> None:
 def _check(
     recipe: Recipe, data_dir: Path, num_attacked: int, time_limit_s: float | None
 ) -> RewardCheck:
-    layout = PromptLayout(recipe.prompt, load_exemplars(data_dir))
+    layout = PromptLayout(recipe.prompt, load_exemplars(data_dir), Outline())
     rows = {row.id: row for row in load_rows(data_dir, "train")}  # a selected row may be repeated
     return check_rewards(
         recipe, layout, list(rows.values()), num_attacked=num_attacked, time_limit_s=time_limit_s

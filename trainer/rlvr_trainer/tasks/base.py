@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 
 from rlvr_trainer.errors import ConfigError
 
@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from rlvr_trainer.recipe.schema import Recipe
 
 Split = Literal["train", "test"]
+
+
+class Message(TypedDict):
+    """A message of a chat."""
+
+    role: str
+    content: str
 
 
 @dataclass(frozen=True)
@@ -28,11 +35,15 @@ class Row:
     """Worked text without the line that gives the answer; may be empty."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """The other columns of the source."""
+    messages: Sequence[Message] = ()
+    """The row's own chat, whose last message is the question; empty for a row without one."""
 
     @property
     def columns(self) -> dict[str, Any]:
         """All columns by name, as templates and rewards see them."""
-        own = {"id": self.id, "question": self.question}
+        own: dict[str, Any] = {"id": self.id, "question": self.question}
+        if self.messages:
+            own["messages"] = list(self.messages)
         return {**self.extra, **own, "answer": self.answer, "solution": self.solution}
 
 

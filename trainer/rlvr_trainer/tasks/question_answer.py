@@ -7,7 +7,8 @@ from decimal import Decimal
 from typing import Any, ClassVar
 
 from rlvr_trainer.rewards import parse_number
-from rlvr_trainer.tasks.base import Row, Task, UnusableRow, missing_column
+from rlvr_trainer.tasks.base import Message, Row, Task, UnusableRow, missing_column
+from rlvr_trainer.tasks.chat_rows import chat_column, read_chat
 
 FINAL_ANSWER = "####"
 """Separator of worked text and final answer in an answer column, as in GSM8K."""
@@ -16,6 +17,7 @@ FINAL_ANSWER = "####"
 class QuestionAnswer(Task):
     """Rows `{"question": …, "answer": 42}`; `"worked text #### 42"` is an answer with a solution.
 
+    A chat (`messages`, or `prompt` as a list) asks by its last user's message.
     Answers in words stay: preparation quarantines them where only numbers can be judged.
     """
 
@@ -26,6 +28,9 @@ class QuestionAnswer(Task):
 
         The last is for numbers that cannot be spelled out.
         """
+        messages: list[Message] = []
+        if chat := chat_column(raw):
+            raw, messages = read_chat(raw, chat)
         for column in ("question", "answer"):
             if column not in raw:
                 raise UnusableRow("malformed", missing_column(column, raw))
@@ -38,14 +43,15 @@ class QuestionAnswer(Task):
         if not final:
             raise UnusableRow("empty", "the answer is blank")
         solution = (worked if solution is None else solution).strip()
-        if not encodable(question + final + solution):
+        texts = [question, final, solution, *(message["content"] for message in messages)]
+        if not encodable("".join(texts)):
             raise UnusableRow("malformed", "the text has half of a surrogate pair")
         extra = {
             str(name): value
             for name, value in raw.items()
             if name not in ("question", "answer", "solution")
         }
-        return Row(id, question.strip(), _in_digits(final), solution, extra)
+        return Row(id, question.strip(), _in_digits(final), solution, extra, messages)
 
 
 def split_answer(answer: Any) -> tuple[str, str]:

@@ -99,7 +99,9 @@ class AnswerPlace:
 
 
 def cut_at_stop(completion: str, stop: str = STOP) -> str:
-    """Return the completion up to the first line that starts with `stop`."""
+    """Return the completion up to the first line that starts with `stop`, if that is not ""."""
+    if not stop:
+        return completion
     if completion.startswith(stop):
         return ""
     end = completion.find("\n" + stop)

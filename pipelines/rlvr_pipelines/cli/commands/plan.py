@@ -45,6 +45,9 @@ PLACES = dict.fromkeys(
 )
 """Option → the places where it has an effect."""
 
+SHOWN_BEGINNING, SHOWN_END = 400, 600
+"""Characters of a prompt that are shown."""
+
 
 @click.command("plan", short_help="Print what a run of RECIPE does, without running it.")
 @recipe_options
@@ -190,6 +193,7 @@ def _describe(plan: Plan, cost: Sequence[str]) -> str:
         f"into    {plan.run_dir}",
         *sizes,
         *cost,
+        *(_prompt(plan.sizes.prompt) if plan.sizes else ()),
     ]
     if isinstance(plan.rendered, LocalProcess):
         return "\n".join([*lines, f"job     {plan.job.name}: {shlex.join(plan.rendered.argv)}"])
@@ -223,3 +227,12 @@ def _sizes(sizes: Sizes) -> list[str]:
         f"test    {sizes.num_evaluated:,} completions before and as many after",
         *(f"warning {warning}" for warning in sizes.reward_warnings),
     ]
+
+
+def _prompt(text: str) -> list[str]:
+    """Return the lines of a prompt, without the middle of a long one, between its quotes."""
+    beginning, end = text[:SHOWN_BEGINNING], text[SHOWN_BEGINNING:]
+    if len(end) > SHOWN_END:
+        end = f"\n  … {len(end) - SHOWN_END:,} characters …\n{end[-SHOWN_END:]}"
+    first, *others = f"{beginning}{end}".split("\n")
+    return [f"prompt  {first}", *(f"        {line}".rstrip() for line in others)]
