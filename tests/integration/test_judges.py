@@ -15,13 +15,14 @@ from rlvr_trainer.data import load_rows
 from rlvr_trainer.evaluation.outcome import read_samples
 from rlvr_trainer.recipe.reader import load_recipe
 
+LOOSE = "[gold, empty, no-answer, do-not-know, prompt, long-text, open-tags, other-answer]"
 MINE = "def even(completion, row):\n    return float(len(completion) % 2 == 0)\n"
 
 
 @pytest.mark.parametrize(
     ("rewards", "correct_by", "answer"),
     [
-        ("{brevity: {function: ./mine.py:even}}", "brevity", "in words"),  # from the README
+        ("{brevity: {function: ./mine.py:even}}", "brevity", "in words"),
         ("{format: {}, correctness: {function: ./mine.py:even}}", "correctness", "7"),
     ],
 )
@@ -41,7 +42,8 @@ def test_the_base_model_is_judged_as_the_trained_one_will_be(
         "data: {train: ./rows.jsonl, test_fraction: 0.4, num_exemplars: 2}\n"
         f"prompt: {{num_shots: 2}}\nrewards: {rewards}\n"
         f"model: {{name: {tiny_model_dir}, dtype: fp32}}\n"
-        f"sampling: {{max_completion_tokens: 8}}\nevaluation: {{correct_by: {correct_by}}}\n"
+        "sampling: {max_completion_tokens: 8}\n"
+        f"evaluation: {{correct_by: {correct_by}, accept_attacks: {LOOSE}}}\n"
     )
     recipe = load_recipe(tmp_path / "mine.yaml")
     monkeypatch.setenv("RLVR_RUN_ID", "run-1")

@@ -31,6 +31,8 @@ from rlvr_trainer.launch.operator_environment import num_gpus
 from rlvr_trainer.recipe.batch import batch_of
 from rlvr_trainer.recipe.parts import recipe_part
 from rlvr_trainer.recipe.schema import Recipe
+from rlvr_trainer.reward_check import reward_remarks
+from rlvr_trainer.run_dir.events import emit
 from rlvr_trainer.storage import S3_SCHEME, open_storage
 from rlvr_trainer.tables import Table, markdown
 
@@ -68,7 +70,7 @@ def check(
     train_reuse: bool = False,
     artifact_uri: str = "",
 ) -> Checked:
-    """Resolve the form, and check the storage, the cluster and the job.
+    """Resolve the form, and check the storage, the cluster, the job and the rewards.
 
     `artifact_uri` is that of any artifact of this pipeline run. Raises ConfigError, DataError,
     PlatformError.
@@ -82,6 +84,9 @@ def check(
         settings, remarks = _check_remote(form, recipe, place, storage, artifact_uri)
     if publish_uri:
         check_storage(publish_uri)
+    remarks += reward_remarks(recipe)
+    for remark in remarks:
+        emit("remark", message=remark)
     return Checked(
         recipe=recipe,
         data_recipe=recipe_part(recipe, "prepare"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import click
 
 from rlvr_pipelines.cli.authoring.export_rewards import export
+from rlvr_pipelines.cli.authoring.init_command import init_command
+from rlvr_pipelines.cli.authoring.reward_command import reward
 from rlvr_pipelines.cli.commands.clean import clean
 from rlvr_pipelines.cli.commands.compile import compile_command
 from rlvr_pipelines.cli.commands.evaluate import evaluate_command
@@ -31,7 +33,7 @@ def main() -> None:
 
 
 for command in (
-    recipes, plan_command, run, status, logs, stop, clean, evaluate_command, report,
-    publish_command, export, compile_command, upload,
+    recipes, init_command, reward, plan_command, run, status, logs, stop, clean, evaluate_command,
+    report, publish_command, export, compile_command, upload,
 ):  # fmt: skip
     main.add_command(command)

@@ -79,6 +79,8 @@ def event_line(event: Event, progress: RunProgress) -> str:
                          f"{describe_numbers(numbers)}")  # fmt: skip
         case "checkpoint":
             return _line("train", f"checkpoint of step {event.get('step')} committed")
+        case "remark":
+            return f"note: {event.get('message')}"
         case _:
             return ""
 
@@ -135,7 +137,9 @@ class LiveDisplay:
         self._live.stop()
 
     def show(self, event: Event) -> None:
-        """Do nothing: the table is drawn from the progress."""
+        """Print a remark above the table, which is drawn from the progress."""
+        if event.get("event") == "remark":
+            self.say(event_line(event, self._progress))
 
     def say(self, message: str) -> None:
         """Print above the table."""

@@ -87,6 +87,8 @@ class RunProgress:
         such an event.
         """
         kind, time, state = event.get("event"), float(event.get("time") or 0), event.get("state")
+        if kind == "remark":
+            return True
         if kind == "failure":
             if not self.failure or event.get("phase") != "finish":
                 self.failure = event

@@ -50,6 +50,8 @@ class Sizes:
     computed once."""
     num_evaluated: int
     """The number of completions of one evaluation."""
+    reward_warnings: list[str]
+    """Rewards that a completion without an answer would earn."""
     prompt: str
     """The prompt of the first training row; `[role] content` of a chat whose template is not on
     this machine."""
@@ -130,10 +132,11 @@ def sizes_of(recipe: Recipe, world_size: int) -> Sizes | None:
 def measure(recipe: Recipe, world_size: int = 1) -> Sizes:
     """Prepare the rows in a temporary folder and count; token lengths are estimates.
 
-    Raises ConfigError if there are fewer rows than one step takes or nothing would be learnt,
-    DataError.
+    Raises ConfigError if there are fewer rows than one step takes, nothing would be learnt or the
+    judge is fooled by a completion without an answer, DataError.
     """
     from rlvr_trainer.data import load_exemplars, load_rows, prepare
+    from rlvr_trainer.reward_check import check_prepared
     from rlvr_trainer.tasks.chat_template import Outline
     from rlvr_trainer.tasks.prompt import PromptLayout
 
@@ -143,6 +146,7 @@ def measure(recipe: Recipe, world_size: int = 1) -> Sizes:
         manifest = prepare(recipe, data_dir, count_tokens=lambda text: 0, template=template)
         layout = PromptLayout(recipe.prompt, load_exemplars(data_dir), template)
         rows = load_rows(data_dir, "train")
+        warnings = check_prepared(recipe, data_dir)
     counts = manifest["counts"]
     shared = layout.header()
     header = _tokens(len(shared))
@@ -178,6 +182,7 @@ def measure(recipe: Recipe, world_size: int = 1) -> Sizes:
         question_tokens=question,
         tokens_per_step=tokens,
         num_evaluated=evaluated * len(recipe.evaluated_shots) * samples,
+        reward_warnings=warnings,
         prompt=layout.prompt(rows[0]),
     )
 

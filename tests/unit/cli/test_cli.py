@@ -70,18 +70,20 @@ def test_help_takes_less_than_0_4_s_of_this_machine() -> None:
 
 def test_the_commands_stand_in_the_order_of_a_run() -> None:
     assert list(main.list_commands(None)) == [  # type: ignore[arg-type]
-        "recipes", "plan", "run", "status", "logs", "stop", "clean", "evaluate", "report",
-        "publish", "export", "compile", "upload",
+        "recipes", "init", "reward", "plan", "run", "status", "logs", "stop", "clean", "evaluate",
+        "report", "publish", "export", "compile", "upload",
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("command", main.commands)
+@pytest.mark.parametrize("command", [*main.commands, "reward check"])
 def test_every_command_explains_itself(command: str) -> None:
-    result = rlvr(command, "--help")
+    *groups, name = command.split()
+    result = rlvr(*groups, name, "--help")
 
     assert result.exit_code == 0
-    assert "--debug" in result.output
-    line = next(line for line in rlvr("--help").output.splitlines() if f"  {command} " in line)
+    assert "--debug" in result.output or "COMMAND" in result.output
+    above = rlvr(*groups, "--help").output.splitlines()
+    line = next(line for line in above if f"  {name} " in line)
     assert not line.endswith("...")  # one line says it
 
 

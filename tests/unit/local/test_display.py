@@ -49,6 +49,15 @@ def test_lines_where_there_is_no_terminal() -> None:
     ]
 
 
+def test_a_remark_is_written_as_a_note_above_a_table_too() -> None:
+    remark = {"event": "remark", "time": 100, "message": "a reward is earned by nothing"}
+    assert written([remark]).endswith("note: a reward is earned by nothing\n")
+    stream, progress = Terminal(), RunProgress()
+    with LiveDisplay(stream, progress, "the run") as display:
+        display.show(remark)
+    assert "note: a reward is earned by nothing" in stream.getvalue()
+
+
 def test_a_long_evaluation_takes_a_few_lines() -> None:
     batches = [
         {"event": "evaluation", "phase": "evaluate-base", "time": i, "done": i, "total": 1000}

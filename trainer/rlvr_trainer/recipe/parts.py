@@ -55,7 +55,7 @@ _UNREAD_BY_EVALUATION: dict[str, Any] = {
 }
 _UNREAD_BY_TRAINING: dict[str, Any] = {
     "description": True,
-    "evaluation": {"shots", "num_rows", "pass_at_k"},
+    "evaluation": {"shots", "num_rows", "pass_at_k", "accept_attacks"},
 }
 
 

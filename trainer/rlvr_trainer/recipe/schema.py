@@ -43,6 +43,13 @@ from rlvr_trainer.verifiers.answer_place import PlaceKind, solution_template
 
 EMBEDDED_PREFIX = "embedded:"
 
+AttackName = Literal[
+    "gold", "empty", "no-answer", "do-not-know", "prompt", "long-text", "open-tags", "most-common",
+    "other-answer", "question-content", "all-options", "many-answers", "look-alikes",
+    "solution-only",
+]  # fmt: skip
+"""Gold completions, and those that should earn nothing, see `reward_check.attacks`."""
+
 RunName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,22}[a-z0-9])?$")]
 PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -491,6 +498,9 @@ class EvaluationSection(Section):
     """Prompts in a batch."""
     pass_at_k: PassAtKSection | None = None
     """Also sample, and report pass@k."""
+    accept_attacks: tuple[AttackName, ...] = added(())
+    """Findings of `rlvr reward check` to accept, by the attacks that they name; `gold`: a gold
+    completion need not earn a reward."""
 
     @field_validator("shots")
     @classmethod

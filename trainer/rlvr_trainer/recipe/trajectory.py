@@ -28,6 +28,7 @@ _OPERATION: dict[str, Any] = {
     "name": True,
     "description": True,
     "data": {"max_quarantined_fraction"},
+    "evaluation": {"accept_attacks"},
     "training": {
         *("save_steps", "keep_checkpoints", "validation_steps", "num_validation_rows"),
         "max_verifier_failures",

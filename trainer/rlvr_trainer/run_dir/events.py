@@ -6,6 +6,7 @@ Every event has `time` (seconds since 1970), `event` and, where it has one, `ste
     step        an optimizer step: numbers by TRL's names, and max_steps
     evaluation  phase, done, total, and at the end accuracy and format
     checkpoint  a committed checkpoint: path
+    remark      message, about the recipe or the cluster
     failure     the cause that ends the run: phase, message, exit_code
 """
 

@@ -236,6 +236,7 @@ def _sizes(sizes: Sizes) -> list[str]:
         f"tokens  at most {sizes.tokens_per_step:,} a step (about: header {sizes.header_tokens:,}, "
         f"question {sizes.question_tokens:,})",
         f"test    {sizes.num_evaluated:,} completions before and as many after",
+        *(f"warning {warning}" for warning in sizes.reward_warnings),
     ]
 
 
