@@ -73,7 +73,8 @@ class Draft:
         for setting in self.settings:
             parent, _, field = setting.field.rpartition(".")
             if parent != section:
-                yield f"{parent}:"
+                if parent:
+                    yield f"{parent}:"
                 section = parent
             indent = "  " if parent else ""
             comment = f"  # {setting.reason}" if setting.reason else ""
