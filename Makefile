@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed-local
 	$(BIN)/rlvr run arithmetic --run-dir runs/arithmetic
 
-# A process a core, each taking whole files in their order; fast files come first.
+# A process a core, each taking whole files in their order: unit tests, then the longest files.
 test: check
 	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 

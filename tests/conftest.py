@@ -17,6 +17,25 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+LONGEST_FIRST = (
+    *("test_shared_prefix_trainer.py", "test_launch.py", "test_training.py", "test_run.py"),
+    "test_pipeline_local.py",
+)
+"""Integration tests that take minutes: if one of them began last, it would run alone."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the unit tests before the integration tests, and among these the longest first."""
+
+    def rank(item: pytest.Item) -> int:
+        if "integration" not in item.path.parts:
+            return -1
+        name = item.path.name
+        return LONGEST_FIRST.index(name) if name in LONGEST_FIRST else len(LONGEST_FIRST)
+
+    items.sort(key=rank)
+
+
 @pytest.fixture(scope="session")
 def smollm2_dir() -> Path:
     """Return the embedded model's folder, converted once into the user's cache as by a run."""

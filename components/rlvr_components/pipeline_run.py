@@ -17,13 +17,14 @@ from typing import Any, Literal
 from rlvr_components.jobs import Owner
 from rlvr_components.kubernetes.access import SERVICE_ACCOUNT
 from rlvr_components.platform.settings import Platform
+from rlvr_components.sagemaker.sagemaker_settings import SageMaker
 from rlvr_trainer.errors import ConfigError, RLVRError
 from rlvr_trainer.storage import S3_SCHEME, Storage
 from rlvr_trainer.variables import NAMESPACE_VARIABLE, RUN_ID_VARIABLE
 
 logger = logging.getLogger(__name__)
 
-Place = Literal["local", "pytorchjob", "trainjob"]
+Place = Literal["local", "pytorchjob", "trainjob", "sagemaker"]
 """Backend of the model steps."""
 
 POD_NAME_VARIABLE, POD_UID_VARIABLE = "KFP_POD_NAME", "KFP_POD_UID"
@@ -39,7 +40,8 @@ class LaunchSettings:
 
     place: Place
     run_name: str
-    platform: Platform
+    platform: Platform | SageMaker
+    """Settings of the place."""
     writes_artifacts: bool = False
     """True if pods may write to the pipeline's artifacts themselves."""
 
@@ -93,7 +95,8 @@ def read_settings(storage: Storage) -> LaunchSettings | None:
         tree = json.loads(storage.read_bytes(SETTINGS))
     except FileNotFoundError:
         return None
-    return LaunchSettings(**{**tree, "platform": Platform.model_validate(tree["platform"])})
+    kind = SageMaker if tree["place"] == "sagemaker" else Platform
+    return LaunchSettings(**{**tree, "platform": kind.model_validate(tree["platform"])})
 
 
 def record_launch(storage: Storage, *, is_launched: bool) -> None:

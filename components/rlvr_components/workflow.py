@@ -126,8 +126,9 @@ def is_ending(workflow: Mapping[str, Any], now: float) -> bool:
         return True
     status = workflow.get("status") or {}
     limit_s, started = workflow["spec"].get("activeDeadlineSeconds"), status.get("startedAt")
-    is_late = bool(limit_s and started) and now >= _epoch(started) + limit_s
-    return is_late or status.get("phase") in ENDED
+    if limit_s and started and now >= datetime.fromisoformat(started).timestamp() + limit_s:
+        return True
+    return status.get("phase") in ENDED
 
 
 def has_failed(workflow: Mapping[str, Any]) -> bool:
@@ -249,10 +250,6 @@ def _path(node: Mapping[str, Any]) -> list[str]:
 
 def _annotation(workflow: Mapping[str, Any], name: str) -> str:
     return str((workflow["metadata"].get("annotations") or {}).get(name, ""))
-
-
-def _epoch(time: str) -> float:
-    return datetime.fromisoformat(time).timestamp()
 
 
 def _one_line(text: str) -> str:

@@ -30,7 +30,7 @@ network() {
   nft delete table ip6 kube-proxy
 } 2>/dev/null
 
-for name in kubelet kube-proxy coredns kube-scheduler kube-controller-manager kube-apiserver s3; do
+for name in workflow-controller kubelet kube-proxy coredns kube-scheduler kube-controller-manager kube-apiserver s3; do
   stop "$name"
 done
 containers

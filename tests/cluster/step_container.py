@@ -1,8 +1,9 @@
 """Replace what Kubeflow runs around a step, as PID 1 of the step's container.
 
-KFP's launcher fetches the input artifacts, puts the executor input into the step's command, and
-collects what came out. Argo's emissary runs it all in a process group, passes signals on to the
-group, and takes the container with it within a second of the launcher's end.
+KFP's launcher fetches the input artifacts, puts the executor input into the step's command,
+collects what came out, and exits with 1 whatever the step's exit code was. Argo's emissary runs it
+all in a process group, passes signals on to the group, and takes the container with it within a
+second of the launcher's end. Where a real emissary does that, UNDER_ARGO is set.
 
     python -c "$(cat step_container.py)" EXECUTOR_INPUT COMMAND…
 """
@@ -33,7 +34,9 @@ def main(text: str, *command: str) -> int:
     for path in (*paths, *(_local_path(artifact["uri"]) for artifact in _artifacts(outputs))):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
 
-    step = subprocess.Popen([part.replace("{{$}}", text) for part in command], process_group=0)
+    is_under_argo = "UNDER_ARGO" in os.environ
+    group = None if is_under_argo else 0
+    step = subprocess.Popen([part.replace("{{$}}", text) for part in command], process_group=group)
     PROCESS_GROUP.write_text(str(step.pid))
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -41,11 +44,15 @@ def main(text: str, *command: str) -> int:
         time.sleep(GRACE_S)
         os._exit(128 + number)  # and the kernel kills what is left of PID 1's processes
 
-    signal.signal(signal.SIGTERM, end)
+    if not is_under_argo:
+        signal.signal(signal.SIGTERM, end)
     code = step.wait()
-    if code == 0:
-        _collect(outputs)
-    return code if code >= 0 else 128 - code
+    if code:
+        cause = f"exit status {code}" if code > 0 else "signal: killed"
+        print(f"F launcher: failed to execute component: {cause}", file=sys.stderr, flush=True)
+        return 1
+    _collect(outputs)
+    return 0
 
 
 def _collect(outputs: dict[str, Any]) -> None:

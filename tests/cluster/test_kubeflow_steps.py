@@ -339,30 +339,36 @@ def settle(pipeline: Pipeline, **settings: Any) -> None:
 
 @pytest.fixture
 def workflow(kubectl: Kubectl) -> Iterator[dict[str, str]]:
-    """Create an Argo Workflow, which is not reconciled; yield a reference to it."""
+    """Create an Argo Workflow without steps, which runs for ever; yield a reference to it."""
     group, kind = "argoproj.io", "Workflow"
     names = {"kind": kind, "plural": "workflows", "singular": "workflow"}
     schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     version = {"name": "v1alpha1", "served": True, "storage": True}
-    kubectl.apply(
-        {
-            "apiVersion": "apiextensions.k8s.io/v1",
-            "kind": "CustomResourceDefinition",
-            "metadata": {"name": f"workflows.{group}"},
-            "spec": {
-                "group": group,
-                "names": names,
-                "scope": "Namespaced",
-                "versions": [{**version, "schema": {"openAPIV3Schema": schema}}],
-            },
-        }
-    )
+    has_argo = f"workflows.{group}" in kubectl("get", "crd", "-o", "name")
+    if not has_argo:
+        kubectl.apply(
+            {
+                "apiVersion": "apiextensions.k8s.io/v1",
+                "kind": "CustomResourceDefinition",
+                "metadata": {"name": f"workflows.{group}"},
+                "spec": {
+                    "group": group,
+                    "names": names,
+                    "scope": "Namespaced",
+                    "versions": [{**version, "schema": {"openAPIV3Schema": schema}}],
+                },
+            }
+        )
     kubectl("wait", "--for=condition=Established", f"crd/workflows.{group}", "--timeout=30s")
     api = {"apiVersion": f"{group}/v1alpha1", "kind": kind}
-    kubectl.apply({**api, "metadata": {"name": "rlvr-run", "namespace": kubectl.namespace}})
+    templates = [{"name": "none", "suspend": {}}]
+    spec = {"entrypoint": "none", "templates": templates}
+    metadata = {"name": "rlvr-run", "namespace": kubectl.namespace}
+    kubectl.apply({**api, "metadata": metadata, "spec": spec})
     uid = kubectl.get("workflow", "rlvr-run")["metadata"]["uid"]
     yield {**api, "name": "rlvr-run", "uid": uid}
-    kubectl("delete", "crd", f"workflows.{group}", "--timeout=60s")
+    if not has_argo:
+        kubectl("delete", "crd", f"workflows.{group}", "--timeout=60s")
 
 
 # ------------------------------------------------------------------- core
@@ -424,6 +430,31 @@ def test_a_retry_of_a_step_adopts_the_job_and_finish_deletes_it(prepared: Pipeli
     outcome = json.loads(open_storage(prepared.folder).read_bytes("outcome.json"))
     assert outcome["deleted"] == [job["metadata"]["name"]]
     assert finished["artifacts"]["outcome"]["uri"].startswith(prepared.root)
+
+
+def test_sigterm_stops_a_job_only_if_its_run_is_terminated(
+    prepared: Pipeline, workflow: dict[str, str]
+) -> None:
+    settle(prepared, cpu_per_node=1000)
+    prepared.owner = workflow
+    lost = prepared.start("train")
+    prepared.wait_until_launched(lost, "pending: ")
+    [job] = prepared.jobs()
+
+    prepared.terminate(lost)
+
+    assert prepared.wait_until_ended(lost, timeout_s=10) == "Failed"
+    assert "the next attempt of this step adopts it" in prepared.kubectl("logs", lost)
+    second = prepared.start("train")
+    prepared.wait_until_launched(second, "pending: ")
+    [adopted] = prepared.jobs()
+    assert adopted["metadata"]["uid"] == job["metadata"]["uid"]
+
+    patch = '{"spec": {"activeDeadlineSeconds": 0}}'
+    prepared.kubectl("patch", "workflow", "rlvr-run", "--type=merge", "-p", patch)
+    prepared.terminate(second)
+
+    prepared.kubectl.wait("the job is gone", lambda: not prepared.jobs(), timeout_s=3)
 
 
 def test_a_job_goes_with_the_pod_that_launched_it(prepared: Pipeline) -> None:
@@ -491,7 +522,7 @@ def test_every_step_in_its_own_image(pipeline: Pipeline) -> None:
     page = pipeline.s3.client().get_object(Bucket=pipeline.s3.bucket, Key=report)["Body"].read()
     assert page.lower().startswith(b"<!doctype html")
 
-    published = pipeline.run("publish")["parameters"]["Output"]
+    published = pipeline.run("publish", is_better=True)["parameters"]["Output"]
     assert published.startswith(models)
     assert "adapter_model.safetensors" in open_storage(published).list()
 

@@ -29,7 +29,7 @@ import boto3
 
 from .service_model import faults
 
-ACCOUNT, REGION = "123456789012", "us-west-2"
+ACCOUNT, REGION = "123456789012", "us-east-1"
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 ENDED = ("Completed", "Failed", "Stopped")
 POLL_S = 0.02
@@ -397,6 +397,7 @@ class FakeSageMaker:
             self.command(command),
             env={
                 **own,
+                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}",
                 **request.get("Environment", {}),
                 "RLVR_SAGEMAKER_ROOT": str(folder),
                 "TRAINING_JOB_NAME": job.name,
@@ -555,6 +556,7 @@ def fake_service(
     service = FakeSageMaker(root, endpoint)
     setenv("AWS_ENDPOINT_URL_SAGEMAKER", service.endpoint)
     setenv("AWS_ENDPOINT_URL_CLOUDWATCH_LOGS", endpoint)
+    setenv("AWS_ENDPOINT_URL_STS", endpoint)
     setenv("AWS_DEFAULT_REGION", REGION)
     yield service
     service.close()

@@ -5,7 +5,6 @@ completions, and what they learn can be compared.
 """
 
 import random
-import sys
 from collections import Counter
 from typing import Any
 
@@ -27,6 +26,6 @@ def complete(model: Any, tokenizer: Any, prompt_ids: list[list[int]], **_: Any) 
     return completions
 
 
-if __name__ == "__main__":
+def main_with_fixed_completions(arguments: list[str]) -> int:
     rollout.complete = complete
-    sys.exit(main())
+    return main(arguments)

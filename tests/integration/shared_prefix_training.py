@@ -1,7 +1,6 @@
 """Train a tiny model by TRL's own trainer or ours, on given completions.
 
 Everything is float32. SGD is used because Adam divides a gradient of rounding noise by its size.
-As a program it is a rank of torchrun: it trains every case of a file by both trainers under ZeRO.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import sys
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -37,7 +35,7 @@ from rlvr_trainer.shared_prefix import SharedPrefixGRPOTrainer
 
 HEADER = "".join(f"Question: What is {n} + {n}?\nSolution: {2 * n}\n\n" for n in range(1, 5))
 QUESTIONS = [f"Question: What is {n} times {n + 1}{'0' * (n % 3)}?\nSolution:" for n in range(10)]
-NUM_STEPS = 5
+NUM_STEPS = 3
 BATCH_SIZE = 8  # of all ranks, in one of two micro-steps
 
 Case = dict[str, Any]
@@ -261,11 +259,16 @@ def assert_same_training(actual: Outcome, expected: Outcome) -> None:
     torch.testing.assert_close(actual.weights, expected.weights, atol=1e-5, rtol=1e-4)
 
 
-def main(model_dir: Path, cases_file: Path, results_dir: Path, num_steps: int) -> None:
-    """Train every case of `cases_file` on all ranks; rank 0 writes the results of both trainers."""
+def train_cases_as_rank(arguments: list[str]) -> None:
+    """Train every case of a file on all ranks; rank 0 writes the results of both trainers.
+
+    A program whose arguments are the model, the file, the folder of results and the steps.
+    """
     import deepspeed
     from accelerate.state import AcceleratorState
 
+    model_dir, cases_file, results_dir = map(Path, arguments[:3])
+    num_steps = int(arguments[3])
     deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo", verbose=False)
     for index, case in enumerate(json.loads(cases_file.read_text())):
         result = {}
@@ -286,7 +289,3 @@ def main(model_dir: Path, cases_file: Path, results_dir: Path, num_steps: int) -
                 results_dir / f"{index}.pt",
             )
     torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:4]), num_steps=int(sys.argv[4]))

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,15 +10,8 @@ from typing import Any
 import pytest
 import torch
 from peft.tuners.lora import Linear as LoraLinear
-from transformers import Qwen2Config, Qwen2ForCausalLM
-from trl import GRPOConfig, GRPOTrainer
-
-from rlvr_trainer.shared_prefix import SharedPrefixGRPOTrainer, SharedPrefixMismatch
-from rlvr_trainer.shared_prefix import grpo_trainer as trainer_module
-from rlvr_trainer.shared_prefix.cpu import merged_linear, tree_attention
-
-from . import shared_prefix_training
-from .shared_prefix_training import (
+from tests.forked_trainer import start
+from tests.integration.shared_prefix_training import (
     HEADER,
     NUM_STEPS,
     Case,
@@ -36,7 +26,14 @@ from .shared_prefix_training import (
     name_of,
     pairwise_cases,
     train,
+    train_cases_as_rank,
 )
+from transformers import Qwen2Config, Qwen2ForCausalLM
+from trl import GRPOConfig, GRPOTrainer
+
+from rlvr_trainer.shared_prefix import SharedPrefixGRPOTrainer, SharedPrefixMismatch
+from rlvr_trainer.shared_prefix import grpo_trainer as trainer_module
+from rlvr_trainer.shared_prefix.cpu import merged_linear, tree_attention
 
 MATRIX: Matrix = {
     "weights": ("lora", "qlora", "full"),
@@ -82,17 +79,9 @@ def assert_ranks_train_as_trl_does(
 ) -> None:
     """Train all cases in one launch, whose start dominates the cost; a single rank uses a GPU."""
     (folder / "cases.json").write_text(json.dumps(cases))
-    launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
-    program = [shared_prefix_training.__file__, model_dir, folder / "cases.json", folder, num_steps]
-    with (folder / "log").open("w") as log:
-        code = subprocess.call(
-            [sys.executable, "-m", *launcher, *map(str, program)],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"}
-            | ({"CUDA_VISIBLE_DEVICES": ""} if num_ranks > 1 else {}),
-        )
-    assert code == 0, (folder / "log").read_text()[-3000:]
+    arguments = [model_dir, folder / "cases.json", folder, num_steps]
+    ranks = start(train_cases_as_rank, [*map(str, arguments)], folder / "log", num_ranks)
+    assert ranks.wait() == 0, (folder / "log").read_text()[-3000:]
     for index, case in enumerate(cases):
         both = torch.load(folder / f"{index}.pt")
         print(name_of(case))  # shown when it fails
@@ -287,7 +276,7 @@ def test_a_batch_without_any_advantage_has_an_entropy_and_no_gradient(
 def test_all_ranks_take_the_plain_path_until_all_can_check(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Simulate another rank whose batch cannot be packed in the first of ten micro-steps."""
+    """Simulate another rank whose batch cannot be packed in the first micro-step of two a step."""
     answers = iter([False])
     monkeypatch.setattr(
         SharedPrefixGRPOTrainer, "_on_every_rank", lambda _, here: next(answers, here)
@@ -302,7 +291,7 @@ def test_all_ranks_take_the_plain_path_until_all_can_check(
     monkeypatch.setattr(trainer_module, "token_log_probs", counting)
     ours = train(SharedPrefixGRPOTrainer, SIMPLE, model_dir, tmp_path)
     assert ours._verified
-    assert len(packed) == 1 + 9
+    assert len(packed) == 1 + (2 * NUM_STEPS - 1)
     assert "another rank" in Outcome.of(ours).plain_reasons[0]
     expected = Outcome.of(train(GRPOTrainer, SIMPLE, model_dir, tmp_path))
     assert Outcome.of(ours).losses == pytest.approx(expected.losses, abs=1e-4)

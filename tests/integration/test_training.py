@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.forked_trainer import Program, start
+from tests.integration.fixed_completions import main_with_fixed_completions
 
+from rlvr_trainer.__main__ import main
 from rlvr_trainer.api import prepare
 from rlvr_trainer.api import train as train_here
 from rlvr_trainer.errors import CheckpointError, Diverged, RewardError, RLVRError
-from rlvr_trainer.export import merged_model, publish
 from rlvr_trainer.models import load_adapter, load_model, load_tokenizer
+from rlvr_trainer.publishing import merged_model, publish
 from rlvr_trainer.recipe.reader import load_recipe, parse_recipe
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.run_dir.events import read_events
 
 REWARD = "def vowels(completion, row):\n    return sum(c in 'aeiou' for c in completion) / 40\n"
-
-
-FIXED_COMPLETIONS = (str(Path(__file__).with_name("fixed_completions.py")),)
 
 
 def recipe_for(model_dir: Path, folder: Path, *overrides: str) -> Recipe:
@@ -57,27 +53,10 @@ def prepared_run(recipe: Recipe, run_dir: Path) -> Path:
     return run_dir
 
 
-def train(
-    run_dir: Path,
-    num_processes: int = 1,
-    *,
-    program: tuple[str, ...] = ("-m", "rlvr_trainer"),
-    check: bool = True,
-) -> int:
-    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={num_processes}"]
-    command = [
-        sys.executable,
-        *(launcher if num_processes > 1 else []),
-        *(*program, "train", "--run-dir", str(run_dir)),
-    ]
-    with (run_dir / "train.log").open("w") as log:
-        code = subprocess.run(
-            command,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            timeout=300,
-        ).returncode
+def train(run_dir: Path, num_ranks: int = 0, *, program: Program = main, check: bool = True) -> int:
+    """Train in a process of its own, or on `num_ranks`, and return the exit code."""
+    arguments = ["train", "--run-dir", str(run_dir)]
+    code = start(program, arguments, run_dir / "train.log", num_ranks).wait()
     if check:
         assert code == 0, (run_dir / "train.log").read_text()[-3000:]
     return code
@@ -217,18 +196,12 @@ def test_a_stopped_run_commits_a_step_and_resumes_from_it(
 ) -> None:
     recipe = recipe_for(tiny_model_dir, tmp_path, "training.max_steps=400")
     run_dir = prepared_run(recipe, tmp_path / "run")
-    with (run_dir / "train.log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "rlvr_trainer", "train", "--run", str(run_dir)],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        deadline = time.monotonic() + 180
-        while not rewards_of(run_dir) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == 143
+    trainer = start(main, ["train", "--run", str(run_dir)], run_dir / "train.log")
+    deadline = time.monotonic() + 180
+    while not rewards_of(run_dir) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    trainer.terminate()
+    assert trainer.wait() == 143
     stopped_at = len(rewards_of(run_dir))
     marker = run_dir / "checkpoints" / f"step-{stopped_at}" / "COMMITTED.json"
     assert json.loads(marker.read_text())["step"] == stopped_at
@@ -247,7 +220,7 @@ def trained_on_one_rank(
 ) -> dict[str, torch.Tensor]:
     folder = tmp_path_factory.mktemp("one-rank")
     run_dir = prepared_run(recipe_for(tiny_model_dir, folder), folder / "run")
-    train(run_dir, program=FIXED_COMPLETIONS)
+    train(run_dir, program=main_with_fixed_completions)
     return load_file(run_dir / "adapter" / "adapter_model.safetensors")
 
 
@@ -259,7 +232,7 @@ def test_two_ranks_learn_what_one_rank_does(
         tiny_model_dir, tmp_path, f"training.zero_stage={stage}", "training.per_device_batch_size=4"
     )
     run_dir = prepared_run(recipe, tmp_path / "run")
-    train(run_dir, num_processes=2, program=FIXED_COMPLETIONS)
+    train(run_dir, num_ranks=2, program=main_with_fixed_completions)
     assert len(rewards_of(run_dir)) == 2
     adapter = load_file(run_dir / "adapter" / "adapter_model.safetensors")
     assert adapter.keys() == trained_on_one_rank.keys()

@@ -5,6 +5,8 @@ The fake replaces TRL's object that talks to vLLM.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,12 +16,12 @@ import pytest
 import torch
 from trl.trainer import grpo_trainer
 
-from rlvr_trainer.grpo import arguments, rollout
+from rlvr_trainer.grpo import rollout, trl_refusals
 from rlvr_trainer.grpo.training import _leave_process_group, _trainer
 from rlvr_trainer.recipe.trajectory import trajectory_of
 from rlvr_trainer.run_dir.events import read_events
 
-from .test_training import prepared_run, recipe_for, train
+from .test_training import prepared_run, recipe_for
 
 ANSWERS = (
     " 2 apples\n#### The final answer is 4\n\nQuestion: What",
@@ -56,7 +58,7 @@ def test_vllm_draws_and_completions_are_cut_and_ended_as_ours_are(
     def ours(*_: Any, **__: Any) -> None:
         raise AssertionError("drawn by us")
 
-    monkeypatch.setattr(arguments, "is_vllm_available", lambda: True)
+    monkeypatch.setattr(trl_refusals, "find_spec", lambda name: name)
     monkeypatch.setattr(grpo_trainer, "VLLMGeneration", FakeVLLMGeneration)
     monkeypatch.setattr(rollout, "complete", ours)
     recipe = recipe_for(
@@ -95,7 +97,9 @@ def test_vllm_itself_draws_by_the_weights_of_each_step(smollm2_dir: Path, tmp_pa
     )
     run_dir = prepared_run(recipe, tmp_path / "run")
 
-    train(run_dir)
+    command = [sys.executable, "-m", "rlvr_trainer", "train", "--run-dir", str(run_dir)]
+    with (run_dir / "train.log").open("w") as log:
+        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, timeout=300, check=True)
 
     steps = [e for e in read_events(run_dir / "metrics.jsonl") if e["event"] == "step"]
     # vLLM's numbers for the tokens are ours up to bfloat16: it has the weights that we train.

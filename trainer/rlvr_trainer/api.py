@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rlvr_trainer.errors import RLVRError
-from rlvr_trainer.phases import EVALUATION_PHASES, Label, Phase
+from rlvr_trainer.phases import EVALUATION_PHASES, Label
 from rlvr_trainer.recipe.schema import Recipe
-from rlvr_trainer.run_dir.events import emit, read_events
+from rlvr_trainer.run_dir.events import phase_events, read_events
 from rlvr_trainer.run_dir.layout import ADAPTER, EVALUATION, REPORT, SAMPLES
 
 if TYPE_CHECKING:
@@ -28,7 +25,7 @@ def prepare(recipe: Recipe, data_dir: Path) -> Manifest:
     from rlvr_trainer.models.fit import check_local_model
     from rlvr_trainer.models.load import load_tokenizer
 
-    with _phase("prepare") as results:
+    with phase_events("prepare") as results:
         check_local_model(recipe)
         tokenizer = load_tokenizer(recipe.model, recipe.prompt.chat_template)
         manifest = prepare_data(
@@ -53,7 +50,7 @@ def evaluate(
     """Write `output_dir`/samples.jsonl and return its headline shares."""
     from rlvr_trainer.evaluation.evaluate_model import evaluate_model
 
-    with _phase(EVALUATION_PHASES[label]) as results:
+    with phase_events(EVALUATION_PHASES[label]) as results:
         shares = evaluate_model(recipe, data_dir, output_dir, label=label, adapter_dir=adapter_dir)
         results.update(shares)
     return shares
@@ -63,7 +60,7 @@ def train(recipe: Recipe, run_dir: Path, data_dir: Path) -> bool:
     """Train and write `run_dir`/adapter; return False if a signal stopped it after a commit."""
     from rlvr_trainer.grpo.training import train as train_model
 
-    with _phase("train") as results:
+    with phase_events("train") as results:
         finished = train_model(recipe, run_dir, data_dir)
         results["preempted"] = not finished
     return finished
@@ -83,7 +80,7 @@ def compare(
     from rlvr_trainer.evaluation.outcome import read_samples, write_json, write_samples
     from rlvr_trainer.report import render_report, write_report
 
-    with _phase("report") as results:
+    with phase_events("report") as results:
         before = read_samples(before_dir / SAMPLES)
         after = read_samples(after_dir / SAMPLES)
         pass_at_k = recipe.evaluation.pass_at_k
@@ -111,17 +108,3 @@ def compare(
 def adapter_to(run_dir: Path, target: Path) -> None:
     """Copy the trained adapter of a run directory to `target`."""
     shutil.copytree(run_dir / ADAPTER, target, dirs_exist_ok=True)
-
-
-@contextmanager
-def _phase(name: Phase) -> Iterator[dict[str, Any]]:
-    """Emit events at the start and at the end of a phase, the latter with its results."""
-    results: dict[str, Any] = {}
-    emit("phase", phase=name, state="started")
-    try:
-        yield results
-    except BaseException as error:
-        with suppress(RLVRError):  # a full disk may be the cause
-            emit("phase", phase=name, state="failed", message=str(error), **results)
-        raise
-    emit("phase", phase=name, state="finished", **results)

@@ -22,7 +22,9 @@ def parse_platform(tree: Mapping[str, Any], *, origin: str) -> Platform:
         raise ConfigError(f"{origin} holds no valid settings of a platform:\n{faults}") from None
 
 
-def override_settings(settings: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+def override_settings(
+    settings: Mapping[str, Any], overrides: Iterable[str], *, option: str = "--platform-set"
+) -> dict[str, Any]:
     """Return the settings overridden by `key=value` and `section.key=value`, not validated yet.
 
     A key within a section follows its first dot, and may have dots itself, as labels do:
@@ -33,26 +35,23 @@ def override_settings(settings: Mapping[str, Any], overrides: Iterable[str]) -> 
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise ConfigError(
-                f"--platform-set {override!r} has no value; write it as key=value or "
-                "section.key=value"
+                f"{option} {override!r} has no value; write it as key=value or section.key=value"
             )
         section, dot, inner = key.partition(".")
         if not dot:
-            merged[key] = _value(override, text)
+            merged[key] = _value(option, override, text)
             continue
         known = merged.get(section, {})
         if not isinstance(known, Mapping):
-            raise ConfigError(
-                f"--platform-set {override!r}: {section} is not a section; set {section}=…"
-            )
+            raise ConfigError(f"{option} {override!r}: {section} is not a section; set {section}=…")
         merged[section] = {**known, inner: text}  # labels, selectors and environment are strings
     return merged
 
 
-def _value(override: str, text: str) -> Any:
+def _value(option: str, override: str, text: str) -> Any:
     try:
         return yaml.safe_load(text) if text else ""
     except yaml.YAMLError:
         raise ConfigError(
-            f"--platform-set {override!r}: {text!r} is not a YAML value; quote it"
+            f"{option} {override!r}: {text!r} is not a YAML value; quote it"
         ) from None

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, get_args
 from uuid import uuid4
 
@@ -17,8 +15,9 @@ import yaml
 from rlvr_components.pipeline_run import Place
 from rlvr_components.platform.settings import Platform
 from rlvr_components.platform.settings_file import parse_platform
+from rlvr_components.sagemaker.sagemaker_settings import SageMaker, parse_sagemaker
 from rlvr_trainer.errors import ConfigError, RLVRError
-from rlvr_trainer.recipe.reader import load_recipe, shipped_recipes
+from rlvr_trainer.recipe.reader import load_form, shipped_recipes
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.recipe.suggest import did_you_mean
 from rlvr_trainer.storage import S3_SCHEME, Storage, open_storage
@@ -49,6 +48,7 @@ class Form:
     job_node_selector: Mapping[str, str] | None = None
     job_tolerations: Sequence[Mapping[str, Any]] = ()
     job_platform: str = ""
+    job_sagemaker: str = ""
 
 
 def resolve_recipe(form: Form) -> Recipe:
@@ -114,6 +114,21 @@ def resolve_platform(form: Form, config_map: str) -> Platform:
             f"{PLATFORM_MAP} (manifests/overlays), or write image: NAME@sha256:… in job_platform"
         )
     return parse_platform(tree, origin="the platform's settings")
+
+
+def resolve_sagemaker(form: Form) -> SageMaker:
+    """Return the form's settings of SageMaker. Raises ConfigError with one line for each fault."""
+    tree = _mapping("job_sagemaker", form.job_sagemaker)
+    if not tree:
+        raise ConfigError(
+            "job_place sagemaker needs role_arn, image and instance_type; write them in "
+            "job_sagemaker, or give --sagemaker FILE"
+        )
+    if form.job_num_nodes:
+        tree["instance_count"] = form.job_num_nodes
+    if form.job_gpus_per_node >= 0:
+        tree["gpus_per_instance"] = form.job_gpus_per_node
+    return parse_sagemaker(tree, origin="job_sagemaker")
 
 
 def check_storage(uri: str) -> None:
@@ -191,14 +206,10 @@ def _shots(numbers: Sequence[float]) -> list[int]:
 
 
 def _load(tree: Mapping[str, Any], overrides: Sequence[str]) -> Recipe:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "recipe.yaml")
-        path.write_text(json.dumps(tree, ensure_ascii=False), "utf-8")
-        try:
-            return load_recipe(path, overrides)
-        except ConfigError as error:
-            text = str(error).replace(str(path), "recipe").replace("--set ", "recipe_overrides: ")
-            raise ConfigError(text) from None
+    try:
+        return load_form(json.dumps(tree, ensure_ascii=False), overrides)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("--set ", "recipe_overrides: ")) from None
 
 
 def _mapping(origin: str, text: str) -> dict[str, Any]:

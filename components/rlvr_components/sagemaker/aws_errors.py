@@ -32,6 +32,8 @@ INVALID = {
 DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"}
 NOT_FOUND = {"ResourceNotFound", "ResourceNotFoundException"}
 MISSING_JOB = re.compile(r"requested resource not found|could not find", re.I)
+ACTIONS = {"s3:ListObjectsV2": "s3:ListBucket"}
+"""Request → the right that it needs, where the names differ."""
 ACTION = re.compile(r"not authorized to perform: ([\w-]+:\w+)")
 
 
@@ -130,16 +132,19 @@ def _explain_answer(action: str, subject: str, error: Any) -> RLVRError:
         return ConfigError(
             f"{what}: this identity may not pass role_arn to SageMaker ({message}); grant it "
             "iam:PassRole on that role with iam:PassedToService sagemaker.amazonaws.com "
-            "(manifests/eks/iam/sagemaker-launcher.json)"
+            "(manifests/eks/iam/sagemaker/launcher.json)"
         )
     if code in DENIED:
         denied = ACTION.search(message)
+        right = denied[1] if denied else ACTIONS.get(action, action)
         return ConfigError(
-            f"{what}: access is denied ({message}); grant this identity "
-            f"{denied[1] if denied else action} (manifests/eks/iam/sagemaker-launcher.json)"
+            f"{what}: access is denied ({message}); grant this identity {right} "
+            "(manifests/eks/iam/sagemaker/launcher.json)"
         )
     if code in NOT_FOUND or (code == "ValidationException" and MISSING_JOB.search(message)):
         return JobMissing(f"{subject} does not exist; `rlvr status` lists the jobs")
+    if code == "NoSuchBucket":
+        return ConfigError(f"{subject} does not exist; create it in the region of the jobs")
     if code == "ResourceInUse":
         return NameTaken(f"{subject}: the name is taken ({message}); stop the job of that name")
     if code in ("ResourceLimitExceeded", "ResourceLimitExceededException"):

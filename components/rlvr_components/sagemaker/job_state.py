@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from rlvr_components.cost.instance_prices import find_instance, price_date
+from rlvr_components.cost.spending import billed_usd
 from rlvr_components.jobs.job import JobStatus, JobSummary, Replica
 from rlvr_components.sagemaker.training_request import (
     ATTEMPT,
@@ -19,6 +21,7 @@ from rlvr_components.sagemaker.training_request import (
 )
 from rlvr_trainer.errors import EXIT_PREEMPTED, ConfigError, JobFailed, PlatformError
 from rlvr_trainer.launch.exit_causes import EXIT_OUT_OF_MEMORY, FIRST_SIGNAL_CODE, RETRIED
+from rlvr_trainer.launch.run_time_limit import MAX_RUNTIME_REASON
 
 KIND = "SageMaker"
 PENDING = {
@@ -132,6 +135,10 @@ def bill_of(job: Job) -> str:
     resources, hosts = job.get("ResourceConfig") or {}, num_hosts(job)
     kind = resources.get("SelectedInstanceType") or resources.get("InstanceType") or "instances"
     text = f"billed {billed} s on {hosts} x {kind}"
+    instance = find_instance(kind)
+    if instance:
+        usd = billed_usd(billed, hosts, instance.usd_per_hour)
+        text += f", ${usd:,.2f} by the list prices of {price_date()}"
     ran = job.get("TrainingTimeInSeconds")
     if job.get("EnableManagedSpotTraining") and ran:
         text += f", on spot, {100 * (1 - billed / ran):.0f} % less than its {ran} s"
@@ -151,7 +158,9 @@ def explain_failure(reason: str) -> tuple[str, int, bool]:
     own = OUR_CAUSE.search(text)
     if own:
         code, cause = int(own["code"]), SERVICES_TAIL.sub("", own["cause"]).strip()
-        return f"{cause} (after step {own['step']})", code, code in RETRIED
+        at_limit = code == EXIT_PREEMPTED and MAX_RUNTIME_REASON in cause
+        cause = f"{cause} (after step {own['step']})"
+        return cause, code, code in RETRIED and not at_limit  # the limit is the user's
     if kind == "AlgorithmError" and tail:
         return _silent(int(tail["code"]), SERVICES_TAIL.sub("", said))
     if kind == "CapacityError":

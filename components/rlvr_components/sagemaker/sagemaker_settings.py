@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from rlvr_components.jobs.job import Step
 from rlvr_components.platform.settings import Count, PlatformSection, PositiveInt
 from rlvr_components.sagemaker.instance_types import is_accelerated, num_gpus_of
 from rlvr_trainer.errors import ConfigError
@@ -69,6 +70,8 @@ class SageMaker(PlatformSection):
     """Size of each instance's volume; types with local disks may use those instead."""
     max_runtime_s: PositiveInt = 24 * 3600
     """Time for a job to run, all of its restarts together; then it is stopped and commits."""
+    step_limits_s: dict[Step, PositiveInt] = Field(default_factory=dict)
+    """Shorter times for the jobs of single steps, as `--max-cost-usd` sets them."""
     max_pending_s: Annotated[int, Field(ge=MIN_PENDING_S, le=MAX_PENDING_S)] | None = None
     """Time for a job to wait for capacity; accelerated types only. Empty: SageMaker's own."""
     spot: bool = False
@@ -163,6 +166,10 @@ class SageMaker(PlatformSection):
         """Return the number of processes that train: one a GPU, or one an instance without GPUs."""
         return self.num_nodes * max(self.gpus_per_node, 1)
 
+    def runtime_s(self, step: Step) -> int:
+        """Return the time for a job of this step to run."""
+        return min(self.max_runtime_s, self.step_limits_s.get(step, self.max_runtime_s))
+
     @property
     def image_region(self) -> str:
         """Return the region of the image's registry."""
@@ -205,7 +212,10 @@ def _check_instances(settings: SageMaker) -> None:
         return
     unknown = [kind for kind, count in gpus.items() if count is None]
     if unknown:
-        raise ValueError(f"gpus_per_instance: the GPUs of {unknown[0]} are not known; set it")
+        raise ValueError(
+            f"gpus_per_instance: the GPUs of {unknown[0]} are not known; correct the type, or set "
+            "it"
+        )
     if len(set(gpus.values())) > 1:
         counts = ", ".join(f"{kind} {count}" for kind, count in gpus.items())
         raise ValueError(

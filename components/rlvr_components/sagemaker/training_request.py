@@ -128,7 +128,7 @@ def render_request(spec: JobSpec, settings: SageMaker) -> dict[str, Any]:
         "ResourceConfig": _resources(settings),
         **_present("VpcConfig", _vpc(settings)),
         "StoppingCondition": {
-            "MaxRuntimeInSeconds": settings.max_runtime_s,
+            "MaxRuntimeInSeconds": settings.runtime_s(spec.step),
             **_present("MaxWaitTimeInSeconds", settings.max_wait_s),
             **_present("MaxPendingTimeInSeconds", settings.max_pending_s),
         },
@@ -224,7 +224,7 @@ def _retries(settings: SageMaker) -> dict[str, int]:
 
 
 def _environment(spec: JobSpec, settings: SageMaker) -> dict[str, str]:
-    merged = {**spec.env, **settings.env, MAX_RUNTIME_VARIABLE: str(settings.max_runtime_s)}
+    merged = {**spec.env, **settings.env, MAX_RUNTIME_VARIABLE: str(settings.runtime_s(spec.step))}
     for name, value in merged.items():
         if CREDENTIAL.search(name) and not NOT_A_CREDENTIAL.search(name):
             raise ConfigError(

@@ -20,11 +20,14 @@ from rlvr_components.preflight.form import (
     place_of,
     resolve_platform,
     resolve_recipe,
+    resolve_sagemaker,
 )
 from rlvr_components.steps.staging import check_continues_there
 from rlvr_trainer.data.identity import files_identity
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.evaluation.outcome import count
+from rlvr_trainer.grpo.trl_refusals import check_trl_options
+from rlvr_trainer.launch.operator_environment import num_gpus
 from rlvr_trainer.recipe.batch import batch_of
 from rlvr_trainer.recipe.parts import recipe_part
 from rlvr_trainer.recipe.schema import Recipe
@@ -74,6 +77,7 @@ def check(
     """
     recipe, place = resolve_recipe(form), place_of(form)
     if place == "local":
+        check_trl_options(recipe, max(num_gpus(), 1), is_here=True)
         storage, settings, remarks = _check_local(storage_uri), None, list[str]()
     else:
         storage = storage_uri or default_storage(artifact_uri)
@@ -109,6 +113,8 @@ def _check_local(storage_uri: str) -> str:
 def _check_remote(
     form: Form, recipe: Recipe, place: Place, storage: str, artifact_uri: str
 ) -> tuple[LaunchSettings, list[str]]:
+    if place == "sagemaker":
+        return _check_sagemaker(form, recipe, storage, artifact_uri), []
     from rlvr_components.jobs.cluster import open_backend
     from rlvr_components.kubernetes.client import KubernetesApi
     from rlvr_components.preflight.cluster_checks import (
@@ -122,18 +128,43 @@ def _check_remote(
     config_map = read_platform_map(api, form.job_namespace or api.namespace)
     platform = resolve_platform(form, config_map)
     batch_of(recipe, platform.world_size)
+    check_trl_options(recipe, platform.world_size, is_here=False)
     namespace = platform.namespace or api.namespace
     remarks = check_cluster(api, place, platform, namespace)
     folder = run_folder(storage)
-    check_storage(folder)
-    check_continues_there(open_storage(folder), recipe)
-    direct = artifact_uri.startswith(S3_SCHEME) and can_write(artifact_uri.rpartition("/")[0])
-    settings = LaunchSettings(place, recipe.name, platform, direct)
+    _check_folder(folder, recipe)
+    settings = LaunchSettings(place, recipe.name, platform, _writes_to(artifact_uri))
     assert place != "local"
     job = job_spec("train", recipe, folder, Site(folder, settings))
     check_admitted(api, place, open_backend(place, platform).render(job), namespace)
     write_settings(open_storage(folder), settings)
     return settings, remarks
+
+
+def _check_sagemaker(form: Form, recipe: Recipe, storage: str, artifact_uri: str) -> LaunchSettings:
+    from rlvr_components.preflight.sagemaker_checks import check_sagemaker
+    from rlvr_components.sagemaker.sagemaker_backend import SageMakerBackend
+    from rlvr_components.steps.remote_step import Site, job_spec
+
+    chosen = resolve_sagemaker(form)
+    batch_of(recipe, chosen.world_size)
+    folder = run_folder(storage)
+    settings = LaunchSettings("sagemaker", recipe.name, chosen, _writes_to(artifact_uri))
+    SageMakerBackend(chosen).render(job_spec("train", recipe, folder, Site(folder, settings)))
+    check_sagemaker(chosen, folder)
+    _check_folder(folder, recipe)
+    write_settings(open_storage(folder), settings)
+    return settings
+
+
+def _check_folder(folder: str, recipe: Recipe) -> None:
+    check_storage(folder)
+    check_continues_there(open_storage(folder), recipe)
+
+
+def _writes_to(artifact_uri: str) -> bool:
+    """Return True if jobs may write to the pipeline's artifacts themselves."""
+    return artifact_uri.startswith(S3_SCHEME) and can_write(artifact_uri.rpartition("/")[0])
 
 
 def _describe(

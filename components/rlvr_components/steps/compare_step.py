@@ -12,8 +12,10 @@ import yaml
 
 from rlvr_trainer import __version__, api
 from rlvr_trainer.evaluation.comparison_tables import shots_table
-from rlvr_trainer.evaluation.outcome import Evaluation, headline_entry, is_significant
+from rlvr_trainer.evaluation.outcome import Evaluation, headline_entry
+from rlvr_trainer.evaluation.statistics import is_significant
 from rlvr_trainer.recipe.schema import Recipe
+from rlvr_trainer.run_dir.layout import EVALUATION, REPORT, SAMPLES
 from rlvr_trainer.tables import markdown
 
 
@@ -36,9 +38,9 @@ def compare(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         comparison = api.compare(recipe, data, before, after, history, folder)
-        shutil.copyfile(folder / "evaluation.json", evaluation)
-        shutil.copyfile(folder / "samples.jsonl", samples)
-        shutil.copyfile(folder / "report.html", report)
+        shutil.copyfile(folder / EVALUATION, evaluation)
+        shutil.copyfile(folder / SAMPLES, samples)
+        shutil.copyfile(folder / REPORT, report)
     summary.write_text(summarise(recipe, comparison), encoding="utf-8")
     return comparison
 

@@ -46,6 +46,7 @@ def check(
     job_node_selector: dict[str, str],
     job_tolerations: list[dict[str, str]],
     job_platform: str,
+    job_sagemaker: str,
     storage_uri: str,
     train_reuse: bool,
     publish_uri: str,
@@ -74,6 +75,7 @@ def check(
         job_node_selector: Labels that nodes must have.
         job_tolerations: Taints that pods tolerate.
         job_platform: Other settings of the platform.
+        job_sagemaker: Settings of SageMaker.
         storage_uri: Storage of the run directories.
         train_reuse: Reuse an earlier training of the same inputs.
         publish_uri: Folder or s3://… for the model if it is better.
@@ -105,6 +107,7 @@ def check(
             job_node_selector=job_node_selector,
             job_tolerations=job_tolerations,
             job_platform=job_platform,
+            job_sagemaker=job_sagemaker,
         )
         checked = check(
             form,

@@ -13,6 +13,7 @@ from typing import Any
 
 from rlvr_components.jobs import JobSummary
 from rlvr_components.pipeline_run import (
+    LaunchSettings,
     default_storage,
     in_kubeflow,
     may_have_live_jobs,
@@ -22,6 +23,8 @@ from rlvr_components.pipeline_run import (
     run_folder,
     run_id,
 )
+from rlvr_components.platform.settings import Platform
+from rlvr_components.sagemaker.sagemaker_settings import SageMaker
 from rlvr_components.steps.run_outcome import read_outcome
 from rlvr_trainer.errors import RLVRError
 from rlvr_trainer.storage import open_storage
@@ -46,12 +49,11 @@ def finish(storage_uri: str, artifact_uri: str, state: str, message: str) -> str
         logger.warning("the launch settings cannot be read: %s", error)
     jobs: list[JobSummary] | None = []
     if is_launched or in_kubeflow():  # even without settings: GPUs must not stay busy
-        jobs = _find_run_jobs(settings.platform.namespace if settings else "")
+        jobs = _find_run_jobs(settings)
     outcome = read_outcome(state, message, jobs or [])
-    live = [job for job in jobs or [] if not job.has_ended]
-    left = [job.name for job in live if job.step in outcome.lost]
-    unwanted = [job for job in live if job.name not in left]
-    deleted = None if jobs is None else _delete(unwanted) if unwanted else []
+    left = [job.name for job in jobs or [] if not job.has_ended and job.step in outcome.lost]
+    unwanted = [job for job in jobs or [] if job.name not in left]
+    deleted = None if jobs is None else _delete(unwanted, settings)
     if settings is not None:
         is_launched = deleted is None or bool(left)
         facts = {**outcome.facts(), "deleted": deleted, "left": left}
@@ -59,29 +61,46 @@ def finish(storage_uri: str, artifact_uri: str, state: str, message: str) -> str
     return f"{outcome.markdown()}\n{describe_jobs(deleted, left)}\n"
 
 
-def _find_run_jobs(namespace: str) -> list[JobSummary] | None:
-    """Return this run's jobs, newest first; None if the cluster does not answer.
+def _find_run_jobs(settings: LaunchSettings | None) -> list[JobSummary] | None:
+    """Return this run's jobs, newest first; None if their place does not answer.
 
-    Without a namespace, those in this pod's.
+    Without settings, those in this pod's namespace.
     """
-    from rlvr_components.jobs.cluster import find_jobs
-
     try:
+        platform = settings.platform if settings else None
+        if settings and isinstance(platform, SageMaker):
+            from rlvr_components.sagemaker import run_jobs
+
+            return run_jobs.find_jobs(platform.region, run=settings.run_name, run_id=run_id())
+        from rlvr_components.jobs.cluster import find_jobs
+
+        namespace = platform.namespace if isinstance(platform, Platform) else ""
         return find_jobs(namespace=namespace or own_namespace(), run_id=run_id())
     except RLVRError as error:
         logger.warning("jobs may be left running: %s", error)
         return None
 
 
-def _delete(jobs: Sequence[JobSummary]) -> list[str] | None:
-    """Delete the jobs; return their names, or None if the cluster does not answer.
+def _delete(jobs: Sequence[JobSummary], settings: LaunchSettings | None) -> list[str] | None:
+    """Delete the jobs that still run; return their names, or None if their place does not answer.
 
-    KFP's Retry of the run is to start them again, not to refuse as after `rlvr stop`.
+    On SageMaker they are stopped, and the warm pools of all are released: no job follows.
+    KFP's Retry of the run is to start them again, as if nobody had deleted them.
     """
-    from rlvr_components.jobs.cluster import delete_jobs, forget_deletion
-
     try:
-        deleted = delete_jobs(jobs)
+        if settings and isinstance(settings.platform, SageMaker):
+            from rlvr_components.sagemaker import run_jobs
+
+            stopped = run_jobs.stop_jobs(jobs, settings.platform.region)
+            if settings.platform.keep_alive_s:
+                run_jobs.await_end(stopped, settings.platform.region)
+            return [job.name for job in stopped]
+        live = [job for job in jobs if not job.has_ended]
+        if not live:
+            return []
+        from rlvr_components.jobs.cluster import delete_jobs, forget_deletion
+
+        deleted = delete_jobs(live)
     except RLVRError as error:
         logger.warning("jobs may be left running: %s", error)
         return None

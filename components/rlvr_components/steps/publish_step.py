@@ -30,7 +30,7 @@ def publish_model(
     Every run has its own folder, so that no run replaces the model of another.
     Raises ConfigError, PlatformError.
     """
-    from rlvr_trainer.export import publish
+    from rlvr_trainer.publishing import publish
 
     with tempfile.TemporaryDirectory() as temporary:
         run_dir, model = Path(temporary, "run"), Path(temporary, "model")

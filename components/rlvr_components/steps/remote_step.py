@@ -12,13 +12,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from rlvr_components.jobs import JobSpec, Step
+from rlvr_components.jobs import Backend, JobSpec, Step
 from rlvr_components.jobs.pods import cluster_job, launch_command
 from rlvr_components.pipeline_run import (
     LaunchSettings,
@@ -29,16 +28,19 @@ from rlvr_components.pipeline_run import (
     run_folder,
     run_id,
 )
+from rlvr_components.platform.settings import Platform
+from rlvr_components.sagemaker import training_request
+from rlvr_components.sagemaker.sagemaker_settings import SageMaker
 from rlvr_components.steps.staging import file_hashes, stage, stage_folder
-from rlvr_components.steps.task_config import merge_task_config
-from rlvr_trainer.errors import ConfigError, RLVRError
+from rlvr_components.steps.task_config import merge_task_config, merge_task_environment
+from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.evaluation.outcome import headline, parse_samples
 from rlvr_trainer.evaluation.shards import Shard, batches, evaluated_rows, join
 from rlvr_trainer.phases import EVALUATION_LABELS
 from rlvr_trainer.recipe.batch import batch_of
 from rlvr_trainer.recipe.named_files import file_digests
 from rlvr_trainer.recipe.schema import Recipe
-from rlvr_trainer.run_dir.events import emit, read_events
+from rlvr_trainer.run_dir.events import phase_events, read_events
 from rlvr_trainer.run_dir.layout import ADAPTER
 from rlvr_trainer.storage import S3_SCHEME, Storage, open_storage
 from rlvr_trainer.variables import ADAPTER_URI_VARIABLE, EVENTS_VARIABLE
@@ -72,6 +74,11 @@ def open_site(storage_uri: str, task_config: Any = None) -> Site:
     if settings is None:
         raise ConfigError(
             f"{folder} has no launch settings, which the step Check writes; start a new run"
+        )
+    if isinstance(settings.platform, SageMaker):
+        return Site(
+            folder,
+            replace(settings, platform=merge_task_environment(settings.platform, task_config)),
         )
     platform = merge_task_config(settings.platform, task_config)
     return Site(folder, replace(settings, platform=platform))
@@ -128,7 +135,7 @@ def evaluate_remotely(
                 *("--shards-per-node", str(shards_per_node)),
                 *(("--adapter", uri) if uri else ()),
             )
-            return replace(job, command=launch_command(run_dir.uri, platform, command))
+            return replace(job, command=_launched(run_dir.uri, platform, command))
 
         _launch(site, job_spec(step, recipe, run_dir.uri, site), prepare)
         samples = collect_samples(
@@ -186,6 +193,18 @@ def job_spec(
 ) -> JobSpec:
     """Return the job of a step with `run_dir` as its run directory."""
     settings, platform = site.settings, site.settings.platform
+    if isinstance(platform, SageMaker):
+        return training_request.sagemaker_job(
+            recipe,
+            platform,
+            os.environ,
+            run_name=settings.run_name,
+            run_dir=run_dir,
+            run_id=run_id(),
+            step=step,
+            env=env,
+            is_automatic=in_kubeflow(),
+        )
     return cluster_job(
         recipe,
         platform,
@@ -200,6 +219,14 @@ def job_spec(
     )
 
 
+def _launched(
+    run_dir: str, platform: Platform | SageMaker, command: tuple[str, ...]
+) -> tuple[str, ...]:
+    if isinstance(platform, SageMaker):
+        return training_request.launch_command(run_dir, platform, command)
+    return launch_command(run_dir, platform, command)
+
+
 def _owner(namespace: str) -> Any:
     if not in_kubeflow():
         return None
@@ -209,30 +236,26 @@ def _owner(namespace: str) -> Any:
 
 
 def _launch(site: Site, spec: JobSpec, prepare: Callable[[JobSpec], JobSpec]) -> None:
-    from rlvr_components.jobs.cluster import open_backend
     from rlvr_components.jobs.launching import launch
     from rlvr_components.own_workflow import run_ending
 
-    place, events = site.settings.place, os.environ.get(EVENTS_VARIABLE)
-    assert place != "local"
+    events = os.environ.get(EVENTS_VARIABLE)
     on_event = EventCopy(Path(events)).add if events else None
     record_launch(open_storage(site.folder), is_launched=True)
-    backend = open_backend(place, site.settings.platform, on_event=on_event)
-    launch(backend, spec, prepare, is_run_ending=run_ending())
+    launch(_open_backend(site.settings, on_event), spec, prepare, is_run_ending=run_ending())
 
 
-@contextmanager
-def phase_events(name: str) -> Iterator[dict[str, Any]]:
-    """Emit events at start and end of a remote step; the end carries the yielded dict."""
-    results: dict[str, Any] = {}
-    emit("phase", phase=name, state="started")
-    try:
-        yield results
-    except BaseException as error:
-        with suppress(RLVRError):  # a full disk may be the cause
-            emit("phase", phase=name, state="failed", message=str(error))
-        raise
-    emit("phase", phase=name, state="finished", **results)
+def _open_backend(
+    settings: LaunchSettings, on_event: Callable[[Mapping[str, Any]], None] | None
+) -> Backend:
+    if isinstance(settings.platform, SageMaker):
+        from rlvr_components.sagemaker.sagemaker_backend import SageMakerBackend
+
+        return SageMakerBackend(settings.platform, on_event=on_event)
+    from rlvr_components.jobs.cluster import open_backend
+
+    assert settings.place in ("pytorchjob", "trainjob")
+    return open_backend(settings.place, settings.platform, on_event=on_event)
 
 
 class EventCopy:

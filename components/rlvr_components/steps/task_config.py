@@ -13,6 +13,7 @@ from rlvr_components.jobs.pods import EFA, GPU
 from rlvr_components.platform.quantity import parse_quantity
 from rlvr_components.platform.settings import Platform, Volume
 from rlvr_components.platform.settings_file import parse_platform
+from rlvr_components.sagemaker.sagemaker_settings import SageMaker, parse_sagemaker
 from rlvr_trainer.errors import ConfigError
 
 GIB = 2**30
@@ -44,6 +45,28 @@ def merge_task_config(platform: Platform, config: Any) -> Platform:
         **_resources(config.resources or {}),
     }
     return parse_platform({**platform.model_dump(), **changed}, origin="the task's own settings")
+
+
+def merge_task_environment(settings: SageMaker, config: Any) -> SageMaker:
+    """Return SageMaker's settings with the task's plain variables; Secrets are its launcher's.
+
+    Raises ConfigError for settings that only pods have.
+    """
+    if config is None:
+        return settings
+    for name in ("affinity", "tolerations", "node_selector", "resources"):
+        if getattr(config, name, None):
+            raise ConfigError(
+                f"the task sets {name}, which SageMaker's instances do not have; set "
+                "instance_type and instance_count in job_sagemaker"
+            )
+    values = {
+        str(entry["name"]): str(entry.get("value", ""))
+        for entry in config.env or ()
+        if not entry.get("valueFrom")
+    }
+    changed = {**settings.model_dump(), "env": {**settings.env, **values}}
+    return parse_sagemaker(changed, origin="the task's own settings")
 
 
 def _environment(entries: Iterable[Mapping[str, Any]]) -> tuple[dict[str, str], list[str]]:

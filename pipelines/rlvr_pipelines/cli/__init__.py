@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from rlvr_pipelines.cli.authoring.export_rewards import export
 from rlvr_pipelines.cli.authoring.init_command import init_command
 from rlvr_pipelines.cli.authoring.reward_command import reward
 from rlvr_pipelines.cli.commands.clean import clean
@@ -33,6 +34,6 @@ def main() -> None:
 
 for command in (
     recipes, init_command, reward, plan_command, run, status, logs, stop, clean, evaluate_command,
-    report, publish_command, compile_command, upload,
+    report, publish_command, export, compile_command, upload,
 ):  # fmt: skip
     main.add_command(command)

@@ -125,14 +125,87 @@ _COST = (
     click.option("--instance-type", default="", metavar="TYPE", help="The instance type of the "
                  "nodes, for the price.  [default: the platform's node_selector]"),
     click.option("--max-cost-usd", type=click.FloatRange(min=0, min_open=True), metavar="USD",
-                 help="Refuse a run that is estimated to cost more, and stop its training when it "
-                 "has cost its share of this."),
+                 help="Refuse a run that is estimated to cost more, and stop a job that has cost "
+                 "its share of this."),
 )  # fmt: skip
+COST_PLACES = {
+    "instance_type": ("pytorchjob", "trainjob"),
+    "max_cost_usd": ("pytorchjob", "trainjob", "sagemaker"),
+}
+"""Option → the places where it has an effect."""
 
 
 def cost_options(command: Command) -> Command:
     """Add --instance-type and --max-cost-usd, as `cost`."""
     return grouped(command, "cost", CostOptions, _COST)
+
+
+@dataclass(frozen=True)
+class SageMakerOptions:
+    """The settings of SageMaker."""
+
+    sagemaker_file: Path | None
+    sagemaker_overrides: tuple[str, ...]
+
+    def settings(self, job: JobOptions) -> dict[str, Any]:
+        """Return the settings that are given, with --nodes as the number of instances.
+
+        Raises ConfigError for an unknown, invalid or missing setting.
+        """
+        from rlvr_components.sagemaker.sagemaker_settings import parse_sagemaker
+        from rlvr_pipelines.cluster.platform_settings import read_platform_settings
+
+        settings = read_platform_settings(
+            self.sagemaker_file, self.sagemaker_overrides, option="--sagemaker-set"
+        )
+        if job.num_nodes is not None:
+            settings["instance_count"] = job.num_nodes
+        parse_sagemaker(settings, origin="--sagemaker and --sagemaker-set")
+        return settings
+
+
+_SAGEMAKER = (
+    click.option("--sagemaker", "sagemaker_file", **_file("A YAML file of SageMaker's settings "
+                 "(role_arn, image, instance_type).")),
+    click.option("--sagemaker-set", "sagemaker_overrides", multiple=True, metavar="A=B",
+                 help="Change a setting of SageMaker; may be repeated."),
+)  # fmt: skip
+
+
+def sagemaker_options(command: Command) -> Command:
+    """Add the settings of SageMaker, as `sagemaker`."""
+    return grouped(command, "sagemaker", SageMakerOptions, _SAGEMAKER)
+
+
+@dataclass(frozen=True)
+class JobPlace:
+    """The place where the jobs of a run are looked up."""
+
+    jobs_on: str | None
+    region: str
+
+    @property
+    def is_sagemaker(self) -> bool:
+        """Return True for SageMaker: chosen, or without a cluster if there are AWS credentials."""
+        if self.jobs_on or self.region:
+            return self.jobs_on != "cluster"
+        from rlvr_components.kubernetes.access import has_cluster
+        from rlvr_pipelines.sagemaker.sagemaker_runs import uses_aws
+
+        return not has_cluster() and uses_aws()
+
+
+_JOB_PLACE = (
+    click.option("--on", "jobs_on", type=click.Choice(["cluster", "sagemaker"]), help="Where the "
+                 "jobs are.  [default: the cluster; without one, SageMaker]"),
+    click.option("--region", default="", metavar="NAME", help="The region of jobs on SageMaker.  "
+                 "[default: that of the AWS profile]"),
+)  # fmt: skip
+
+
+def job_place_options(command: Command) -> Command:
+    """Add --on and --region, as `where`."""
+    return grouped(command, "where", JobPlace, _JOB_PLACE)
 
 
 def check_places(place: str, places_by_option: Mapping[str, Sequence[str]]) -> None:
@@ -154,6 +227,7 @@ def require_storage(place: str, storage: str) -> str:
     if not storage:
         raise ConfigError(
             f"--on {place} without --storage: the pods of a job share no disk with this machine; "
-            "give --storage s3://bucket/prefix, or a path on a volume of all pods"
+            "give --storage s3://bucket/prefix"
+            + ("" if place == "sagemaker" else ", or a path on a volume of all pods")
         )
     return storage

@@ -124,7 +124,8 @@ def files_of_this_machine(recipe: Recipe, *, data: bool) -> list[str]:
     """Return the files and folders here that the recipe names; with `data`, its rows too."""
     from rlvr_trainer.recipe.row_source import local_files
 
-    code = (recipe.task, *recipe.user_functions.values())
+    functions = (reward.function for reward in recipe.user_functions.values())
+    code = (recipe.task, *functions)
     names = [
         recipe.model.name,
         recipe.prompt.chat_template,

@@ -10,7 +10,7 @@ import click
 
 from rlvr_pipelines.access_options import UI_VARIABLE, AccessOptions
 from rlvr_pipelines.cli.exit import EXIT_INTERRUPTED
-from rlvr_pipelines.cli.groups import JobOptions, grouped
+from rlvr_pipelines.cli.groups import JobOptions, SageMakerOptions, grouped
 from rlvr_pipelines.cli.options import Command, print_json
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ class KubeflowRunOptions:
 
 
 _OPTIONS = (
-    click.option("--job", "job_place", type=click.Choice(["pytorchjob", "trainjob", "local"]),
+    click.option("--job", "job_place", type=click.Choice(["pytorchjob", "trainjob", "sagemaker",
+                                                         "local"]),
                  default="pytorchjob", show_default=True,
                  help="In Kubeflow: the job of a model step; local: none, its own pod."),
     click.option("--experiment", default="rlvr", show_default=True, metavar="NAME",
@@ -53,6 +54,7 @@ def kubeflow_run_options(command: Command) -> Command:
 def run_on_kubeflow(
     recipe: Recipe,
     job: JobOptions,
+    sagemaker: SageMakerOptions,
     options: KubeflowRunOptions,
     access: AccessOptions,
     *,
@@ -72,7 +74,7 @@ def run_on_kubeflow(
     package = compile_package(
         recipe, images=parse_images(images), secret=secret, use_cache=not options.no_cache
     )
-    settings = job.settings()
+    settings = sagemaker.settings(job) if options.job_place == "sagemaker" else job.settings()
     kubeflow = connect(access)
     chosen = job_parameters(
         place=options.job_place,

@@ -40,7 +40,8 @@ def jobs_of(named: RunName, access: AccessOptions, *, namespace: str = "") -> li
     where = namespace or find_access(access.context).namespace
     raise ConfigError(
         f"no run or job {named.text!r} is in namespace {where}; `rlvr status` lists them; name a "
-        f"run on this machine by its directory (runs/{named.text})"
+        f"run on this machine by its directory (runs/{named.text}), and one on SageMaker with --on "
+        "sagemaker"
     )
 
 

@@ -17,6 +17,7 @@ from rlvr_components.kubernetes.access import has_cluster
 from rlvr_components.platform.settings import Platform
 from rlvr_components.preflight.cluster_checks import read_platform_map
 from rlvr_components.preflight.form import PLATFORM_MAP, Form, resolve_platform
+from rlvr_components.sagemaker.sagemaker_settings import SageMaker
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.run_dir.layout import RunDir
@@ -26,9 +27,9 @@ IMAGE = re.compile(r"""(^|[{,\s])["']?image["']?\s*:""", re.M)
 
 @dataclass(frozen=True)
 class ClusterJob:
-    """A planned job: its settings, its spec and the rendered object."""
+    """A planned job: its settings, its spec and the rendered object or request."""
 
-    platform: Platform
+    platform: Platform | SageMaker
     spec: JobSpec
     manifest: dict[str, Any]
 

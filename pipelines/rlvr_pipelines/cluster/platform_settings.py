@@ -1,4 +1,4 @@
-"""Read the platform's settings of the command line: a file, with `a=b` merged into it."""
+"""Read the settings of the command line, the platform's or SageMaker's: a file and `a=b`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from rlvr_components.platform.settings_file import override_settings
 from rlvr_trainer.errors import ConfigError
 
 
-def read_platform_settings(path: Path | None, overrides: Iterable[str]) -> dict[str, Any]:
+def read_platform_settings(
+    path: Path | None, overrides: Iterable[str], *, option: str = "--platform-set"
+) -> dict[str, Any]:
     """Return a YAML file's settings with the overrides, unvalidated. Raises ConfigError."""
-    return override_settings(_read(path) if path else {}, overrides)
+    return override_settings(_read(path) if path else {}, overrides, option=option)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -27,7 +29,5 @@ def _read(path: Path) -> dict[str, Any]:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise ConfigError(
-            f"{path} holds {type(tree).__name__}; the platform's settings are a mapping of keys"
-        )
+        raise ConfigError(f"{path} holds {type(tree).__name__}; settings are a mapping of keys")
     return tree

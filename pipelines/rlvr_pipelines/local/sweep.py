@@ -14,7 +14,7 @@ import yaml
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.evaluation.outcome import write_json
 from rlvr_trainer.report import render_sweep_report, write_report
-from rlvr_trainer.run_dir.layout import RunDir
+from rlvr_trainer.run_dir.layout import SWEEP, RunDir
 
 SWEEP_INFIX = "-sweep-"
 """The part between the recipe's name and the field in the name of a sweep's folder."""
@@ -81,6 +81,6 @@ def write_sweep(root: Path, sweep: Sweep) -> list[dict[str, Any]]:
         runs.append(
             {"field": sweep.field, "value": value, "run_dir": name, "evaluation": evaluation}
         )
-    write_json(root / "sweep.json", runs)
-    write_report(root / "report.html", render_sweep_report(runs))
+    write_json(root / SWEEP, runs)
+    write_report(RunDir(root).report, render_sweep_report(runs))
     return runs

@@ -85,6 +85,7 @@ def build(images: Images | None = None, *, secret: str = "") -> Any:
         job_node_selector: dict[str, str] = {},  # noqa: B006
         job_tolerations: list[dict[str, str]] = [],  # noqa: B006
         job_platform: str = "",
+        job_sagemaker: str = "",
         storage_uri: str = "",
         train_reuse: bool = False,
         publish_uri: str = "",
@@ -98,7 +99,8 @@ def build(images: Images | None = None, *, secret: str = "") -> Any:
             model_name: The model to train; empty: the recipe's.
             model_revision: The commit of a model on the hub.
             evaluation_shots: Numbers of shots to evaluate at, [0, 8]; empty: the recipe's.
-            job_place: The backend of the model steps: pytorchjob, trainjob, local (their own pods).
+            job_place: The backend of the model steps: pytorchjob, trainjob, sagemaker, local (their
+                own pods).
             job_namespace: The namespace of their jobs; empty: the pipeline's.
             job_num_nodes: Pods that train together; 0: the platform's setting.
             job_gpus_per_node: GPUs of each pod, 0: a CPU; -1: the platform's setting.
@@ -107,6 +109,8 @@ def build(images: Images | None = None, *, secret: str = "") -> Any:
             job_tolerations: Taints that a job's pods tolerate, in addition to the platform's.
             job_platform: Other settings of the platform, as JSON or YAML; they override the
                 ConfigMap rlvr-platform of the namespace.
+            job_sagemaker: Settings of SageMaker for job_place sagemaker, as JSON or YAML:
+                role_arn, image, instance_type, instance_count, max_runtime_s, keep_alive_s, spot.
             storage_uri: Where jobs keep run directories: s3://bucket/prefix, or a path on a
                 volume of all pods; empty: beside this pipeline's artifacts.
             train_reuse: Reuse the adapter of an earlier run of the same recipe, data and image.
@@ -131,6 +135,7 @@ def build(images: Images | None = None, *, secret: str = "") -> Any:
                 job_node_selector=job_node_selector,
                 job_tolerations=job_tolerations,
                 job_platform=job_platform,
+                job_sagemaker=job_sagemaker,
                 storage_uri=storage_uri,
                 train_reuse=train_reuse,
                 publish_uri=publish_uri,

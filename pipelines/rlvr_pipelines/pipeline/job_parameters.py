@@ -29,9 +29,12 @@ def job_parameters(
 ) -> dict[str, Any]:
     """Return the parameters that were chosen; the others keep the form's defaults.
 
-    `settings` are the platform's; they override the namespace's ConfigMap.
+    `settings` are the platform's, which override the namespace's ConfigMap, or SageMaker's.
     """
     chosen: dict[str, Any] = {"job_place": place}
+    if place == "sagemaker":
+        chosen |= {"storage_uri": storage} if storage else {}
+        return {**chosen, "job_sagemaker": json.dumps(dict(settings), sort_keys=True)}
     if namespace:
         chosen["job_namespace"] = namespace
     if storage:

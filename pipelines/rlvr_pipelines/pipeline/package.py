@@ -59,7 +59,6 @@ def compile_package(
     The keys of `secret` are in the steps' environment. With `manifest_namespace` (may be empty),
     the text is a Pipeline and a PipelineVersion for `kubectl apply`.
     """
-    from google.protobuf import json_format
     from kfp import compiler
 
     from rlvr_pipelines.pipeline.definition import build
@@ -68,7 +67,7 @@ def compile_package(
     pipeline = copy.deepcopy(build(images, secret=secret))  # other callers may share it
     default = pipeline.pipeline_spec.root.input_definitions.parameters["recipe"].default_value
     default.Clear()  # kfp's own replacement of a default rejects null
-    json_format.ParseDict(recipe_parameter(recipe), default.struct_value)
+    default.struct_value.update(recipe_parameter(recipe))
     if not use_cache:
         _forget_caching(pipeline.pipeline_spec)
     options = compiler.compiler_utils.KubernetesManifestOptions(

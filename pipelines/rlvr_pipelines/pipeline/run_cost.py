@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rlvr_components.cost.estimate import ASSUMPTIONS, Estimate, Work, estimate
@@ -9,6 +11,7 @@ from rlvr_components.cost.instance_prices import Service, find_instance, price_d
 from rlvr_components.cost.model_size import num_parameters
 from rlvr_components.cost.spending import run_time_limits
 from rlvr_components.platform.settings import Platform
+from rlvr_components.sagemaker.sagemaker_settings import SageMaker
 from rlvr_pipelines.pipeline.run_plan import Sizes, sizes_of
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.recipe.schema import Recipe
@@ -23,32 +26,76 @@ class CostUnknown(ConfigError):
     """The price of a run cannot be estimated; the message says what is missing."""
 
 
-def estimate_in_cluster(
-    recipe: Recipe, sizes: Sizes | None, platform: Platform, instance_type: str = ""
-) -> Estimate:
-    """Estimate a run on the platform's nodes, of this type or the one that it selects.
+@dataclass(frozen=True)
+class Price:
+    """The time and price of a run as a plan shows them."""
 
-    Raises CostUnknown.
-    """
-    return estimate_run(
-        recipe,
-        sizes,
-        instance_type=instance_type or platform.node_selector.get(INSTANCE_TYPE_LABEL, ""),
-        num_nodes=platform.num_nodes,
-        gpus_per_node=platform.gpus_per_node,
-    )
+    facts: Mapping[str, Any]
+    lines: Sequence[str]
 
 
-def training_limit_s(
-    recipe: Recipe, platform: Platform, *, instance_type: str, max_cost_usd: float
-) -> int:
-    """Return the platform's run_timeout_s, or the shorter one that a limit of the price leaves.
+def price_of(
+    recipe: Recipe,
+    sizes: Sizes | None,
+    platform: Platform | SageMaker,
+    instance_type: str,
+    max_cost_usd: float | None,
+) -> Price:
+    """Return the price of a run with these settings, or what is missing for an estimate."""
+    try:
+        planned = estimate_jobs(recipe, sizes, platform, instance_type)
+    except CostUnknown as reason:
+        return Price({"unknown": str(reason)}, [f"cost    unknown: {reason}"])
+    facts, lines = cost_facts(planned), describe_cost(planned)
+    if max_cost_usd is not None:
+        limits = _limits(planned, platform, max_cost_usd)
+        facts |= {"max_cost_usd": max_cost_usd, **limits}
+        stops = limits.get("step_limits_s") or {"train": limits["run_timeout_s"]}
+        after = ", ".join(f"{step} after {duration(s)}" for step, s in stops.items())
+        lines.append(f"limit   ${max_cost_usd:,.2f}: stopped are {after}")
+    return Price(facts, lines)
 
-    Raises ConfigError for a run that is estimated to exceed the limit, or cannot be estimated.
+
+def time_limits(
+    recipe: Recipe, platform: Platform | SageMaker, instance_type: str, max_cost_usd: float
+) -> dict[str, Any]:
+    """Return the settings that stop a run's jobs at the limit of its price.
+
+    On SageMaker each job has its limit, so that all of them together cost at most that; in a
+    cluster, whose jobs share one limit, it is that of the training. Raises ConfigError for a run
+    that is estimated to exceed the limit, or cannot be estimated.
     """
     sizes = sizes_of(recipe, platform.world_size)
-    planned = estimate_in_cluster(recipe, sizes, platform, instance_type)
-    return min(run_time_limits(max_cost_usd, planned)["train"], platform.run_timeout_s)
+    planned = estimate_jobs(recipe, sizes, platform, instance_type)
+    return _limits(planned, platform, max_cost_usd)
+
+
+def _limits(
+    planned: Estimate, platform: Platform | SageMaker, max_cost_usd: float
+) -> dict[str, Any]:
+    limits = run_time_limits(max_cost_usd, planned)
+    if isinstance(platform, SageMaker):
+        longest_s = platform.max_runtime_s
+        return {"step_limits_s": {step: min(s, longest_s) for step, s in limits.items()}}
+    return {"run_timeout_s": min(limits["train"], platform.run_timeout_s)}
+
+
+def estimate_jobs(
+    recipe: Recipe, sizes: Sizes | None, platform: Platform | SageMaker, instance_type: str = ""
+) -> Estimate:
+    """Estimate a run with these settings, on nodes of this type or the one that they name.
+
+    Of several types that SageMaker may choose from, the dearest counts. Raises CostUnknown.
+    """
+    size = {"num_nodes": platform.num_nodes, "gpus_per_node": platform.gpus_per_node}
+    if not isinstance(platform, SageMaker):
+        selected = instance_type or platform.node_selector.get(INSTANCE_TYPE_LABEL, "")
+        return estimate_run(recipe, sizes, instance_type=selected, **size)
+    estimates = [
+        estimate_run(recipe, sizes, instance_type=name, **size, service="sagemaker")
+        for name in platform.types
+    ]
+    return max(estimates, key=lambda estimate: estimate.usd)
 
 
 def estimate_run(

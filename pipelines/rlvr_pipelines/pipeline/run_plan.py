@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rlvr_components.jobs import JobSpec, training_job
 from rlvr_components.jobs.local_process import LocalBackend, LocalProcess
 from rlvr_trainer.errors import ConfigError
+from rlvr_trainer.grpo.trl_refusals import check_trl_options
 from rlvr_trainer.launch.operator_environment import num_gpus
 from rlvr_trainer.models.chat_prompts import local_chat_template
 from rlvr_trainer.models.fit import check_local_model
@@ -103,11 +104,13 @@ def plan_local(recipe: Recipe, run_dir: Path) -> Plan:
     job = training_job(recipe, run_dir.resolve(), os.environ, num_gpus=gpus)
     world_size = max(gpus, 1)
     rendered = LocalBackend().render(job)
+    check_trl_options(recipe, world_size, is_here=True)
     return Plan(recipe, run_dir, world_size, sizes_of(recipe, world_size), job, rendered)
 
 
 def plan_in_cluster(recipe: Recipe, run_dir: Path, job: ClusterJob) -> Plan:
     """Plan a run whose model steps are jobs. Raises ConfigError, DataError."""
+    check_trl_options(recipe, job.world_size, is_here=False)
     sizes = sizes_of(recipe, job.world_size)
     return Plan(recipe, run_dir, job.world_size, sizes, job.spec, job.manifest)
 

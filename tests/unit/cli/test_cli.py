@@ -71,7 +71,7 @@ def test_help_takes_less_than_0_4_s_of_this_machine() -> None:
 def test_the_commands_stand_in_the_order_of_a_run() -> None:
     assert list(main.list_commands(None)) == [  # type: ignore[arg-type]
         "recipes", "init", "reward", "plan", "run", "status", "logs", "stop", "clean", "evaluate",
-        "report", "publish", "compile", "upload",
+        "report", "publish", "export", "compile", "upload",
     ]  # fmt: skip
 
 

@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 from rlvr_trainer.evaluation.outcome import compare
-from rlvr_trainer.export import _card
+from rlvr_trainer.publishing import _card
 from rlvr_trainer.recipe.reader import load_recipe
 
 

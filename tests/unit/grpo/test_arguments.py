@@ -8,7 +8,7 @@ import pytest
 from trl import GRPOConfig
 
 from rlvr_trainer.errors import ConfigError
-from rlvr_trainer.grpo import arguments
+from rlvr_trainer.grpo import trl_refusals
 from rlvr_trainer.grpo.arguments import checkpointing_argument, grpo_config, lora_config
 from rlvr_trainer.grpo.deepspeed_config import zero_config
 from rlvr_trainer.recipe.reader import load_recipe, shipped_recipes
@@ -63,7 +63,7 @@ def test_any_other_option_of_trl_passes_through(tmp_path: Path) -> None:
 
 
 def test_vllm_has_the_same_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arguments, "is_vllm_available", lambda: True)
+    monkeypatch.setattr(trl_refusals, "find_spec", lambda name: name)
     recipe = load_recipe("arithmetic", ["grpo.use_vllm=true"])
     config = grpo_config(recipe, tmp_path)
     assert config.use_vllm
@@ -71,7 +71,7 @@ def test_vllm_has_the_same_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_vllm_ends_a_chat_by_its_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arguments, "is_vllm_available", lambda: True)
+    monkeypatch.setattr(trl_refusals, "find_spec", lambda name: name)
     recipe = load_recipe("arithmetic-chat", ["grpo.use_vllm=true"])
     assert grpo_config(recipe, tmp_path, {7, 2}).generation_kwargs == {"stop_token_ids": [2, 7]}
 
@@ -79,7 +79,7 @@ def test_vllm_ends_a_chat_by_its_tokens(tmp_path: Path, monkeypatch: pytest.Monk
 def test_vllm_that_is_not_installed_is_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arguments, "is_vllm_available", lambda: False)
+    monkeypatch.setattr(trl_refusals, "find_spec", lambda name: None)
     recipe = load_recipe("arithmetic", ["grpo.use_vllm=true"])
     with pytest.raises(ConfigError, match="pip install vllm"):
         grpo_config(recipe, tmp_path)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from rlvr_trainer.api import _phase
 from rlvr_trainer.errors import PlatformError
 from rlvr_trainer.launch import elastic
 from rlvr_trainer.launch.rank_outcomes import record_error, record_preempted
+from rlvr_trainer.run_dir.events import phase_events
 from rlvr_trainer.variables import RANK_ENDS_VARIABLE
 
 
@@ -17,7 +17,7 @@ def test_an_event_that_cannot_be_written_does_not_hide_the_cause(
     full_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def train() -> None:
-        with _phase("train"):
+        with phase_events("train"):
             monkeypatch.setenv("RLVR_EVENTS", str(full_disk))
             raise PlatformError("the cause")
 
@@ -29,7 +29,7 @@ def test_a_phase_event_that_cannot_be_written_is_retryable(
     full_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RLVR_EVENTS", str(full_disk))
-    with pytest.raises(PlatformError, match="/dev/full cannot be written"), _phase("train"):
+    with pytest.raises(PlatformError, match="/dev/full cannot be written"), phase_events("train"):
         pytest.fail("must not begin")
 
 

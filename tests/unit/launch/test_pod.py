@@ -307,7 +307,9 @@ TRAINS = (
 
 
 def test_a_training_job_of_sagemaker_gets_the_adapter(tmp_path: Path) -> None:
-    assert train(tmp_path, TRAINS, **sagemaker(tmp_path / "ml", ONE_HOST)) == (0, "")
+    code, log = train(tmp_path, TRAINS, **sagemaker(tmp_path / "ml", ONE_HOST))
+    assert code == 0
+    assert "SageMaker host algo-1 (rank 0 of 1)" in log
     assert (tmp_path / "ml" / "model" / "adapter_model.safetensors").read_text() == "learnt"
     assert not (tmp_path / "ml" / "output").exists()
 

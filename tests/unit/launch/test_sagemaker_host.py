@@ -88,6 +88,12 @@ def test_the_channel_of_the_model_is_where_the_model_is_read(tmp_path: Path) -> 
     assert variables["RLVR_MODEL_DIR"] == str(tmp_path / "with" / "input" / "data" / "model")
 
 
+def test_the_log_says_which_host_of_how_many_it_is(tmp_path: Path) -> None:
+    assert find(lay_out(tmp_path, channels=("model",))).description == (
+        "algo-2 (rank 1 of 2), ml.g6e.48xlarge, interface eth0, no EFA, channels model"
+    )
+
+
 @pytest.mark.parametrize(
     "resources", [{"hosts": []}, {"hosts": None}, {"current_host": "algo-3"}, {"hosts": "algo-2"}]
 )

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.chat_templates import KINDS, Kind, chat_tokenizer
-from tests.small_model import small_tokenizer
+from tests.small_model import save_tiny_llama, small_tokenizer
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.evaluation.completions import cut
-from rlvr_trainer.models.chat_prompts import chat_template, end_of_turn, prompt_ids
+from rlvr_trainer.models import chat_prompts
+from rlvr_trainer.models.chat_prompts import (
+    chat_template,
+    end_of_turn,
+    local_chat_template,
+    prompt_ids,
+)
 from rlvr_trainer.recipe.reader import parse_recipe
 from rlvr_trainer.recipe.schema import Recipe
 from rlvr_trainer.shared_prefix.packed_layout import common_prefix_length
@@ -265,3 +272,19 @@ def test_a_template_that_writes_the_days_date_is_refused(source: str) -> None:
     if source:
         kind = Kind(source + KINDS["smollm2"].template, "<|im_end|>", ())
     refused(kind, "writes the day's date.*{date_string:", chat_options={})
+
+
+def test_a_template_is_found_by_the_models_files_as_by_its_tokenizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client without transformers leaves the check to the data step."""
+    tokenizer = chat_tokenizer(KINDS["mistral"])
+    save_tiny_llama(tmp_path, tokenizer)
+    recipe = parse_recipe(recipe_for().model_dump() | {"model": {"name": str(tmp_path)}})
+    known, loaded = local_chat_template(recipe), chat_template(recipe, tokenizer)
+    assert known is not None
+    assert loaded is not None
+    messages: Any = chat(ROWS[0], SYSTEM, 2)
+    assert known.prompt(messages) == loaded.prompt(messages)
+    monkeypatch.setattr(chat_prompts, "find_spec", lambda name: None)
+    assert local_chat_template(recipe) is None

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from rlvr_trainer import api
 from rlvr_trainer.errors import ConfigError, Diverged
-from rlvr_trainer.export import publish
 from rlvr_trainer.models import load_adapter, load_model, load_tokenizer, load_trained
+from rlvr_trainer.publishing import publish
 from rlvr_trainer.recipe.reader import load_recipe
 from rlvr_trainer.recipe.schema import Recipe
 
@@ -152,6 +152,15 @@ def test_all_weights_are_evaluated_and_published_from_a_relative_path(
         assert "LoRA" not in card
         assert "library_name: transformers" in card
         load_model(recipe.model.model_copy(update={"name": str(target.resolve())}))
+
+
+def test_a_folder_that_may_not_be_written_is_a_mistake_and_not_retried(
+    adapter: Path, tmp_path: Path
+) -> None:
+    run_dir = run_dir_of(recipe_for("s3://bucket/m"), adapter, tmp_path / "run")
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"file/model cannot be written \(Not a directory\)"):
+        publish(run_dir, tmp_path / "file" / "model", merge=False)
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ def test_the_form_reads_well_in_the_order_of_the_alphabet(spec: dict[str, Any]) 
     assert sorted(spec["root"]["inputDefinitions"]["parameters"]) == [
         "evaluation_shots",
         "job_gpus_per_node", "job_namespace", "job_node_selector", "job_num_nodes", "job_place",
-        "job_platform", "job_queue", "job_tolerations",
+        "job_platform", "job_queue", "job_sagemaker", "job_tolerations",
         "model_name", "model_revision",
         "publish_merge", "publish_uri",
         "recipe", "recipe_overrides",

@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 
 from rlvr_components.platform.settings import Platform
+from rlvr_components.sagemaker.sagemaker_settings import SageMaker
 from rlvr_pipelines.pipeline.run_cost import (
     CostUnknown,
     describe_cost,
-    estimate_in_cluster,
+    estimate_jobs,
     estimate_run,
-    training_limit_s,
+    price_of,
+    time_limits,
     work_of,
 )
 from rlvr_pipelines.pipeline.run_plan import Sizes, measure
@@ -33,10 +35,10 @@ def sizes() -> Sizes:
 
 
 def test_the_instance_type_is_the_one_that_the_platform_selects(sizes: Sizes) -> None:
-    planned = estimate_in_cluster(tiny(), sizes, PLATFORM)
+    planned = estimate_jobs(tiny(), sizes, PLATFORM)
     assert planned.instance.instance_type == "g6.12xlarge"
     assert planned.usd_per_hour == pytest.approx(2 * 4.6016)
-    chosen = estimate_in_cluster(tiny(), sizes, PLATFORM, "g5.48xlarge")
+    chosen = estimate_jobs(tiny(), sizes, PLATFORM, "g5.48xlarge")
     assert chosen.instance.instance_type == "g5.48xlarge"
 
 
@@ -65,7 +67,7 @@ def test_a_model_of_unknown_size_is_named(sizes: Sizes) -> None:
 
 
 def test_the_plan_tells_what_the_estimate_rests_on(sizes: Sizes) -> None:
-    lines = describe_cost(estimate_in_cluster(tiny(), sizes, PLATFORM))
+    lines = describe_cost(estimate_jobs(tiny(), sizes, PLATFORM))
     assert lines[0].startswith("time    about 1")
     assert "2 × g6.12xlarge at $4.60 an hour (list prices of us-east-1, 2026-" in lines[1]
     assert sum("assumed: " in line for line in lines) == len(lines) - 2
@@ -90,11 +92,38 @@ def test_prompts_count_as_often_as_they_are_computed() -> None:
 
 def test_a_limit_of_the_price_becomes_the_training_s_time_limit() -> None:
     recipe = tiny("data.num_train_rows=200")
-    limits = [
-        training_limit_s(recipe, PLATFORM, instance_type="", max_cost_usd=usd) for usd in (10, 20)
-    ]
+    limits = [time_limits(recipe, PLATFORM, "", usd)["run_timeout_s"] for usd in (10, 20)]
     assert limits[1] == pytest.approx(2 * limits[0], abs=2)
-    unlimited = training_limit_s(recipe, PLATFORM, instance_type="", max_cost_usd=1e6)
-    assert unlimited == PLATFORM.run_timeout_s
+    unlimited = time_limits(recipe, PLATFORM, "", 1e6)
+    assert unlimited == {"run_timeout_s": PLATFORM.run_timeout_s}
     with pytest.raises(ConfigError, match="the run is estimated at"):
-        training_limit_s(recipe, PLATFORM, instance_type="", max_cost_usd=0.01)
+        time_limits(recipe, PLATFORM, "", 0.01)
+
+
+SAGEMAKER = SageMaker(
+    role_arn="arn:aws:iam::123456789012:role/rlvr",
+    image="123456789012.dkr.ecr.us-east-1.amazonaws.com/rlvr@sha256:0",
+    instance_preferences=("ml.g6.12xlarge", "ml.g6e.12xlarge"),
+    instance_count=2,
+)
+
+
+def test_on_sagemaker_the_dearest_of_the_types_is_priced_by_sagemaker_s_list(sizes: Sizes) -> None:
+    planned = estimate_jobs(tiny(), sizes, SAGEMAKER)
+    assert planned.instance.instance_type == "ml.g6e.12xlarge"
+    assert planned.usd_per_hour == pytest.approx(2 * 13.12)
+    other = SAGEMAKER.model_copy(
+        update={"instance_preferences": ("ml.g6.12xlarge", "ml.p3.2xlarge")}
+    )
+    assert price_of(tiny(), sizes, other, "", None).facts["unknown"].startswith("ml.p3.2xlarge is")
+
+
+def test_on_sagemaker_all_jobs_together_cost_at_most_the_limit(sizes: Sizes) -> None:
+    recipe = tiny("data.num_train_rows=200")
+    limits = time_limits(recipe, SAGEMAKER, "", 60.0)["step_limits_s"]
+    limited = SAGEMAKER.model_copy(update={"step_limits_s": limits})
+    runtimes = [limited.runtime_s(step) for step in ("evaluate-base", "train", "evaluate-trained")]
+    assert 59.9 < sum(runtimes) / 3600 * 2 * 13.12 <= 60
+    assert all(limited.runtime_s(step) <= limited.max_runtime_s for step in limits)
+    lines = price_of(recipe, sizes, SAGEMAKER, "", 60.0).lines
+    assert lines[-1].startswith("limit   $60.00: stopped are evaluate-base after ")

@@ -69,7 +69,7 @@ def test_the_readmes_chat_recipes_are_planned(tmp_path: Path) -> None:
     assert "Think first" in measure(load_recipe(tmp_path / "chat.yaml")).prompt
     prompt = measure(load_recipe(tmp_path / "thinking.yaml")).prompt
     assert prompt.endswith("<|im_start|>assistant\n<think>\n")
-    assert prompt.count("</think>\n\n#### The final answer is") == 2
+    assert prompt.count("\n</think>\n#### The final answer is") == 2
 
 
 def test_a_base_model_has_no_chat_template(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.recipe.reader import load_recipe, parse_recipe, shipped_recipes
-from rlvr_trainer.recipe.schema import OWNED_GRPO_FIELDS, grpo_fields
+from rlvr_trainer.recipe.schema import CHAT_FIELDS, OWNED_GRPO_FIELDS, grpo_fields
 
 SHIPPED = shipped_recipes()
 
@@ -90,6 +90,8 @@ def test_gsm8k_is_the_published_recipe() -> None:
         ("grpo.importance_sampling_level=tokens", "'token' | 'sequence'"),
         ("grpo.scale_rewards=groups", "(did you mean 'group'?)"),
         ("grpo.vllm_mode=serve", "(did you mean 'server'?)"),
+        ("grpo.optim=adamw_torhc", "got 'adamw_torhc' (did you mean 'adamw_torch'?)"),
+        ("grpo.sync_ref_model=true", "needs a reference model, which TRL keeps only without lora"),
         ("grpo.trust_remote_code=true", "a model's own code is not run"),
         ("grpo.use_vllm=true", "TRL cannot send 4-bit weights to vLLM"),
         ("lora.target_modules=[q_proj, lm_head]", "an adapter on 'lm_head' would never be trained"),
@@ -214,6 +216,11 @@ def test_a_chat_has_defaults_of_its_own() -> None:
     own = load("arithmetic", "prompt={style: chat, stop: 'Q:', question_template: '{question}!'}")
     assert (own.prompt.stop, own.prompt.question_template) == ("Q:", "{question}!")
     assert parse_recipe(own.model_dump()) == own
+
+
+def test_a_text_prompt_is_dumped_as_before_there_were_chats() -> None:
+    dumped = load("arithmetic").model_dump()["prompt"]
+    assert not dumped.keys() & {"style", *CHAT_FIELDS}
 
 
 def test_the_published_recipe_in_chat_form_differs_in_the_form_only() -> None:
@@ -383,11 +390,17 @@ def test_the_values_that_trl_knows_are_those_of_its_own_help() -> None:
 
     for field in dataclasses.fields(GRPOConfig):
         known = set(re.findall(r"(\w+)'", grpo_fields()[field.name]))
-        if known:
+        if known and field.name != "optim":
             quoted = set(re.findall(r"[`'](\w+)'", field.metadata["help"]))
             others = {"sequence"} if field.name == "loss_type" else set()  # of another field
             assert known == quoted - others, field.name
             assert field.default in known
+
+
+def test_the_optimizers_are_those_of_the_installed_transformers() -> None:
+    from transformers.training_args import OptimizerNames
+
+    assert re.findall(r"'(\w+)'", grpo_fields()["optim"]) == [name.value for name in OptimizerNames]
 
 
 def test_reading_a_recipe_does_not_import_torch() -> None:

@@ -221,6 +221,15 @@ def test_the_recipe_and_the_manifest_are_there_in_full(demo_report: dict[str, An
         assert expected in text
 
 
+def test_a_report_says_that_prompts_are_chats(demo_report: dict[str, Any]) -> None:
+    recipe = demo_report["recipe"]
+    chat = {**recipe, "prompt": {**recipe["prompt"], "style": "chat", "system": "Add <two>.\nOk"}}
+    text = text_of(render_report(**{**demo_report, "recipe": chat}))
+    assert re.search(r"Prompt\s*chat", text)
+    assert "Add <two>." in text
+    assert not re.search(r"Prompt\s*chat", text_of(render_report(**demo_report)))
+
+
 def test_a_phase_that_ran_twice_counts_twice_and_one_cut_off_ends_with_its_last_event() -> None:
     events = [
         {"time": 0, "event": "phase", "phase": "train", "state": "started"},

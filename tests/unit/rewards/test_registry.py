@@ -192,8 +192,8 @@ def test_a_broken_reward_is_found_on_gold_completions_with_its_row_function_and_
     assert "returns a number" in message
 
 
-def test_a_reward_written_for_another_library_is_found_before_it_is_needed(tmp_path: Path) -> None:
-    source = "def mine(completions, **kwargs): return [0.0 for _ in completions]"
+def test_a_reward_with_other_arguments_is_found_before_it_is_needed(tmp_path: Path) -> None:
+    source = "def mine(answers, **kwargs): return [0.0 for _ in answers]"
     with pytest.raises(ConfigError, match=r"raised TypeError: mine\(\) takes 1 positional"):
         try_on(user_rewards(tmp_path, source), rows("5"))
 

@@ -44,7 +44,7 @@ def test_a_job_is_followed_to_its_success(
         own = [line for line in out.splitlines() if line.startswith(f"[algo-{rank}]")]
         assert own == [f"[algo-{rank}] step 1/2", f"[algo-{rank}] step 2/2"]
     assert f"[{name}] Downloading: Downloading the training image" in out
-    assert f"[{name}] billed 1 s on 2 x ml.g6e.48xlarge" in out
+    assert f"[{name}] billed 1 s on 2 x ml.g6e.48xlarge, $0.02 by the list prices of" in out
 
 
 def test_the_rendered_request_is_what_is_sent(sagemaker: FakeSageMaker, s3: str) -> None:
@@ -133,6 +133,18 @@ def test_lines_of_several_pages_and_late_streams_come_once_each(
             "disk is full",
             138,
             True,
+        ),
+        (
+            "AlgorithmError: [143] step 3: stopped by a signal after a commit, exit code: 143",
+            "stopped by a signal",
+            143,
+            True,
+        ),
+        (
+            "AlgorithmError: [143] step 3: stopped by the maximal run time of 600 s after a commit",
+            "the maximal run time of 600 s",
+            143,
+            False,
         ),
         ("AlgorithmError: , exit code: 137", "out of memory", 137, True),
         ("AlgorithmError: , exit code: 139", "killed by SIGSEGV", 138, True),

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from rlvr_components.sagemaker.sagemaker_settings import parse_sagemaker
 from rlvr_trainer.errors import ConfigError
@@ -77,3 +80,13 @@ def test_the_processes_are_counted_from_the_type() -> None:
     assert world_size(instance_count=2) == 16
     assert world_size(instance_type="ml.m5.large") == 1
     assert world_size(instance_type="ml.g7.2xlarge", gpus_per_instance=1, instance_count=3) == 3
+
+
+def test_the_readmes_settings_are_valid() -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text("utf-8")
+    (block,) = [
+        text for text in re.findall(r"```yaml\n(.*?)```", readme, re.S) if "role_arn" in text
+    ]
+    filled = block.replace("ACCOUNT", "123456789012").replace("REGION", "us-west-2")
+    settings = parse_sagemaker(yaml.safe_load(filled.replace("…", "0" * 64)), origin="README.md")
+    assert settings.world_size == 16

@@ -137,6 +137,14 @@ def test_every_setting_reaches_the_request(recipe: Recipe) -> None:
     assert tags["rlvr:run-id"] == "gsm8k-0123456789ab"
 
 
+def test_a_step_may_have_a_shorter_time(recipe: Recipe) -> None:
+    settings = SageMaker(**SETTINGS, max_runtime_s=3600, step_limits_s={"train": 1800})
+    for step, seconds in (("train", 1800), ("evaluate-base", 3600)):
+        request = render_request(job(recipe, settings, step=step), settings)
+        assert request["StoppingCondition"]["MaxRuntimeInSeconds"] == seconds
+        assert request["Environment"]["RLVR_MAX_RUNTIME_S"] == str(seconds)
+
+
 def test_spot_preferences_and_groups_are_rendered(recipe: Recipe) -> None:
     spot, preferences, groups = map(SageMaker.model_validate, (SPOT, PREFERENCES, GROUPS))
     request = render_request(job(recipe, spot), spot)

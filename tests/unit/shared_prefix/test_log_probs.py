@@ -120,8 +120,7 @@ def test_the_embedded_model_on_text(smollm2_dir: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(smollm2_dir, dtype=torch.float32)
     add_fused_lm_head(model, temperature=TEMPERATURE, outputs=("log_probs", "entropy"))
     adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear"))
-    # the start with the least rounding of ten: they give 0.65e-5 to 1.2e-5, three of them over 1e-5
-    torch.manual_seed(4)
+    torch.manual_seed(0)
     for name, parameter in adapted.named_parameters():
         if "lora_A" in name:
             torch.nn.init.kaiming_uniform_(parameter, a=5**0.5)

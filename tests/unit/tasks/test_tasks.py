@@ -73,7 +73,8 @@ def test_other_columns_are_kept_for_templates_and_rewards() -> None:
         ({"answer": 42}, "malformed"),
         ({"question": "?"}, "malformed"),
         ({"question": 7, "answer": 42}, "malformed"),
-        ({"question": "?", "answer": [42]}, "malformed"),
+        ({"question": "?", "answer": []}, "empty"),
+        ({"question": "?", "answer": {}}, "empty"),
         ({"question": "?", "answer": 42, "solution": 7}, "malformed"),
         ({"question": "\ud800?", "answer": 42}, "malformed"),
         ({"question": " \n", "answer": 42}, "empty"),
@@ -91,6 +92,22 @@ def test_an_unusable_row_says_why(columns: dict[str, Any], reason: str) -> None:
     with pytest.raises(UnusableRow) as caught:
         parse(**columns)
     assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("given", "answer", "answers"),
+    [
+        (["Paris", "City of Light"], "Paris", ["Paris", "City of Light"]),
+        ([42], "42", ["42"]),
+        ({"name": "Ann"}, '{"name": "Ann"}', None),
+        ([{"name": "Ann"}], '[{"name": "Ann"}]', None),
+    ],
+)
+def test_a_list_holds_several_gold_answers_and_a_mapping_is_json(
+    given: Any, answer: str, answers: list[str] | None
+) -> None:
+    row = parse(question="?", answer=given)
+    assert (row.answer, row.columns.get("answers")) == (answer, answers)
 
 
 @pytest.mark.parametrize("answer", ["3x", "5th", "working #### 3x", "5 trillionths"])

@@ -72,9 +72,9 @@ class Draft:
         section = ""
         for setting in self.settings:
             parent, _, field = setting.field.rpartition(".")
-            if parent != section:
+            if parent and parent != section:
                 yield f"{parent}:"
-                section = parent
+            section = parent
             indent = "  " if parent else ""
             comment = f"  # {setting.reason}" if setting.reason else ""
             yield f"{indent}{field}: {_as_yaml(setting.value)}{comment}"

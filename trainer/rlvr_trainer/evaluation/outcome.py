@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from rlvr_trainer.error_mapping import passing_error
 from rlvr_trainer.errors import DataError
-from rlvr_trainer.evaluation.statistics import mcnemar_exact, pass_at_k, wilson_interval
+from rlvr_trainer.evaluation.statistics import (
+    is_significant,
+    mcnemar_exact,
+    pass_at_k,
+    wilson_interval,
+)
 from rlvr_trainer.storage.atomic_files import write_text
 
 if TYPE_CHECKING:
@@ -23,9 +28,6 @@ if TYPE_CHECKING:
 
 SampleRecord = Mapping[str, Any]
 """One line of `samples.jsonl`."""
-
-SIGNIFICANCE = 0.05
-"""A change with a larger McNemar p is reported as no significant change."""
 
 
 class Summary(TypedDict):
@@ -179,11 +181,6 @@ def verdict(entry: Mapping[str, Any], *, shots: int | None = None) -> str:
         )
     direction = "rose" if after > before else "fell"
     return f"Accuracy {direction} from {first} to {second} on {rows} ({test})."
-
-
-def is_significant(p: float) -> bool:
-    """Return True if `p`, rounded as it is displayed, is below SIGNIFICANCE."""
-    return round(p, 3) < SIGNIFICANCE
 
 
 def headline_entry(evaluation: Mapping[str, Any]) -> Mapping[str, Any]:

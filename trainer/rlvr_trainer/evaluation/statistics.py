@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from math import prod, sqrt
 
+SIGNIFICANCE = 0.05
+"""A change with a larger McNemar p is reported as no significant change."""
+
 
 def wilson_interval(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     """Return the score interval of a share (Wilson, 1927), by default 95 %.
@@ -35,6 +38,11 @@ def mcnemar_exact(only_before: int, only_after: int) -> float:
         tail += ways  # C(n, i)
         ways = ways * (n - i) // (i + 1)
     return min(1.0, 2 * tail / (1 << n))
+
+
+def is_significant(p: float) -> bool:
+    """Return True if `p`, rounded as it is displayed, is below SIGNIFICANCE."""
+    return round(p, 3) < SIGNIFICANCE
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:

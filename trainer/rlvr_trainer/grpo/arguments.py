@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from peft import LoraConfig
 from trl import GRPOConfig
-from trl.import_utils import is_vllm_available
 
 from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.evaluation.completions import stop_texts
 from rlvr_trainer.grpo.deepspeed_config import zero_config
+from rlvr_trainer.grpo.trl_refusals import check_vllm
 from rlvr_trainer.recipe.schema import LoraSection, Recipe
 
 
@@ -28,6 +28,7 @@ def grpo_config(recipe: Recipe, output_dir: Path, end_of_turn: Collection[int] =
     Call it before the model is loaded: with ZeRO-3 it also tells transformers to shard models while
     loading. Raises ConfigError.
     """
+    check_vllm(recipe)
     training, sampling = recipe.training, recipe.sampling
     bf16 = recipe.model.dtype == "bf16"
     arguments: dict[str, Any] = {
@@ -78,12 +79,7 @@ def checkpointing_argument(config: type) -> str:
 
 
 def _vllm_options(recipe: Recipe, end_of_turn: Collection[int]) -> dict[str, Any]:
-    """Return vLLM's options that TRL has no setting for. Raises ConfigError without vLLM."""
-    if not is_vllm_available():
-        raise ConfigError(
-            "grpo.use_vllm is true and vllm is not installed; pip install vllm, or leave it out "
-            "to generate without vLLM"
-        )
+    """Return vLLM's options that TRL has no setting for."""
     options: dict[str, Any] = {}
     if stop := stop_texts(recipe.prompt.stop):
         options["stop"] = list(stop)

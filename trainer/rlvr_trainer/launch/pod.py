@@ -136,6 +136,7 @@ class _Pod:
         try:
             self._host = find_host(os.environ)
             if self._host:
+                logger.info("SageMaker host %s", self._host.description)
                 os.environ.update({**self._host.variables(), **os.environ})
             if not self._options.command:  # a command has nothing to commit
                 stop_before_limit(self._stop, os.environ)

@@ -8,6 +8,9 @@ from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.launch.processes import StopRequest
 from rlvr_trainer.variables import MAX_RUNTIME_VARIABLE
 
+MAX_RUNTIME_REASON = "the maximal run time"
+"""Beginning of the reason that the cause of such a stop names."""
+
 
 def stop_before_limit(stop: StopRequest, environ: Mapping[str, str]) -> None:
     """Request a stop in time before the job's maximal run time, if it has one.
@@ -19,7 +22,7 @@ def stop_before_limit(stop: StopRequest, environ: Mapping[str, str]) -> None:
         return
     if not limit.isdecimal() or not int(limit):
         raise ConfigError(f"{MAX_RUNTIME_VARIABLE} is {limit!r}; write a number of seconds above 0")
-    stop.after(seconds_to_train(int(limit)), f"the maximal run time of {limit} s")
+    stop.after(seconds_to_train(int(limit)), f"{MAX_RUNTIME_REASON} of {limit} s")
 
 
 def seconds_to_train(max_runtime_s: int) -> float:

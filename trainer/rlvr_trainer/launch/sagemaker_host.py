@@ -55,6 +55,18 @@ class Host:
     def rank(self) -> int:
         return self.hosts.index(self.name)
 
+    @property
+    def description(self) -> str:
+        """The host in words, for the log."""
+        parts = [
+            f"{self.name} (rank {self.rank} of {len(self.hosts)})",
+            self.instance_type or "unknown type",
+            f"interface {self.interface or 'not named'}",
+            "EFA" if self.has_efa else "no EFA",
+            f"channels {', '.join(sorted(self.channels)) or 'none'}",
+        ]
+        return ", ".join(parts)
+
     def variables(self) -> dict[str, str]:
         """Return the variables that the rest of launch, NCCL and gloo read."""
         variables = {

@@ -42,7 +42,10 @@ def file_digests(recipe: Recipe) -> dict[str, str]:
 
 def code_fields(recipe: Recipe) -> dict[str, str]:
     """Return field → `package.module:name` or `file.py:name` of the user's code."""
-    functions = {f"rewards.{name}.function": spec for name, spec in recipe.user_functions.items()}
+    functions = {
+        f"rewards.{name}.function": reward.function
+        for name, reward in recipe.user_functions.items()
+    }
     fields = {"task": recipe.task, **functions}
     return {field: spec for field, spec in fields.items() if ":" in spec}
 

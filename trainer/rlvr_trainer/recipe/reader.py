@@ -78,8 +78,23 @@ def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     shipped = shipped_recipes()
     tree = _read(_find(str(source), shipped), shipped, extended_by=())
     for override in overrides:
-        _override(tree, override)
+        _override(tree, override, Path.cwd())
     return parse_recipe(tree, origin=str(source))
+
+
+def load_form(text: str, overrides: Iterable[str] = ()) -> Recipe:
+    """Load the recipe that a form holds as YAML or JSON, or the shipped one of that name.
+
+    A form has no folder, so a relative path in it is an error. Raises ConfigError.
+    """
+    shipped = shipped_recipes()
+    if text in shipped:
+        tree, origin = _read(shipped[text], shipped, extended_by=()), text
+    else:
+        tree, origin = _parse(text, "recipe", None, shipped, extended_by=()), "recipe"
+    for override in overrides:
+        _override(tree, override, None)
+    return parse_recipe(tree, origin=origin)
 
 
 def parse_recipe(tree: Mapping[str, Any], *, origin: str = "recipe") -> Recipe:
@@ -113,26 +128,40 @@ def _read(path: Path, shipped: Mapping[str, Path], extended_by: tuple[Path, ...]
     if path in extended_by:
         raise ConfigError(f"{path} extends itself; let it extend another recipe")
     try:
-        tree = yaml.load(path.read_text("utf-8"), _Loader)
+        content = path.read_bytes()
     except OSError as error:
         raise passing_error(error) or ConfigError(
             f"{path} cannot be read ({error.strerror}); check the path"
         ) from None
+    return _parse(content, str(path), path.parent, shipped, (*extended_by, path))
+
+
+def _parse(
+    content: str | bytes,
+    origin: str,
+    folder: Path | None,
+    shipped: Mapping[str, Path],
+    extended_by: tuple[Path, ...],
+) -> dict[str, Any]:
+    """Return the tree of a recipe whose relative paths start from `folder`; None: there is none."""
+    try:
+        text = content if isinstance(content, str) else content.decode("utf-8")
+        tree = yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError) as error:  # not UTF-8, a number of 5,000 digits
-        raise ConfigError(f"{path} is not YAML: {error}; correct it") from None
+        raise ConfigError(f"{origin} is not YAML: {error}; correct it") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path} holds {type(tree).__name__}; a recipe is a mapping of fields")
-    _resolve_locations(tree, path.parent)
+        raise ConfigError(f"{origin} holds {type(tree).__name__}; a recipe is a mapping of fields")
+    _resolve_locations(tree, folder)
     if "extends" not in tree:
         return tree
     extended = str(tree.pop("extends"))
-    if PATH.match(extended) or (extended not in shipped and (path.parent / extended).is_file()):
-        extended = _beside(extended, path.parent)
-    base = _find(extended, shipped)
-    return _merge(_read(base, shipped, (*extended_by, path)), tree)
+    is_file = folder is not None and (folder / extended).is_file()
+    if PATH.match(extended) or (extended not in shipped and is_file):
+        extended = _beside(extended, folder, "extends")
+    return _merge(_read(_find(extended, shipped), shipped, extended_by), tree)
 
 
-def _resolve_locations(tree: dict[str, Any], folder: Path) -> None:
+def _resolve_locations(tree: dict[str, Any], folder: Path | None) -> None:
     rewards = tree.get("rewards")
     functions = (
         [("rewards", name, "function") for name in rewards] if isinstance(rewards, dict) else []
@@ -143,7 +172,7 @@ def _resolve_locations(tree: dict[str, Any], folder: Path) -> None:
             section = section.get(parent) if isinstance(section, dict) else None
         value = section.get(last) if isinstance(section, dict) else None
         if isinstance(value, str) and _is_path(value, str(parents[0] if parents else last)):
-            section[last] = _beside(value, folder)
+            section[last] = _beside(value, folder, ".".join((*parents, last)))
 
 
 def _is_path(value: str, section: str) -> bool:
@@ -154,7 +183,14 @@ def _is_path(value: str, section: str) -> bool:
     return is_code or PATH.match(value) is not None
 
 
-def _beside(path: str, folder: Path) -> str:
+def _beside(path: str, folder: Path | None, field: str) -> str:
+    if folder is None:
+        if Path(path).is_absolute():
+            return path
+        raise ConfigError(
+            f"{field}: {path!r} is a relative path, and the pods have no folder that it could "
+            "start from; write an absolute path that they have, or a URI (s3://…)"
+        )
     expanded = Path(path).expanduser()
     return str(expanded if expanded.is_absolute() else (folder / expanded).resolve())
 
@@ -168,7 +204,7 @@ def _merge(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _override(tree: dict[str, Any], override: str) -> None:
+def _override(tree: dict[str, Any], override: str, folder: Path | None) -> None:
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise ConfigError(f"--set {override!r} has no value; write it as section.field=value")
@@ -187,15 +223,15 @@ def _override(tree: dict[str, Any], override: str) -> None:
         if not isinstance(child, dict):
             child = section[parent] = {}
         section = child
-    section[last] = _resolved(path.split("."), value)
+    section[last] = _resolved(path.split("."), value, folder)
 
 
-def _resolved(path: list[str], value: Any) -> Any:
+def _resolved(path: list[str], value: Any, folder: Path | None) -> Any:
     """Return a field's value with the locations in it absolute."""
     tree = value
     for part in reversed(path):
         tree = {part: tree}
-    _resolve_locations(tree, Path.cwd())
+    _resolve_locations(tree, folder)
     for part in path:
         tree = tree[part]
     return tree

@@ -295,7 +295,19 @@ class RewardSection(Section):
     weight: float = 1.0
     """Factor on what the function returns."""
     function: str = ""
-    """Your `package.module:function` or `file.py:function`; empty: the built-in of this name."""
+    """Your `package.module:function` or `file.py:function`; empty: the built-in of this name. It
+    takes (completion, row), or as in TRL (prompts, completions, **columns), and may be async."""
+    timeout_s: Annotated[float, Field(gt=0)] | None = added(None)
+    """Time limit of one call of your function, which then runs in worker processes; over it, the
+    completion could not be verified and the worker is killed. null: in this process, no limit."""
+
+    @model_validator(mode="after")
+    def _limits_a_function(self) -> Self:
+        if self.timeout_s and not self.function:
+            raise ValueError(
+                "timeout_s limits the calls of your own function; set function, or leave it out"
+            )
+        return self
 
 
 _VERIFIERS: Mapping[str, type[Verifier]] = {
@@ -638,6 +650,11 @@ class Recipe(Section):
             )
         if self.grpo.get("use_vllm"):
             self._fits_vllm()
+        if self.grpo.get("sync_ref_model") and (self.lora or not self.grpo.get("beta")):
+            raise ValueError(
+                "grpo.sync_ref_model needs a reference model, which TRL keeps only without lora "
+                "and with grpo.beta above 0; leave it out"
+            )
         if self.quantization and not self.lora:
             raise ValueError("quantization without lora: 4-bit weights cannot be trained; add lora")
         return self
@@ -697,10 +714,10 @@ class Recipe(Section):
         return next(kinds, Number())
 
     @property
-    def user_functions(self) -> dict[str, str]:
-        """Name of a reward → the user's function."""
+    def user_functions(self) -> dict[str, RewardSection]:
+        """The rewards by a function of the user's."""
         return {
-            name: reward.function
+            name: reward
             for name, reward in self.rewards.items()
             if isinstance(reward, RewardSection) and reward.function
         }
@@ -786,6 +803,9 @@ OWNED_GRPO_FIELDS: Mapping[str, str] = {
 """GRPOConfig's fields that the recipe sets → what to set instead."""
 
 
+_MAX_LISTED = 10
+"""Values of a field that an error lists."""
+
 _SCALARS = {"bool": bool, "int": int, "float": float, "str": str, "None": None}
 
 
@@ -804,6 +824,8 @@ def _of_type(name: str, declared: str, value: Any) -> Any:
         return TypeAdapter(known, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
     except ValidationError:
         texts = [kind.strip("'") for kind in kinds if kind not in _SCALARS]
+        if len(kinds) > _MAX_LISTED:
+            declared = f"{' | '.join(kinds[:_MAX_LISTED])} | … ({len(kinds)} values)"
         raise ValueError(
             f"{name!r} is {declared} in TRL's GRPOConfig, got {value!r}"
             f"{did_you_mean(str(value), texts)}"

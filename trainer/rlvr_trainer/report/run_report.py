@@ -83,6 +83,7 @@ def _facts(recipe: Json, events: Sequence[Json], entry: Json, shots: str) -> dic
         "Model": recipe.get("model", {}).get("name"),
         "Task": recipe.get("task"),
         "Test rows": f"{entry['num_samples']:,}",
+        "Prompt": "chat" if recipe.get("prompt", {}).get("style") == "chat" else None,
         "Shots": shots,
         "Steps": f"{steps:,}" if steps else None,
         "Seed": recipe.get("seed"),

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.rewards.reward import Reward, VerifierReward
-from rlvr_trainer.rewards.user_code import load_user_code
+from rlvr_trainer.rewards.user_function import UserReward
 from rlvr_trainer.verifiers import Case, Format, Verifier
 
 if TYPE_CHECKING:
@@ -41,14 +40,8 @@ def build_reward(recipe: Recipe, name: str) -> Reward:
     verifier = build_verifier(recipe, name)
     if verifier:
         return VerifierReward(f"rewards.{name}", verifier, recipe.prompt.place)
-    field, spec = f"rewards.{name}.function", recipe.user_functions[name]
-    function = load_user_code(spec, field=field)
-    if not callable(function):
-        raise ConfigError(
-            f"{field}: {spec!r} is a {type(function).__name__}, not a function; "
-            "name a function of (completion, row)"
-        )
-    return Reward(f"{field}: {spec}", function)
+    reward = recipe.user_functions[name]
+    return UserReward(f"rewards.{name}.function", reward.function, reward.timeout_s)
 
 
 def build_verifier(recipe: Recipe, name: str) -> Verifier | None:

@@ -48,7 +48,7 @@ class Reward:
             try:
                 if isinstance(value, BaseException):
                     raise value
-                yield _number(value)
+                yield number_of(value)
             except (Exception, SystemExit) as error:
                 raised = (
                     "" if isinstance(error, Unverifiable) else f"raised {type(error).__name__}: "
@@ -98,7 +98,8 @@ class VerifierReward(Reward):
         return Unverifiable(f"cannot judge {problem or 'the completion'}")
 
 
-def _number(value: Any) -> float:
+def number_of(value: Any) -> float:
+    """Return a reward as a float. Raises Unverifiable for anything but a finite number."""
     try:
         number = math.nan if isinstance(value, (str, bytes)) else float(value)
     except (TypeError, ValueError, OverflowError):

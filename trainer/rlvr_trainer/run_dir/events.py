@@ -16,9 +16,11 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from rlvr_trainer.errors import RLVRError
 from rlvr_trainer.storage.atomic_files import disk_error
 from rlvr_trainer.variables import EVENTS_VARIABLE
 
@@ -43,6 +45,20 @@ def emit(event: str, **fields: Any) -> None:
 def evaluation_line(phase: str, accuracy: float, format: float) -> str:
     """Return the line that the log shows for an evaluation, from which SageMaker draws."""
     return f"evaluation {phase}  accuracy {accuracy:.4f}  format {format:.4f}"
+
+
+@contextmanager
+def phase_events(name: str) -> Iterator[dict[str, Any]]:
+    """Emit events at the start and at the end of a phase; the end carries the yielded dict."""
+    results: dict[str, Any] = {}
+    emit("phase", phase=name, state="started")
+    try:
+        yield results
+    except BaseException as error:
+        with suppress(RLVRError):  # a full disk may be the cause
+            emit("phase", phase=name, state="failed", message=str(error), **results)
+        raise
+    emit("phase", phase=name, state="finished", **results)
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

@@ -23,6 +23,8 @@ SAMPLE_SHARDS = "samples"
 """Samples of each part of an evaluation in S3."""
 EVALUATION = "evaluation.json"
 REPORT = "report.html"
+SWEEP = "sweep.json"
+"""The runs of a sweep, in the folder that holds their run directories."""
 ATTEMPTS = "attempts.json"
 LOGS = "logs"
 

@@ -129,8 +129,16 @@ class _TokenScores(torch.autograd.Function):
 
 def _softmax(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Return log p and p (n, V), float32, of softmax(logits / temperature)."""
-    log_p = torch.log_softmax(logits.float().div(temperature), -1)
-    return log_p, torch.exp(log_p)
+    scaled = logits.float().div(temperature)
+    if not cpu.is_used(logits.device):
+        log_p = torch.log_softmax(scaled, -1)
+        return log_p, torch.exp(log_p)
+    # A CPU's log_softmax adds up a row in so few parts that the sum's rounding, which all of p
+    # has in common, is most of that of a gradient. Here the row is exponentiated only once, too.
+    scaled.sub_(scaled.amax(-1, keepdim=True))
+    p = torch.exp(scaled)
+    total = p.sum(-1, keepdim=True)
+    return scaled.sub_(total.log()), p.div_(total)
 
 
 def _scores(log_p: Tensor, p: Tensor, target: Tensor) -> Tensor:

@@ -159,7 +159,10 @@ def _check_messages(
     system = ["system"] if prompt.system else []
     num_turns = min(num_shots, 2) if prompt.examples_as == "turns" else 0
     if fault := template.fault("user"):
-        raise ConfigError(f"{owner} cannot put a user's message ({fault}); correct the template")
+        raise ConfigError(
+            f"{owner} cannot put a user's message ({fault}); correct it, or set "
+            "prompt.chat_template to a copy that can"
+        )
     if fault := template.fault(*system, "user"):
         raise ConfigError(
             f"{owner} has no place for a system message ({fault}); leave prompt.system empty and "

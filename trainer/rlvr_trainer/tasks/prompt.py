@@ -99,7 +99,7 @@ class PromptLayout:
 
     def _render(self, messages: Sequence[Message]) -> str:
         if self._template is None:
-            raise ValueError("a chat prompt is rendered by a template; pass the model's")
+            raise ValueError("a chat is rendered by a template; pass the model's, or Outline()")
         return self._template.prompt(messages)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, ClassVar
@@ -18,7 +19,9 @@ class QuestionAnswer(Task):
     """Rows `{"question": …, "answer": 42}`; `"worked text #### 42"` is an answer with a solution.
 
     A chat (`messages`, or `prompt` as a list) asks by its last user's message.
-    Answers in words stay: preparation quarantines them where only numbers can be judged.
+    Answers in words stay: preparation quarantines them where only numbers can be judged. A list
+    holds several gold answers: the first is the answer, all are the column `answers`. A mapping,
+    and a list that holds one, becomes JSON.
     """
 
     name: ClassVar[str] = "question-answer"
@@ -35,6 +38,10 @@ class QuestionAnswer(Task):
             if column not in raw:
                 raise UnusableRow("malformed", missing_column(column, raw))
         question, answer, solution = raw["question"], raw["answer"], raw.get("solution")
+        several: dict[str, Any] = {}
+        if isinstance(answer, list) and answer and not any(map(_is_nested, answer)):
+            several = {"answers": [split_answer(one)[1] for one in answer]}
+            answer = answer[0]
         if not isinstance(question, str) or not isinstance(solution, str | None):
             raise UnusableRow("malformed", "question and solution must be text")
         if not question.strip():
@@ -46,7 +53,7 @@ class QuestionAnswer(Task):
         texts = [question, final, solution, *(message["content"] for message in messages)]
         if not encodable("".join(texts)):
             raise UnusableRow("malformed", "the text has half of a surrogate pair")
-        extra = {
+        extra = several | {
             str(name): value
             for name, value in raw.items()
             if name not in ("question", "answer", "solution")
@@ -67,10 +74,16 @@ def split_answer(answer: Any) -> tuple[str, str]:
         case str():
             worked, _, final = answer.rpartition(FINAL_ANSWER)
             return worked.strip(), final.strip()
+        case dict() | list():
+            return "", json.dumps(answer, ensure_ascii=False, default=str) if answer else ""
         case None:
             return "", ""
         case _:
             raise UnusableRow("malformed", f"the answer is a {type(answer).__name__}")
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, dict | list)
 
 
 def _in_digits(answer: str) -> str:

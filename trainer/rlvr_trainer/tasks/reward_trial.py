@@ -26,5 +26,6 @@ def try_rewards(rewards: Mapping[str, Reward], layout: PromptLayout, rows: Seque
         if failures and 2 * len(failures) >= len(tried):
             raise ConfigError(
                 f"{failures[0]} with its gold completion, as on {len(failures)} of {len(tried)} "
-                "rows tried; correct it: a reward takes (completion, row) and returns a number"
+                "rows tried; correct it: a reward takes (completion, row) and returns a number, or "
+                "as in TRL takes (prompts, completions, **columns) and returns a list of them"
             ) from failures[0]

@@ -58,6 +58,7 @@ def evaluate_command(
     from rlvr_pipelines.local.run_progress import Event, RunProgress
     from rlvr_trainer import api
     from rlvr_trainer.evaluation.outcome import count, percent, read_samples, summarise
+    from rlvr_trainer.run_dir.layout import SAMPLES
     from rlvr_trainer.variables import EVENTS_VARIABLE
 
     label: Literal["before", "after"] = "after" if adapter else "before"
@@ -76,7 +77,7 @@ def evaluate_command(
         with display, following(path, show):
             api.prepare(loaded, data)
             api.evaluate(loaded, data, folder, label=label, adapter_dir=adapter)
-        samples_file = folder / "samples.jsonl"
+        samples_file = folder / SAMPLES
     pass_at_k = loaded.evaluation.pass_at_k
     shots = summarise(read_samples(samples_file), k=pass_at_k.k if pass_at_k else ())
     if output == "json":

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from rlvr_pipelines.access_options import AccessOptions
 from rlvr_pipelines.cli.groups import (
+    COST_PLACES,
     CostOptions,
     JobOptions,
+    SageMakerOptions,
     check_places,
     cluster_options,
     cost_options,
     job_options,
     require_storage,
+    sagemaker_options,
 )
 from rlvr_pipelines.cli.options import (
     debug_option,
@@ -35,14 +37,13 @@ if TYPE_CHECKING:
     from rlvr_pipelines.pipeline.run_plan import Plan, Sizes
     from rlvr_trainer.recipe.schema import Recipe
 
-PLACES = dict.fromkeys(
-    (
-        *JobOptions.__dataclass_fields__,
-        *CostOptions.__dataclass_fields__,
-        *("namespace", "context"),
-    ),
-    ("pytorchjob", "trainjob"),
-)
+_CLUSTER = ("pytorchjob", "trainjob")
+PLACES = {
+    **dict.fromkeys((*JobOptions.__dataclass_fields__, "namespace", "context"), _CLUSTER),
+    **dict.fromkeys(("storage", "num_nodes"), (*_CLUSTER, "sagemaker")),
+    **dict.fromkeys(SageMakerOptions.__dataclass_fields__, ("sagemaker",)),
+    **COST_PLACES,
+}
 """Option → the places where it has an effect."""
 
 SHOWN_BEGINNING, SHOWN_END = 400, 600
@@ -55,12 +56,13 @@ SHOWN_BEGINNING, SHOWN_END = 400, 600
 @click.option(
     "--on",
     "place",
-    type=click.Choice(["local", "pytorchjob", "trainjob"]),
+    type=click.Choice(["local", "pytorchjob", "trainjob", "sagemaker"]),
     default="local",
     show_default=True,
     help="Where to train.",
 )
 @job_options
+@sagemaker_options
 @cluster_options
 @cost_options
 @output_option
@@ -70,8 +72,9 @@ def plan_command(
     overrides: tuple[str, ...],
     seed: int | None,
     run_dir: Path | None,
-    place: Literal["local", "pytorchjob", "trainjob"],
+    place: Literal["local", "pytorchjob", "trainjob", "sagemaker"],
     job: JobOptions,
+    sagemaker: SageMakerOptions,
     access: AccessOptions,
     cost: CostOptions,
     output: str,
@@ -81,22 +84,29 @@ def plan_command(
     \b
     rlvr plan gsm8k
     rlvr plan gsm8k --on pytorchjob --storage s3://bucket/runs --nodes 2 --gpus 8
+    rlvr plan gsm8k --on sagemaker --storage s3://bucket/runs --sagemaker settings.yaml
     """
+    from rlvr_pipelines.pipeline.run_cost import price_of
     from rlvr_pipelines.pipeline.run_plan import plan_in_cluster, plan_local
 
     check_places(place, PLACES)
     loaded = load(recipe, overrides, seed)
     path = run_dir or default_run_dir(loaded)
     if place == "local":
-        planned, priced = plan_local(loaded, path), None
+        planned, price = plan_local(loaded, path), None
     else:
-        cluster_job = _cluster_job(loaded, path, place, job, access, cost)
-        planned = plan_in_cluster(loaded, path, cluster_job)
-        priced = _price(planned, cluster_job, cost)
+        if place == "sagemaker":
+            job_there = _sagemaker_job(loaded, path, job, sagemaker, cost)
+        else:
+            job_there = _cluster_job(loaded, path, place, job, access, cost)
+        planned = plan_in_cluster(loaded, path, job_there)
+        price = price_of(
+            loaded, planned.sizes, job_there.platform, cost.instance_type, cost.max_cost_usd
+        )
     if output == "json":
-        print_json(planned.facts() | ({"cost": priced.facts} if priced else {}))
+        print_json(planned.facts() | ({"cost": price.facts} if price else {}))
     else:
-        click.echo(_describe(planned, priced.lines if priced else ()))
+        click.echo(_describe(planned, price.lines if price else ()))
 
 
 def _cluster_job(
@@ -124,15 +134,10 @@ def _cluster_job(
     )
     platform = job_plan.platform_of(Form(recipe={}, **chosen))
     if cost.max_cost_usd is not None:
-        from rlvr_pipelines.pipeline.run_cost import training_limit_s
+        from rlvr_pipelines.pipeline.run_cost import time_limits
 
-        limit_s = training_limit_s(
-            recipe,
-            platform,
-            instance_type=cost.instance_type,
-            max_cost_usd=cost.max_cost_usd,
-        )
-        platform = platform.model_copy(update={"run_timeout_s": limit_s})
+        limits = time_limits(recipe, platform, cost.instance_type, cost.max_cost_usd)
+        platform = platform.model_copy(update=limits)
     return job_plan.plan_job(
         recipe,
         place,
@@ -143,31 +148,27 @@ def _cluster_job(
     )
 
 
-@dataclass(frozen=True)
-class _Price:
-    facts: Mapping[str, Any]
-    lines: Sequence[str]
+def _sagemaker_job(
+    recipe: Recipe,
+    run_dir: Path,
+    job: JobOptions,
+    sagemaker: SageMakerOptions,
+    cost: CostOptions,
+) -> ClusterJob:
+    from rlvr_pipelines.extras import S3, require
 
+    require(S3, "a plan for SageMaker")
+    from rlvr_pipelines.sagemaker.sagemaker_plan import ORIGIN, plan_job
 
-def _price(plan: Plan, job: ClusterJob, cost: CostOptions) -> _Price:
-    from rlvr_pipelines.pipeline.run_cost import (
-        CostUnknown,
-        cost_facts,
-        describe_cost,
-        duration,
-        estimate_in_cluster,
-    )
-
-    try:
-        planned = estimate_in_cluster(plan.recipe, plan.sizes, job.platform, cost.instance_type)
-    except CostUnknown as reason:
-        return _Price({"unknown": str(reason)}, [f"cost    unknown: {reason}"])
-    facts, lines = cost_facts(planned), describe_cost(planned)
+    storage = require_storage("sagemaker", job.storage)
+    settings = sagemaker.settings(job)
     if cost.max_cost_usd is not None:
-        limit_s = job.platform.run_timeout_s
-        facts["run_timeout_s"] = limit_s
-        lines.append(f"limit   the training is stopped after {duration(limit_s)}")
-    return _Price(facts, lines)
+        from rlvr_components.sagemaker.sagemaker_settings import parse_sagemaker
+        from rlvr_pipelines.pipeline.run_cost import time_limits
+
+        parsed = parse_sagemaker(settings, origin=ORIGIN)
+        settings |= time_limits(recipe, parsed, cost.instance_type, cost.max_cost_usd)
+    return plan_job(recipe, settings, storage=storage, run_dir=run_dir)
 
 
 def _describe(plan: Plan, cost: Sequence[str]) -> str:
@@ -203,11 +204,21 @@ def _describe(plan: Plan, cost: Sequence[str]) -> str:
     manifest = yaml.safe_dump(plan.rendered, sort_keys=False, allow_unicode=True, width=96)
     return "\n".join([
         *lines,
+        *_jobs(plan),
         f"world   {plan.world_size} processes: {nodes}",
         f"job     {plan.job.name}, with its files in {plan.job.run_dir}:",
         "---",
         manifest.rstrip(),
     ])  # fmt: skip
+
+
+def _jobs(plan: Plan) -> list[str]:
+    """Return the line on the jobs of a run on SageMaker, where each of them waits and costs."""
+    if not isinstance(plan.rendered, dict) or "TrainingJobName" not in plan.rendered:
+        return []
+    from rlvr_pipelines.sagemaker.sagemaker_plan import describe_jobs
+
+    return [f"jobs    {describe_jobs(plan.rendered)}"]
 
 
 def _counted(numbers: Mapping[str, int]) -> str:

@@ -30,7 +30,7 @@ def publish_command(run_dir: Path, merge: bool, output_dir: Path) -> None:
     from rlvr_pipelines.extras import TRAIN, require
 
     require(TRAIN, "publishing")
-    from rlvr_trainer.export import publish
+    from rlvr_trainer.publishing import publish
     from rlvr_trainer.run_dir.layout import read_recipe
 
     read_recipe(run_dir)  # fails for a mistyped path before a model is loaded

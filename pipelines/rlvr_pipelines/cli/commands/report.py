@@ -24,7 +24,7 @@ def report(run_dir: Path, output: str) -> None:
     from rlvr_pipelines.local.results import print_evaluation
     from rlvr_trainer import api
     from rlvr_trainer.evaluation.outcome import read_samples, write_samples
-    from rlvr_trainer.run_dir.layout import RunDir, read_recipe
+    from rlvr_trainer.run_dir.layout import SAMPLES, RunDir, read_recipe
 
     files = RunDir(run_dir)
     recipe = read_recipe(run_dir)
@@ -33,7 +33,7 @@ def report(run_dir: Path, output: str) -> None:
         sides = {label: Path(folder, label) for label in ("before", "after")}
         for label, side in sides.items():
             own = [sample for sample in samples if sample["model"] == label]
-            write_samples(side / "samples.jsonl", own)
+            write_samples(side / SAMPLES, own)
         evaluation = api.compare(
             recipe, files.data, sides["before"], sides["after"], files.events, files.path
         )

@@ -12,13 +12,16 @@ import click
 
 from rlvr_pipelines.access_options import AccessOptions
 from rlvr_pipelines.cli.groups import (
+    COST_PLACES,
     CostOptions,
     JobOptions,
+    SageMakerOptions,
     access_options,
     check_places,
     cost_options,
     job_options,
     require_storage,
+    sagemaker_options,
 )
 from rlvr_pipelines.cli.options import (
     command_again,
@@ -42,13 +45,16 @@ if TYPE_CHECKING:
     from rlvr_trainer.recipe.schema import Recipe
     from rlvr_trainer.run_dir.layout import RunDir
 
-_HERE = ("local", "pytorchjob", "trainjob")
+_HERE = ("local", "pytorchjob", "trainjob", "sagemaker")
 _CLUSTER = ("pytorchjob", "trainjob", "kubeflow")
 _KUBEFLOW = ("kubeflow",)
+_SAGEMAKER = ("sagemaker", "kubeflow")
 PLACES = {
     **dict.fromkeys(("run_dir", "sweep"), _HERE),
     **dict.fromkeys((*JobOptions.__dataclass_fields__, "namespace", "context"), _CLUSTER),
-    **dict.fromkeys(CostOptions.__dataclass_fields__, ("pytorchjob", "trainjob")),
+    **dict.fromkeys(("storage", "num_nodes"), (*_CLUSTER, "sagemaker")),
+    **dict.fromkeys(SageMakerOptions.__dataclass_fields__, _SAGEMAKER),
+    **COST_PLACES,
     **dict.fromkeys(
         (*KubeflowRunOptions.__dataclass_fields__, "images", "secret", "endpoint"), _KUBEFLOW
     ),
@@ -63,13 +69,14 @@ PLACES = {
 @click.option(
     "--on",
     "place",
-    type=click.Choice(["local", "kubeflow", "pytorchjob", "trainjob"]),
+    type=click.Choice(["local", "kubeflow", "pytorchjob", "trainjob", "sagemaker"]),
     default="local",
     show_default=True,
-    help="Where to run. pytorchjob, trainjob: pipeline here, model steps in a cluster.",
+    help="Where to run. pytorchjob, trainjob, sagemaker: pipeline here, model steps there.",
 )
 @click.option("--sweep", metavar="A.B=V1,V2,…", help="Train once for every value of a field.")
 @job_options
+@sagemaker_options
 @cost_options
 @kubeflow_run_options
 @package_options
@@ -84,6 +91,7 @@ def run(
     place: str,
     sweep: str | None,
     job: JobOptions,
+    sagemaker: SageMakerOptions,
     cost: CostOptions,
     kubeflow: KubeflowRunOptions,
     images: tuple[str, ...],
@@ -99,6 +107,7 @@ def run(
     \b
     rlvr run arithmetic
     rlvr run gsm8k --on pytorchjob --storage s3://bucket/runs --nodes 2 --gpus 8
+    rlvr run gsm8k --on sagemaker --storage s3://bucket/runs --sagemaker settings.yaml
     rlvr run gsm8k --on kubeflow --storage s3://bucket/runs --wait
     """
     check_places(place, PLACES)
@@ -106,9 +115,11 @@ def run(
     if place != "local":
         note_files(loaded, data=place == "kubeflow")
     if place == "kubeflow":
-        run_on_kubeflow(loaded, job, kubeflow, access, images=images, secret=secret, output=output)
+        run_on_kubeflow(
+            loaded, job, sagemaker, kubeflow, access, images=images, secret=secret, output=output
+        )
         return
-    arguments = _arguments(place, job, access)
+    arguments = _arguments(place, job, sagemaker, access)
     if sweep is None:
         root = run_dir or default_run_dir(loaded)
         _require(place, job.storage)
@@ -144,7 +155,9 @@ def run(
         )
 
 
-def _arguments(place: str, job: JobOptions, access: AccessOptions) -> dict[str, Any]:
+def _arguments(
+    place: str, job: JobOptions, sagemaker: SageMakerOptions, access: AccessOptions
+) -> dict[str, Any]:
     """Return the pipeline's parameters other than the recipe."""
     if place == "local":
         return {}
@@ -156,7 +169,7 @@ def _arguments(place: str, job: JobOptions, access: AccessOptions) -> dict[str, 
         place=place,
         namespace=access.namespace,
         storage=require_storage(place, job.storage),
-        settings=job.settings(),
+        settings=sagemaker.settings(job) if place == "sagemaker" else job.settings(),
     )
 
 
@@ -164,7 +177,9 @@ def _require(place: str, storage: str) -> None:
     from rlvr_pipelines.extras import KUBERNETES, LOCAL, S3, require
 
     require(LOCAL, "a run on this machine")
-    if place != "local":
+    if place == "sagemaker":
+        require(S3, "a run on SageMaker")
+    elif place != "local":
         require(KUBERNETES, f"a run on {place}")
     if storage.startswith("s3://"):
         require(S3, storage)
@@ -181,22 +196,23 @@ def _checked(recipe: Recipe, arguments: dict[str, Any], cost: CostOptions) -> di
     check_local_model(recipe)
     if not arguments:
         return arguments
-    from rlvr_components.preflight.form import Form
+    from rlvr_components.preflight.form import Form, resolve_sagemaker
     from rlvr_pipelines.cluster.job_plan import platform_of
     from rlvr_trainer.recipe.batch import batch_of
 
     form = {name: value for name, value in arguments.items() if name != "storage_uri"}
-    platform = platform_of(Form(recipe={}, **form))
+    chosen = Form(recipe={}, **form)
+    is_sagemaker = chosen.job_place == "sagemaker"
+    platform = resolve_sagemaker(chosen) if is_sagemaker else platform_of(chosen)
     batch_of(recipe, platform.world_size)
     if cost.max_cost_usd is None:
         return arguments
-    from rlvr_pipelines.pipeline.run_cost import training_limit_s
+    from rlvr_pipelines.pipeline.run_cost import time_limits
 
-    limit_s = training_limit_s(
-        recipe, platform, instance_type=cost.instance_type, max_cost_usd=cost.max_cost_usd
-    )
-    settings = {**json.loads(arguments.get("job_platform", "{}")), "run_timeout_s": limit_s}
-    return {**arguments, "job_platform": json.dumps(settings, sort_keys=True)}
+    limits = time_limits(recipe, platform, cost.instance_type, cost.max_cost_usd)
+    field = "job_sagemaker" if is_sagemaker else "job_platform"
+    settings = {**json.loads(arguments.get(field) or "{}"), **limits}
+    return {**arguments, field: json.dumps(settings, sort_keys=True)}
 
 
 def _run(recipe: Recipe, path: Path, arguments: dict[str, Any]) -> RunDir:
@@ -230,9 +246,11 @@ def _print_run(run_dir: RunDir, output: str) -> None:
 
 def _print_sweep(runs: Sequence[dict[str, Any]], root: Path, output: str) -> None:
     from rlvr_pipelines.local.results import print_sweep
+    from rlvr_trainer.run_dir.layout import RunDir
 
+    report = RunDir(root).report
     if output == "json":
-        print_json({"run_dir": str(root), "report": str(root / "report.html"), "runs": runs})
+        print_json({"run_dir": str(root), "report": str(report), "runs": runs})
         return
     print_sweep(runs, sys.stdout)
-    click.echo(f"Report: {root / 'report.html'}")
+    click.echo(f"Report: {report}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlvr_pipelines.access_options import AccessOptions
-from rlvr_pipelines.cli.groups import access_options
+from rlvr_pipelines.cli.groups import JobPlace, access_options, job_place_options
 from rlvr_pipelines.cli.options import debug_option, output_option, print_json
 
 if TYPE_CHECKING:
@@ -24,18 +24,21 @@ Shown = tuple[Any, list[str]]
 @click.command(short_help="Show the status of RUN, and the cause of a failure.")
 @click.argument("run", required=False)
 @access_options
+@job_place_options
 @output_option
 @debug_option
-def status(run: str | None, access: AccessOptions, output: str) -> None:
+def status(run: str | None, access: AccessOptions, where: JobPlace, output: str) -> None:
     """Show the steps and replicas of RUN, and why they are pending or failed.
 
-    RUN is a run directory here, the name of a run or job in the cluster, or the id of a run in
-    Kubeflow. Without RUN, list all runs in runs/ and all jobs of the namespace.
+    RUN is a run directory here, the name of a run or job in the cluster or on SageMaker, or the id
+    of a run in Kubeflow. Without RUN, list all runs in runs/ and all jobs of the namespace, or with
+    --on sagemaker those of the region.
 
     \b
     rlvr status
     rlvr status runs/arithmetic
     rlvr status gsm8k --namespace rlvr
+    rlvr status gsm8k --on sagemaker
     rlvr status 0b1f6d3e-6c7a-4b0e-9f57-0d5f2a9a7c11 --endpoint http://localhost:8080
     """
     from rlvr_components.kubernetes.access import use_context
@@ -43,23 +46,28 @@ def status(run: str | None, access: AccessOptions, output: str) -> None:
 
     use_context(access.context)
     if run is None:
-        facts, lines = _everything(access)
+        facts, lines = _everything(access, where)
     else:
         named = parse_run(run)
-        show = {"local": _local, "kubeflow": _kubeflow, "cluster": _cluster}[named.where]
-        facts, lines = show(named, access)
+        if named.where != "local" and _is_on_sagemaker(named, where):
+            facts, lines = _sagemaker(named, where)
+        else:
+            show = {"local": _local, "kubeflow": _kubeflow, "cluster": _cluster}[named.where]
+            facts, lines = show(named, access)
     if output == "json":
         print_json(facts)
     else:
         click.echo("\n".join(lines))
 
 
-def _everything(access: AccessOptions) -> Shown:
+def _everything(access: AccessOptions, where: JobPlace) -> Shown:
     from rlvr_pipelines.cluster.job_display import job_facts, list_lines
 
-    local, jobs = _local_runs(Path("runs")), _jobs_if_any(access)
+    on_sagemaker = where.jobs_on == "sagemaker" or bool(where.region)
+    local = _local_runs(Path("runs"))
+    jobs = _all_on_sagemaker(where) if on_sagemaker else _jobs_if_any(access)
     lines = list_lines(local, jobs)
-    if jobs:
+    if jobs and not on_sagemaker:
         lines += ["", _kubectl(access, jobs)]
     return [run.facts() for run in local] + [job_facts(job) for job in jobs], lines
 
@@ -99,6 +107,27 @@ def _jobs_if_any(access: AccessOptions) -> list[JobSummary]:
             raise
         click.echo(f"the cluster is not shown: {error}", err=True)
         return []
+
+
+def _all_on_sagemaker(where: JobPlace) -> list[JobSummary]:
+    _require_boto3()
+    from rlvr_pipelines.sagemaker.sagemaker_runs import all_jobs
+
+    return all_jobs(where.region)
+
+
+def _is_on_sagemaker(named: RunName, where: JobPlace) -> bool:
+    """Return True if the run's jobs are on SageMaker; a Kubeflow id only if that is said."""
+    return where.jobs_on == "sagemaker" if named.where == "kubeflow" else where.is_sagemaker
+
+
+def _sagemaker(named: RunName, where: JobPlace) -> Shown:
+    _require_boto3()
+    from rlvr_pipelines.cluster.job_display import job_facts, job_lines
+    from rlvr_pipelines.sagemaker.sagemaker_runs import jobs_of
+
+    jobs = jobs_of(named.text, where.region)
+    return [job_facts(job) for job in jobs], [line for job in jobs for line in job_lines(job)]
 
 
 def _local(named: RunName, access: AccessOptions) -> Shown:
@@ -165,6 +194,12 @@ def _kubectl(access: AccessOptions, jobs: Sequence[JobSummary]) -> str:
     options += [f"-n {access.namespace}"] if access.namespace else []
     command = CUSTOM_COLUMNS.replace("pytorchjobs", kinds, 1)
     return command.replace("kubectl", " ".join(["kubectl", *options]), 1)
+
+
+def _require_boto3() -> None:
+    from rlvr_pipelines.extras import S3, require
+
+    require(S3, "reading jobs on SageMaker")
 
 
 def _require_kubernetes() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlvr_pipelines.access_options import AccessOptions
-from rlvr_pipelines.cli.groups import access_options
+from rlvr_pipelines.cli.groups import JobPlace, access_options, job_place_options
 from rlvr_pipelines.cli.options import debug_option, output_option, print_json
 
 if TYPE_CHECKING:
@@ -22,14 +22,15 @@ LOCAL_WAIT_S = 300
 @click.command(short_help="Stop RUN; its checkpoints stay.")
 @click.argument("run")
 @access_options
+@job_place_options
 @output_option
 @debug_option
-def stop(run: str, access: AccessOptions, output: str) -> None:
+def stop(run: str, access: AccessOptions, where: JobPlace, output: str) -> None:
     """Stop RUN and all of its jobs; its checkpoints stay.
 
-    RUN is a run directory here, the name of a run or job in the cluster, or the id of a run in
-    Kubeflow. Training commits a checkpoint first, from which the run can be resumed (in Kubeflow by
-    KFP's Retry).
+    RUN is a run directory here, the name of a run or job in the cluster or on SageMaker, or the id
+    of a run in Kubeflow. Training commits a checkpoint first, from which the run can be resumed (in
+    Kubeflow by KFP's Retry).
 
     \b
     rlvr stop runs/arithmetic
@@ -46,7 +47,8 @@ def stop(run: str, access: AccessOptions, output: str) -> None:
         case "kubeflow":
             facts = _stop_kubeflow(named, access)
         case "cluster":
-            facts = _stop_cluster(named, access)
+            on_sagemaker = where.is_sagemaker
+            facts = _stop_sagemaker(named, where) if on_sagemaker else _stop_cluster(named, access)
     if output == "json":
         print_json(facts)
 
@@ -76,16 +78,43 @@ def _stop_cluster(named: RunName, access: AccessOptions) -> dict[str, Any]:
 
     require(KUBERNETES, "stopping a job")
     from rlvr_pipelines.cluster.cluster_runs import jobs_of
-    from rlvr_trainer.errors import ConfigError
 
     jobs = jobs_of(named, access)
+    _check_one_run(named, jobs)
+    return _stop_jobs(named, jobs, access)
+
+
+def _check_one_run(named: RunName, jobs: Sequence[JobSummary]) -> None:
+    """Raise ConfigError if the name is that of several live runs."""
+    from rlvr_trainer.errors import ConfigError
+
     living = {job.run_id or job.run_dir: job.name for job in jobs if not job.has_ended}
     if len(living) > 1:
         raise ConfigError(
             f"{named.text!r} names {len(living)} live runs ({', '.join(living.values())}), maybe "
             "of other users; stop one by its job's name, or by its id in Kubeflow"
         )
-    return _stop_jobs(named, jobs, access)
+
+
+def _stop_sagemaker(named: RunName, where: JobPlace) -> dict[str, Any]:
+    from rlvr_pipelines.extras import S3, require
+
+    require(S3, "stopping a job on SageMaker")
+    from rlvr_pipelines.sagemaker.sagemaker_runs import jobs_of, stop_jobs
+
+    jobs = jobs_of(named.text, where.region)
+    _check_one_run(named, jobs)
+    for job in (job for job in jobs if not job.has_ended):
+        _say(f"stopping {job.name}: its containers commit a checkpoint (2 min at most)")
+    stopped = stop_jobs(jobs, where.region)
+    _say(f"nothing of {named.text} is running, and no instances are kept for it; the same command "
+         "resumes from the last checkpoint")  # fmt: skip
+    return {
+        "run": named.text,
+        "kind": "sagemaker",
+        "stopped": bool(stopped),
+        "jobs": [job.name for job in stopped],
+    }
 
 
 def _stop_kubeflow(named: RunName, access: AccessOptions) -> dict[str, Any]:

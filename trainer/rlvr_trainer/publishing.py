@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rlvr_trainer.errors import ConfigError, PlatformError
+from rlvr_trainer.errors import ConfigError
 from rlvr_trainer.evaluation.comparison_tables import shots_table
 from rlvr_trainer.evaluation.outcome import count
 from rlvr_trainer.models import load_adapter, load_model, load_tokenizer
 from rlvr_trainer.models.load import ADAPTER_CONFIG
 from rlvr_trainer.recipe.schema import EMBEDDED_PREFIX, ModelSection, Recipe
 from rlvr_trainer.run_dir.layout import ADAPTER, EVALUATION, RECIPE, read_recipe
+from rlvr_trainer.storage.atomic_files import disk_error
 from rlvr_trainer.tables import markdown
 
 if TYPE_CHECKING:
@@ -50,10 +51,7 @@ def publish(run_dir: Path, output_dir: Path, *, merge: bool) -> Path:
             shutil.copyfile(run_dir / RECIPE, aside / RECIPE)
             os.replace(aside, output_dir)
     except OSError as error:
-        raise PlatformError(
-            f"{output_dir} cannot be written ({error.strerror}); free some space or name another "
-            "directory"
-        ) from error
+        raise disk_error(output_dir, error) from error
     return output_dir
 
 
