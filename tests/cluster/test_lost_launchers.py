@@ -1,8 +1,8 @@
-"""Lose the pod of a step that follows a job, under Argo's real controller and executor.
+"""Lose the pod of a step that follows a job, under Argo's real controller.
 
 The Workflow has the shape that KFP 2.17 compiles of our pipeline, with the steps `train` and
-`finish` alone and without drivers; `step_container.py` plays KFP's launcher. The job is one that
-no node has room for, so that nothing trains.
+`finish` alone and without drivers; `step_container.py` plays KFP's launcher, `go/argoexec` Argo's
+executor. The job is one that no node has room for, so that nothing trains.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import re
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +26,9 @@ from .test_kubeflow_steps import Pipeline, compiled, pipeline, prepared, settle
 
 __all__ = ["pipeline", "prepared"]
 
-pytestmark = [pytest.mark.full, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.full, pytest.mark.timeout(600)]
 
+TIMEOUT_S = 200
 Retries = dict[str, Any] | None
 """Argo's `templateDefaults`."""
 STOCK: Retries = {"retryStrategy": {"limit": 2, "retryPolicy": "OnError"}}
@@ -49,7 +51,7 @@ RESULTS = {
         }
     ],
 }
-"""What KFP grants its service account for Argo's executor."""
+"""The rights that KFP grants its service account for Argo's executor."""
 
 
 @pytest.fixture(scope="module")
@@ -62,18 +64,13 @@ def argo(cluster: Cluster) -> None:
 class Run:
     """A run as a Workflow."""
 
+    name: str
     pipeline: Pipeline
-    name: str = "rlvr-arithmetic-x7k2p"
+    retries: Retries
 
-    def start(self, retries: Retries) -> None:
-        """Create the Workflow; return once its launcher follows a job."""
-        kubectl = self.pipeline.kubectl
-        kubectl.apply(RESULTS)
-        kubectl(
-            "create", "rolebinding", "executor", "--role=executor",
-            f"--serviceaccount={kubectl.namespace}:pipeline-runner",
-        )  # fmt: skip
-        kubectl.apply(self._workflow(retries))
+    def start(self) -> None:
+        """Create the Workflow."""
+        self.pipeline.kubectl.apply(self._workflow())
 
     def follows(self, attempt: int = 1) -> str:
         """Wait until that attempt of the launcher follows its job; return the job's uid."""
@@ -82,9 +79,17 @@ class Run:
             attempts = self.train.attempts
             return len(attempts) >= attempt and "pending: " in self.log(attempts[attempt - 1])
 
-        self.pipeline.kubectl.wait(f"attempt {attempt} follows the job", is_followed, 120)
-        [job] = self.pipeline.jobs()
+        self.pipeline.kubectl.wait(f"attempt {attempt} follows the job", is_followed, TIMEOUT_S)
+        [job] = self.jobs()
         return str(job["metadata"]["uid"])
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """Return the jobs of this run."""
+        return [
+            job
+            for job in self.pipeline.jobs()
+            if job["metadata"]["labels"]["pipeline/runid"] == self.pipeline.run_id
+        ]
 
     def ended(self) -> str:
         """Wait until the Workflow, with its last step, has ended; return its phase."""
@@ -92,7 +97,9 @@ class Run:
         def phase() -> str:
             return str((self.workflow.get("status") or {}).get("phase"))
 
-        self.pipeline.kubectl.wait("the run has ended", lambda: phase() in ("Failed", "Error"), 150)
+        self.pipeline.kubectl.wait(
+            "the run has ended", lambda: phase() in ("Failed", "Error"), TIMEOUT_S
+        )
         return phase()
 
     def outcome(self) -> dict[str, Any]:
@@ -124,13 +131,25 @@ class Run:
         self.pipeline.kubectl("patch", "workflow", self.name, "--type=merge", "-p", patch)
 
     def retry(self) -> None:
-        """Run the failed steps again, with the function of Argo from which KFP's Retry is made."""
-        subprocess.run(
-            ["argo", "retry", self.name, "--namespace", self.pipeline.kubectl.namespace],
-            check=True,
-        )
+        """Run the failed step again as KFP's Retry does: its nodes and pods are removed."""
+        run, kubectl = self.workflow, self.pipeline.kubectl
+        pods = [attempt.pod for attempt in self.train.attempts]
+        kubectl("delete", "pods", "--ignore-not-found", *pods)
+        nodes = run["status"]["nodes"]
+        removed = {
+            name for name, node in nodes.items() if re.search(r"\.train(\(\d+\))?\b", node["name"])
+        }
+        kept = {name: node for name, node in nodes.items() if name not in removed}
+        for node in kept.values():
+            children = [child for child in node.get("children", ()) if child not in removed]
+            node["children"] = children
+            if node["phase"] in ("Failed", "Error"):
+                node |= {"phase": "Running", "message": "", "finishedAt": None}
+        run["status"] |= {"nodes": kept, "phase": "Running", "message": "", "finishedAt": None}
+        del run["metadata"]["labels"]["workflows.argoproj.io/completed"]
+        kubectl("replace", "-f", "-", stdin=json.dumps(run))
 
-    def _workflow(self, retries: Retries) -> dict[str, Any]:
+    def _workflow(self) -> dict[str, Any]:
         policy = compiled()["pipeline_spec"]["components"]["comp-exit-handler-1"]["dag"]["tasks"][
             "train"
         ]["retryPolicy"]
@@ -156,7 +175,7 @@ class Run:
                     "runAsNonRoot": True,
                     "seccompProfile": {"type": "RuntimeDefault"},
                 },
-                **({"templateDefaults": retries} if retries else {}),
+                **({"templateDefaults": self.retries} if self.retries else {}),
                 "templates": [
                     _dag("entrypoint", root="root"),
                     _dag("root", hooks=hook, **{"exit-handler-1": "comp-exit-handler-1"}),
@@ -189,9 +208,23 @@ def _dag(name: str, hooks: dict[str, Any] | None = None, **tasks: str) -> dict[s
 
 
 @pytest.fixture
-def run(prepared: Pipeline, argo: None) -> Run:
-    settle(prepared, cpu_per_node=1000)
-    return Run(prepared)
+def runs(prepared: Pipeline, argo: None) -> Callable[[str, Retries], Run]:
+    """Return a function that makes a run of a name, in the same namespace as the others."""
+    kubectl = prepared.kubectl
+    compiled()  # once, and not by several threads
+    kubectl.apply(RESULTS)
+    kubectl(
+        "create", "rolebinding", "executor", "--role=executor",
+        f"--serviceaccount={kubectl.namespace}:pipeline-runner",
+    )  # fmt: skip
+
+    def make(name: str, retries: Retries) -> Run:
+        own = Pipeline(kubectl, prepared.s3, prepared.platform)
+        own.known = {**prepared.known, "check-reuse_key": own.run_id}
+        settle(own, cpu_per_node=1000)
+        return Run(name, own, retries)
+
+    return make
 
 
 # ------------------------------------------------------------------- the ways to lose a pod
@@ -234,93 +267,118 @@ def process_killed(run: Run) -> None:
     run.pipeline.kubectl("exec", run.launcher, "-c", "main", "--", "sh", "-c", kill)
 
 
-Loss = Callable[[Run], None]
+Check = Callable[[Run], None]
+
+# ------------------------------------------------------------------- what becomes of its job
 
 
-@pytest.mark.parametrize(
-    ("retries", "lose"),
-    [
-        (STOCK, deleted),
-        (STOCK, evicted_by_the_api),
-        (NONE, evicted_by_the_kubelet),
-        (NONE, container_killed),
-        (NONE, process_killed),
-        (OURS, deleted),
-        (OURS, evicted_by_the_kubelet),
-        (OURS, container_killed),
-    ],
-)
-def test_the_next_attempt_adopts_the_job(run: Run, retries: Retries, lose: Loss) -> None:
-    run.start(retries)
-    job = run.follows()
+def adopted_after(lose: Callable[[Run], None]) -> Check:
+    def check(run: Run) -> None:
+        run.start()
+        job = run.follows()
+        lose(run)
+        assert run.follows(attempt=2) == job
+        assert run.train.state == "RUNNING"
 
-    lose(run)
-
-    assert run.follows(attempt=2) == job
-    assert run.train.state == "RUNNING"
+    return check
 
 
-@pytest.mark.parametrize(
-    ("retries", "lose"),
-    [
-        (STOCK, evicted_by_the_kubelet),
-        (STOCK, container_killed),
-        (STOCK, process_killed),
-        (NONE, deleted),
-        (OURS, process_killed),
-    ],
-)
-def test_the_run_fails_and_its_retry_adopts_the_job(run: Run, retries: Retries, lose: Loss) -> None:
-    run.start(retries)
-    job = run.follows()
+def left_to_a_retry_after(lose: Callable[[Run], None]) -> Check:
+    def check(run: Run) -> None:
+        run.start()
+        job = run.follows()
+        lose(run)
+        run.ended()
+        outcome = run.outcome()
+        assert (outcome["state"], outcome["step"], outcome["deleted"]) == ("FAILED", "train", [])
+        assert outcome["exit_code"] in (138, 143), outcome
+        assert len(outcome["left"]) == 1
+        run.retry()
+        assert run.follows() == job
 
-    lose(run)
-
-    assert run.ended() in ("Failed", "Error")
-    outcome = run.outcome()
-    assert (outcome["state"], outcome["step"], outcome["deleted"]) == ("FAILED", "train", [])
-    assert outcome["exit_code"] in (138, 143)
-    assert len(outcome["left"]) == 1
-    run.retry()
-    assert run.follows(attempt=1) == job
+    return check
 
 
-@pytest.mark.parametrize("retries", [STOCK, NONE])
-def test_a_terminated_run_leaves_nothing(run: Run, retries: Retries) -> None:
-    run.start(retries)
+def terminated(run: Run) -> None:
+    run.start()
     run.follows()
-
     run.terminate()
-
-    run.pipeline.kubectl.wait("the job is gone", lambda: not run.pipeline.jobs(), 40)
+    run.pipeline.kubectl.wait("the job is gone", lambda: not run.jobs(), 60)
     run.ended()
     assert run.outcome()["state"] == "TERMINATED"
 
 
-def test_a_run_that_is_terminated_while_it_has_no_launcher_leaves_nothing(run: Run) -> None:
-    run.start(STOCK)
+def terminated_while_it_has_no_launcher(run: Run) -> None:
+    run.start()
     run.follows()
     deleted(run)
     run.terminate()
-
     run.ended()
+    assert run.jobs() == []
 
-    assert run.pipeline.jobs() == []
+
+def fails_by_itself(num_attempts: int) -> Check:
+    """Return a check of a permanent error, which only a policy that cannot tell repeats."""
+
+    def check(run: Run) -> None:
+        open_storage(run.pipeline.folder).delete("launch.json")
+        run.start()
+        run.ended()
+        assert len(run.train.attempts) == num_attempts
+        failures = [find_failure(run.log(attempt)) for attempt in run.train.attempts]
+        assert [failure.exit_code for failure in failures if failure] == [2] * num_attempts
+
+    return check
 
 
-@pytest.mark.parametrize(
-    ("retries", "num_attempts"), [(STOCK, 1), (OURS, 1), (NONE, 3)], ids=["stock", "ours", "none"]
-)
-def test_a_permanent_error_is_repeated_only_by_a_policy_that_cannot_tell(
-    run: Run, retries: Retries, num_attempts: int
-) -> None:
-    open_storage(run.pipeline.folder).delete("launch.json")
-    run.start(retries)
+EXPECTED: dict[str, tuple[Retries, dict[str, Check]]] = {
+    "stock": (
+        STOCK,
+        {
+            "deleted": adopted_after(deleted),
+            "evicted-by-the-api": adopted_after(evicted_by_the_api),
+            "evicted-by-the-kubelet": left_to_a_retry_after(evicted_by_the_kubelet),
+            "container-killed": left_to_a_retry_after(container_killed),
+            "process-killed": left_to_a_retry_after(process_killed),
+            "terminated": terminated,
+            "terminated-without-launcher": terminated_while_it_has_no_launcher,
+            "fails": fails_by_itself(num_attempts=1),
+        },
+    ),
+    "none": (
+        NONE,
+        {
+            "deleted": left_to_a_retry_after(deleted),
+            "evicted-by-the-kubelet": adopted_after(evicted_by_the_kubelet),
+            "container-killed": adopted_after(container_killed),
+            "process-killed": adopted_after(process_killed),
+            "terminated": terminated,
+            "fails": fails_by_itself(num_attempts=3),
+        },
+    ),
+    "ours": (
+        OURS,
+        {
+            "deleted": adopted_after(deleted),
+            "evicted-by-the-kubelet": adopted_after(evicted_by_the_kubelet),
+            "container-killed": adopted_after(container_killed),
+            "process-killed": left_to_a_retry_after(process_killed),
+            "fails": fails_by_itself(num_attempts=1),
+        },
+    ),
+}
+"""Configuration of Argo → what happens to a launcher → what becomes of its job."""
 
-    run.ended()
 
-    assert len(run.train.attempts) == num_attempts
-    failures = [find_failure(run.log(attempt)) for attempt in run.train.attempts]
-    assert [failure.exit_code for failure in failures if failure] == [2] * num_attempts
-    assert run.train.seconds is not None
-    assert run.train.seconds < 60 * num_attempts
+@pytest.mark.parametrize("configuration", EXPECTED)
+def test_a_lost_launcher(configuration: str, runs: Callable[[str, Retries], Run]) -> None:
+    retries, checks = EXPECTED[configuration]
+
+    with ThreadPoolExecutor(len(checks)) as pool:  # they mostly wait
+        ends = {
+            name: pool.submit(check, runs(f"rlvr-{name}", retries))
+            for name, check in checks.items()
+        }
+
+    failures = {name: end.exception() for name, end in ends.items() if end.exception()}
+    assert not failures, "\n".join(f"{name}: {failure}" for name, failure in failures.items())

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -240,14 +239,6 @@ class FakeSageMaker:
             job.warm_pool = "Terminated"
         return {"TrainingJobArn": _arn(TrainingJobName)}
 
-    def _AddTags(self, ResourceArn: str, Tags: list[dict[str, str]]) -> dict[str, Any]:
-        job = self._job(ResourceArn.rpartition("/")[2])
-        job.request["Tags"] = [*job.request.get("Tags", []), *Tags]
-        return {"Tags": job.request["Tags"]}
-
-    def _ListTags(self, ResourceArn: str, **_: Any) -> dict[str, Any]:
-        return {"Tags": self._job(ResourceArn.rpartition("/")[2]).request.get("Tags", [])}
-
     def _job(self, name: str) -> Job:
         if name not in self.jobs:
             raise Refused("ValidationException", "Requested resource not found.")
@@ -463,10 +454,6 @@ class FakeSageMaker:
                 return job
             time.sleep(POLL_S)
         raise AssertionError(f"{name} is not {secondary}: {self.jobs.get(name)}")
-
-    def forget_files(self) -> None:
-        """Delete the hosts' folders, as SageMaker does after a job."""
-        shutil.rmtree(self.root, ignore_errors=True)
 
 
 def _num_hosts(job: Job) -> int:

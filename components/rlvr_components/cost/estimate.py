@@ -28,7 +28,8 @@ ASSUMPTIONS = (
     "are reached",
     f"the next token of a batch takes {TOKEN_FLOOR_S * 1000:.0f} ms and the arithmetic",
     f"completions are {MEAN_LENGTH:.0%} of their limit long, the longest of a batch all of it",
-    f"a job takes {START_S // 60} minutes to start; traffic between nodes is not counted",
+    f"a job takes {START_S // 60} minutes to start",
+    "traffic between nodes, storage and the idle time of a warm pool are not counted",
     f"spot costs {SPOT_SHARE:.0%} of on demand; its price varies",
 )
 """The assumptions of an estimate, for people."""

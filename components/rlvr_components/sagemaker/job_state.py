@@ -77,7 +77,7 @@ def summary_of(job: Job, *, region: str, now: datetime) -> JobSummary:
         step=facts.get(STEP, ""),
         attempt=int(facts.get(ATTEMPT) or 1),
         phase=status.phase,
-        cause=status.cause,
+        cause=status.cause or (bill_of(job) if status.phase == "succeeded" else ""),
         exit_code=status.exit_code,
         run_id=facts.get(RUN_ID, ""),
         run_dir=facts.get(RUN_DIR, ""),

@@ -85,7 +85,7 @@ def _delete(jobs: Sequence[JobSummary], settings: LaunchSettings | None) -> list
     """Delete the jobs that still run; return their names, or None if their place does not answer.
 
     On SageMaker they are stopped, and the warm pools of all are released: no job follows.
-    KFP's Retry of the run is to start them again, as if nobody had deleted them.
+    KFP's Retry of the run starts them again, as if they had not been deleted.
     """
     try:
         if settings and isinstance(settings.platform, SageMaker):

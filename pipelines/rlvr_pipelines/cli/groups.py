@@ -185,6 +185,11 @@ class JobPlace:
     region: str
 
     @property
+    def is_said_to_be_sagemaker(self) -> bool:
+        """Return True if SageMaker is chosen: for what must not happen by a default."""
+        return self.jobs_on == "sagemaker" or (bool(self.region) and not self.jobs_on)
+
+    @property
     def is_sagemaker(self) -> bool:
         """Return True for SageMaker: chosen, or without a cluster if there are AWS credentials."""
         if self.jobs_on or self.region:

@@ -87,12 +87,12 @@ def estimate_jobs(
 
     Of several types that SageMaker may choose from, the dearest counts. Raises CostUnknown.
     """
-    size = {"num_nodes": platform.num_nodes, "gpus_per_node": platform.gpus_per_node}
+    nodes, gpus = platform.num_nodes, platform.gpus_per_node
     if not isinstance(platform, SageMaker):
         selected = instance_type or platform.node_selector.get(INSTANCE_TYPE_LABEL, "")
-        return estimate_run(recipe, sizes, instance_type=selected, **size)
+        return estimate_run(recipe, sizes, selected, nodes, gpus)
     estimates = [
-        estimate_run(recipe, sizes, instance_type=name, **size, service="sagemaker")
+        estimate_run(recipe, sizes, name, nodes, gpus, service="sagemaker")
         for name in platform.types
     ]
     return max(estimates, key=lambda estimate: estimate.usd)
@@ -101,10 +101,10 @@ def estimate_jobs(
 def estimate_run(
     recipe: Recipe,
     sizes: Sizes | None,
-    *,
     instance_type: str,
     num_nodes: int,
     gpus_per_node: int,
+    *,
     service: Service = "ec2",
 ) -> Estimate:
     """Estimate a run on instances of this type. Raises CostUnknown."""
@@ -118,7 +118,8 @@ def estimate_run(
         known = priced_types(service)
         raise CostUnknown(
             f"{instance_type} is not in the list prices of {price_date()}"
-            f"{did_you_mean(instance_type, known)}; they have {', '.join(known)}"
+            f"{did_you_mean(instance_type, known)}; they have the families "
+            f"{', '.join(dict.fromkeys(name.rpartition('.')[0] for name in known))}"
         )
     if gpus_per_node > instance.num_gpus:
         raise CostUnknown(

@@ -148,9 +148,9 @@ def measure(recipe: Recipe, world_size: int = 1) -> Sizes:
         rows = load_rows(data_dir, "train")
         warnings = check_prepared(recipe, data_dir)
     counts = manifest["counts"]
-    characters = len(layout.header())
-    header = _tokens(characters)
-    question = _tokens(mean(len(layout.prompt(row)) - characters for row in rows))
+    shared = layout.header()
+    header = _tokens(len(shared))
+    question = _tokens(mean(len(layout.prompt(row).removeprefix(shared)) for row in rows))
     completions = batch_of(recipe, world_size)
     questions = completions // recipe.sampling.num_generations
     if questions > counts["train"] and not recipe.data.repeat_to_batch:

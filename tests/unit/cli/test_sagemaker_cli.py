@@ -46,6 +46,7 @@ def test_status_shows_the_jobs_and_their_progress(run: tuple[str, str]) -> None:
     assert f"SageMaker us-east-1/{train}" in text
     assert "train  running  step 12/100  reward 0.610" in text
     assert "evaluate-base  succeeded" in text
+    assert "billed 1 s on 1 x ml.g6e.48xlarge" in text
     assert "algo-1" in text
     listed = json.loads(rlvr("status", "--output", "json").output)
     assert [job["name"] for job in listed] == [train, base]
@@ -99,6 +100,10 @@ def test_the_place_of_jobs_is_the_cluster_or_else_sagemaker(
     assert uses_aws({**nothing, "AWS_PROFILE": "work"})
     (tmp_path / "credentials").write_text("[default]\n")
     assert uses_aws(nothing)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_PROFILE", "work")
+    # nothing on SageMaker is deleted unless that is said
+    assert "SageMaker" not in CliRunner().invoke(main, ["clean"]).output
     refused = CliRunner().invoke(main, ["clean", "--on", "cluster", "--with-run-dir"])
     assert "--with-run-dir is for --on sagemaker" in refused.output
 

@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from rlvr_components.jobs.local_process import LocalBackend
 from rlvr_pipelines.pipeline.run_plan import measure, plan_local
 from rlvr_trainer import api
 from rlvr_trainer.errors import ConfigError
-from rlvr_trainer.recipe.reader import load_recipe
+from rlvr_trainer.recipe.reader import load_recipe, parse_recipe
 from rlvr_trainer.recipe.schema import Recipe
 
 
@@ -47,6 +48,19 @@ def test_without_the_models_files_the_messages_are_shown() -> None:
     prompt = measure(elsewhere).prompt
     assert prompt.startswith("[system] Add.\n[user] ")
     assert "\n[assistant] " in prompt
+
+
+def test_a_chat_with_a_system_message_of_its_own_is_a_question_in_full(tmp_path: Path) -> None:
+    """It does not begin with the recipe's header."""
+    system = {"role": "system", "content": "Be brief."}
+    asked = ({"role": "user", "content": f"What is {n} + 7?"} for n in range(99))
+    rows = [{"messages": [system, message], "answer": 7} for message in asked]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    recipe = tiny("prompt={style: chat, num_shots: 0}", "task=question-answer")
+    recipe = parse_recipe(recipe.model_dump() | {"data": {"train": str(tmp_path / "rows.json")}})
+    sizes = measure(recipe)
+    assert sizes.header_tokens > 20  # SmolLM2's own system message
+    assert sizes.question_tokens == pytest.approx(len(sizes.prompt) / 3.6, abs=2)
 
 
 @pytest.mark.parametrize(
@@ -173,6 +187,12 @@ def test_a_plan_loads_rewards_where_the_rows_are_elsewhere() -> None:
             tiny("data.train=s3://bucket/rows.jsonl", "rewards.mine={function: 'no_such:f'}"),
             Path("runs/x"),
         )
+
+
+def test_a_plan_asks_trl(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlvr_trainer.grpo.trl_refusals.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="pip install vllm"):
+        plan_local(tiny("grpo.use_vllm=true"), Path("runs/x"))
 
 
 def test_the_planned_recipe_is_submitted() -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import time
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from tests.fakes.fake_sagemaker import FakeSageMaker
 
 from rlvr_components.jobs.launching import launch
 from rlvr_components.sagemaker import job_state
+from rlvr_components.sagemaker.aws_errors import explain
 from rlvr_components.sagemaker.job_state import explain_failure
 from rlvr_components.sagemaker.sagemaker_backend import SageMakerBackend
 from rlvr_components.sagemaker.sagemaker_settings import SageMaker
@@ -247,6 +250,20 @@ def test_a_stopped_job_is_never_a_success(secondary: str, message: str, code: in
     assert status.is_retried == (secondary == "Interrupted")
 
 
+def test_a_job_that_waited_in_vain_for_capacity_is_told_from_one_that_was_stopped() -> None:
+    waited = {"Status": "Stopped", "StatusMessage": "The job was pending for too long"}
+    described = {
+        "TrainingJobStatus": "Stopped",
+        "SecondaryStatus": "Stopped",
+        "StoppingCondition": {"MaxPendingTimeInSeconds": 7200},
+        "SecondaryStatusTransitions": [waited],
+    }
+    status = job_state.status_of(described)
+    assert status.exit_code == 138
+    assert "no capacity within max_pending_s (7200 s)" in status.cause
+    assert not status.is_retried
+
+
 def test_an_unknown_status_is_passed_through() -> None:
     listed = [{"Status": "Rebalancing", "StatusMessage": "Moving\nhosts"}]
     described = {
@@ -410,13 +427,20 @@ def test_a_job_that_is_deleted_meanwhile_is_reported(sagemaker: FakeSageMaker, s
     ],
 )
 def test_a_refused_request_says_what_to_do(
-    sagemaker: FakeSageMaker, s3: str, code: str, message: str, expected: str, kind: str
+    code: str, message: str, expected: str, kind: str
 ) -> None:
-    sagemaker.refuse("CreateTrainingJob", code, message, times=5)
-    error = PlatformError if kind == "passing" else ConfigError
-    with pytest.raises(error, match=expected) as caught:
+    answer = {"Error": {"Code": code, "Message": message}}
+    refused = ClientError(answer, "CreateTrainingJob")  # type: ignore[arg-type]
+    error = explain("sagemaker:CreateTrainingJob", "rlvr-sums-train-1", refused)
+    assert type(error) is (PlatformError if kind == "passing" else ConfigError)
+    assert re.search(expected, str(error))
+    assert "\n" not in str(error)
+
+
+def test_a_refused_request_is_not_repeated(sagemaker: FakeSageMaker, s3: str) -> None:
+    sagemaker.refuse("CreateTrainingJob", "AccessDeniedException", "not for you")
+    with pytest.raises(ConfigError, match="grant this identity sagemaker:CreateTrainingJob"):
         run(sagemaker, s3)
-    assert "\n" not in str(caught.value)
     assert not sagemaker.jobs
 
 

@@ -72,3 +72,24 @@ def test_a_batch_that_does_not_divide_is_refused_before_anything_is_written(tmp_
         check(odd, storage_uri=str(tmp_path))
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_trl_refuses_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    refused = form(recipe_overrides="grpo.auto_find_batch_size=true")
+
+    with pytest.raises(ConfigError, match="TRL refuses the recipe"):
+        check(refused, storage_uri=str(tmp_path))
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_vllm_must_be_where_the_training_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlvr_trainer.grpo.trl_refusals.find_spec", lambda name: None)
+    overrides = "grpo.use_vllm=true"
+
+    with pytest.raises(ConfigError, match="pip install vllm"):
+        check(form(job_place="local", recipe_overrides=overrides))
+
+    check(form(recipe_overrides=overrides), storage_uri=str(tmp_path))  # the pods may have it

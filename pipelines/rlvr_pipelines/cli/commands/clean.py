@@ -60,7 +60,7 @@ def clean(
     rlvr clean --older-than 7d --dry-run
     rlvr clean gsm8k --on sagemaker --with-run-dir --dry-run
     """
-    if where.is_sagemaker:
+    if where.is_said_to_be_sagemaker:
         _clean_sagemaker(run or "", where, older_than_s, with_run_dir, dry_run, output)
         return
     if with_run_dir:

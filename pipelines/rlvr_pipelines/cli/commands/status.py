@@ -63,7 +63,7 @@ def status(run: str | None, access: AccessOptions, where: JobPlace, output: str)
 def _everything(access: AccessOptions, where: JobPlace) -> Shown:
     from rlvr_pipelines.cluster.job_display import job_facts, list_lines
 
-    on_sagemaker = where.jobs_on == "sagemaker" or bool(where.region)
+    on_sagemaker = where.is_said_to_be_sagemaker
     local = _local_runs(Path("runs"))
     jobs = _all_on_sagemaker(where) if on_sagemaker else _jobs_if_any(access)
     lines = list_lines(local, jobs)
@@ -118,7 +118,7 @@ def _all_on_sagemaker(where: JobPlace) -> list[JobSummary]:
 
 def _is_on_sagemaker(named: RunName, where: JobPlace) -> bool:
     """Return True if the run's jobs are on SageMaker; a Kubeflow id only if that is said."""
-    return where.jobs_on == "sagemaker" if named.where == "kubeflow" else where.is_sagemaker
+    return where.is_sagemaker if named.where == "cluster" else where.is_said_to_be_sagemaker
 
 
 def _sagemaker(named: RunName, where: JobPlace) -> Shown:
