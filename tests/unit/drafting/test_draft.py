@@ -67,6 +67,33 @@ def test_a_file_of_questions_gets_a_recipe_beside_it_that_plan_and_reward_check_
     assert {*tmp_path.iterdir()} == {data, path}
 
 
+@pytest.mark.parametrize(
+    ("kind", "columns"),
+    [
+        ("text", {"answer": "the Seine"}),
+        ("choice", {"choices": ["the Seine", "the Rhine"], "answer": "A"}),
+    ],
+)
+def test_answers_that_are_no_numbers_get_a_verifier_for_their_kind(
+    kind: str, columns: dict[str, Any], tmp_path: Path
+) -> None:
+    others = {"text": "the Rhine", "choice": "B"}
+    rows = [
+        {"question": f"Which river is {n} km from town?", **columns}
+        | ({"answer": others[kind]} if n % 2 else {})
+        for n in range(60)
+    ]
+    data = jsonl(tmp_path / "rows.jsonl", rows)
+    result = rlvr("init", data)
+    assert result.exit_code == 0, result.output
+    recipe = load_recipe(tmp_path / "rows.yaml")
+    verifier = recipe.verifier_of("correctness")
+    assert verifier
+    assert verifier.verifier == kind
+    assert ("{choices}" in recipe.prompt.question_template) == (kind == "choice")
+    accepted(tmp_path / "rows.yaml")
+
+
 def test_other_names_of_columns_and_a_test_file_beside_are_found(tmp_path: Path) -> None:
     names = {"question": "problem", "answer": "final_answer"}
     train = jsonl(tmp_path / "train.jsonl", renamed(sums(), **names))

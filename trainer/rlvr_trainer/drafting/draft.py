@@ -18,6 +18,7 @@ from rlvr_trainer.drafting.row_columns import (
 )
 from rlvr_trainer.drafting.source_splits import Sources, folder_of, read_rows
 from rlvr_trainer.errors import ConfigError
+from rlvr_trainer.evaluation.outcome import count
 from rlvr_trainer.models.fit import local_facts
 from rlvr_trainer.recipe.schema import EMBEDDED_PREFIX, ModelSection
 from rlvr_trainer.tasks import Row
@@ -72,10 +73,9 @@ class Draft:
         section = ""
         for setting in self.settings:
             parent, _, field = setting.field.rpartition(".")
-            if parent != section:
-                if parent:
-                    yield f"{parent}:"
-                section = parent
+            if parent and parent != section:
+                yield f"{parent}:"
+            section = parent
             indent = "  " if parent else ""
             comment = f"  # {setting.reason}" if setting.reason else ""
             yield f"{indent}{field}: {_as_yaml(setting.value)}{comment}"
@@ -282,7 +282,7 @@ def _training(model: str, num_rows: int, doubts: list[str]) -> Iterator[Setting]
     device = completions if embedded else min(16, completions)
     yield Setting("training.learning_rate", 5e-4 if embedded else 1e-4)
     yield Setting("training.per_device_batch_size", device,
-                  f"a step takes {questions} questions of about {num_rows:,}")  # fmt: skip
+                  f"{count(questions, 'question')} a step, of about {num_rows:,}")  # fmt: skip
     if embedded:
         yield Setting("training.max_steps", 30, "minutes on two CPU cores")
         yield Setting("training.gradient_checkpointing", False)

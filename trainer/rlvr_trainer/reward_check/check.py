@@ -21,7 +21,7 @@ NUM_FOR_A_SHARE = 20
 """Rows below which the share of the most common answer says nothing."""
 ABOVE_CHANCE = 0.1
 """Share of the rows, above that of the most common answer, that a judge gives no attack."""
-LIKELY = 0.5
+LIKELY = 2 / 3
 """Share of the rows from which a guess is a warning."""
 GOLD = "gold"
 
@@ -230,8 +230,9 @@ def _attack_findings(recipe: Recipe, check: _Scores, chance: float) -> Iterator[
     """Yield a finding for each reward that attacks earn, or on which it fails."""
     for name, gold in check.earned[GOLD].items():
         is_judge = name == check.judge
-        # worked examples give answers, and a part such as a format is earned by any
-        ignored = {"prompt"} if recipe.prompt.num_shots and not is_judge else set()
+        # worked examples and instructions show answers, and a format is earned by any
+        shown = recipe.prompt.num_shots or recipe.prompt.system
+        ignored = {"prompt"} if shown and not is_judge else set()
         earned = {
             kind: check.earned[kind][name]
             for kind in ATTACKS

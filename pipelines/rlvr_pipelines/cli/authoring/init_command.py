@@ -59,6 +59,8 @@ def init_command(data: str, model: str, output_file: Path | None) -> None:
         check_local_model(recipe)
         sizes = measure(recipe)
         aside.rename(path)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace(str(aside), f"a recipe for {data}")) from None
     finally:
         aside.unlink(missing_ok=True)
     counts = ", ".join(f"{number:,} {name}" for name, number in sizes.num_rows.items())
