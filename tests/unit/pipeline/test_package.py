@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 import yaml
 
 from rlvr_components.platform.images import Images
+from rlvr_pipelines.pipeline.job_parameters import job_parameters
 from rlvr_pipelines.pipeline.package import compile_package, parse_images
 from rlvr_trainer import __version__
 from rlvr_trainer.errors import ConfigError
@@ -113,3 +115,15 @@ def test_manifests_without_a_namespace_go_where_kubectl_is() -> None:
     documents = yaml.safe_load_all(compile_package(recipe(), manifest_namespace="").text)
 
     assert all("namespace" not in document["metadata"] for document in documents)
+
+
+def test_sagemakers_settings_are_one_parameter() -> None:
+    settings = {"role_arn": "arn:aws:iam::123456789012:role/rlvr", "instance_count": 2}
+    chosen = job_parameters(
+        place="sagemaker", namespace="team", storage="s3://bucket/runs", settings=settings
+    )
+    assert chosen == {
+        "job_place": "sagemaker",
+        "storage_uri": "s3://bucket/runs",
+        "job_sagemaker": json.dumps(settings, sort_keys=True),
+    }
