@@ -77,7 +77,8 @@ def test_a_template_that_does_not_fit_is_refused(override: str, complaint: str) 
 
 def test_the_readmes_chat_recipes_are_planned(tmp_path: Path) -> None:
     readme = (Path(__file__).parents[3] / "README.md").read_text("utf-8")
-    whole, thinking = re.findall(r"```yaml\n(.*?)```", readme.partition("## Chat models")[2], re.S)
+    section = readme.partition("## Chat models")[2].partition("\n## ")[0]
+    whole, thinking = re.findall(r"```yaml\n(.*?)```", section, re.S)
     (tmp_path / "chat.yaml").write_text(whole)
     (tmp_path / "thinking.yaml").write_text(f"extends: chat.yaml\n{thinking}")
     assert "Think first" in measure(load_recipe(tmp_path / "chat.yaml")).prompt
