@@ -13,6 +13,7 @@ from rlvr_components.steps.check_step import check
 from rlvr_trainer import api
 from rlvr_trainer.data import load_rows
 from rlvr_trainer.evaluation.outcome import read_samples
+from rlvr_trainer.recipe.parts import recipe_part
 from rlvr_trainer.recipe.reader import load_recipe
 
 LOOSE = "[gold, empty, no-answer, do-not-know, prompt, long-text, open-tags, other-answer]"
@@ -60,3 +61,28 @@ def test_the_base_model_is_judged_as_the_trained_one_will_be(
     assert [sample["correct"] for sample in samples] == [
         len(sample["completion"]) % 2 == 0 for sample in samples
     ]
+
+
+def test_answers_in_words_are_judged_without_code(tiny_model_dir: Path, tmp_path: Path) -> None:
+    rows = [
+        {"question": f"Which city is the capital of {i}?", "answer": "Paris"} for i in range(40)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "mine.yaml").write_text(
+        "extends: arithmetic\nname: mine\ntask: question-answer\n"
+        "data: {train: ./rows.jsonl, test_fraction: 0.4, num_exemplars: 2}\n"
+        "prompt: {num_shots: 2, answer_place: text}\n"
+        "rewards: {format: {}, correctness: {verifier: text}}\n"
+        f"model: {{name: {tiny_model_dir}, dtype: fp32}}\n"
+        "sampling: {max_completion_tokens: 8}\n"
+    )
+    recipe = load_recipe(tmp_path / "mine.yaml")
+    part = recipe_part(recipe, "evaluate-base")
+    api.prepare(recipe_part(recipe, "prepare"), tmp_path / "data")
+    api.evaluate(part, tmp_path / "data", tmp_path / "before", label="before")
+    samples = read_samples(tmp_path / "before" / "samples.jsonl")
+    assert len(samples) == 16
+    for sample in samples:
+        assert sample["format"] == bool(sample["completion"].strip())
+        assert sample["extracted"] == (sample["completion"].strip() or None)
+        assert sample["flexible"] == sample["correct"]

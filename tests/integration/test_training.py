@@ -76,6 +76,21 @@ def trained(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return run_dir
 
 
+def test_a_recipe_trains_by_verifiers_with_options(tiny_model_dir: Path, tmp_path: Path) -> None:
+    rewards = (
+        "rewards={letter: {verifier: regex, pattern: '[^g]*'}, "
+        "short: {verifier: length, free_tokens: 2, max_tokens: 9}, correctness: {verifier: text}}"
+    )
+    recipe = recipe_for(tiny_model_dir, tmp_path, rewards, "prompt.answer_place=text")
+    run_dir = prepared_run(recipe, tmp_path / "run")
+    train(run_dir)
+    steps = [event for event in read_events(run_dir / "metrics.jsonl") if event["event"] == "step"]
+    assert len(steps) == 2
+    assert any(0 < step["rewards/letter/mean"] < 1 for step in steps)
+    assert all(-1 < step["rewards/short/mean"] < 0 for step in steps)  # of 8 or fewer tokens
+    assert all(step["rewards/correctness/mean"] == 0 for step in steps)
+
+
 def test_a_run_leaves_adapter_checkpoints_and_events(trained: Path) -> None:
     assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= {
         path.name for path in (trained / "adapter").iterdir()

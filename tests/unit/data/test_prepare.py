@@ -570,6 +570,73 @@ def test_a_question_may_have_an_answer_in_words_where_a_reward_of_the_users_judg
         run(tmp_path / "correctness", **options, rewards={**same, "correctness": {}})
 
 
+CITIES = ["Rome", "Paris", "Oslo", "New York"]
+PLACES: list[dict[str, Any]] = [
+    {},
+    {"answer_place": "boxed"},
+    {"answer_place": "tag"},
+    {"answer_place": "text", "thinking_end": "</think>"},
+]
+
+
+@pytest.mark.parametrize("prompt", PLACES)
+@pytest.mark.parametrize(
+    ("verifier", "columns"),
+    [
+        ({"verifier": "text"}, {"answer": "Paris"}),
+        ({"verifier": "text"}, {"answer": ["Paris", "the City of Light"]}),
+        ({"verifier": "choice"}, {"answer": "B", "choices": CITIES}),
+        ({"verifier": "choice", "index_from": 0}, {"answer": 1, "choices": CITIES}),
+        ({"verifier": "json", "fields": ["age"]}, {"answer": {"name": "Ann", "age": 7}}),
+        ({"verifier": "regex", "pattern": "[0-9-]+"}, {"answer": "2026-11-28"}),
+        ({"verifier": "math"}, {"answer": "\\frac{1}{2}"}),
+    ],
+    ids=["text", "several texts", "choice", "index", "json", "regex", "math"],
+)
+def test_answers_of_any_kind_need_no_code(
+    tmp_path: Path, verifier: dict[str, Any], columns: dict[str, Any], prompt: dict[str, Any]
+) -> None:
+    rows = [{"question": f"Which city is the capital of {n}?", **columns} for n in range(40)]
+    manifest = run(
+        tmp_path / "d",
+        task="question-answer",
+        train=jsonl(tmp_path / "rows.jsonl", rows),
+        rewards={"correctness": verifier},
+        prompt=prompt,
+    )
+    if verifier.get("index_from") is None:
+        assert manifest["quarantined"] == {}
+
+
+def test_a_gold_answer_that_its_verifier_cannot_read_is_set_aside(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"question": f"{n}?", "answer": "B", "choices": CITIES} for n in range(300)
+    ]
+    rows[7]["answer"] = "Berlin"
+    options: dict[str, Any] = {
+        "task": "question-answer",
+        "train": jsonl(tmp_path / "rows.jsonl", rows),
+    }
+    choice = {"correctness": {"verifier": "choice"}}
+    assert run(tmp_path / "d", **options, rewards=choice)["quarantined"] == {"answer-not-judged": 1}
+    (line,) = (tmp_path / "d" / "quarantined.jsonl").read_text().splitlines()
+    assert "rewards.correctness cannot judge the answer 'Berlin', which is none of" in line
+    with pytest.raises(DataError, match=r"answer-not-a-number.*set rewards\.correctness\.verifier"):
+        run(tmp_path / "numbers", **options, rewards={"correctness": {}})
+
+
+def test_a_form_that_the_template_does_not_have_is_a_configuration_error(
+    tmp_path: Path, hundred: str
+) -> None:
+    tags = {"form": {"verifier": "tags"}, "correctness": {}}
+    with pytest.raises(ConfigError, match=r"does not earn rewards\.form \(verifier tags\)"):
+        run(tmp_path / "d", train=hundred, rewards=tags)
+    template = " <think>{solution}.</think>\n<answer>{answer}</answer>"
+    prompt = {"solution_template": template, "answer_place": "tag"}
+    short = {"verifier": "length", "free_tokens": 1, "max_tokens": 2}
+    run(tmp_path / "e", train=hundred, rewards={**tags, "short": short}, prompt=prompt)
+
+
 @pytest.mark.parametrize("gives", ["None", "Row(id, 'q', 5)"])
 def test_a_task_without_rows_is_an_error(gives: str, tmp_path: Path, hundred: str) -> None:
     code = CAPITALS.replace('Row(id, raw["question"], raw["answer"])', gives)

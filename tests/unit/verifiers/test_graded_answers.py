@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 
-from rlvr_trainer.verifiers import Case, Math
+from rlvr_trainer.verifiers import AnswerPlace, Case, Math
 
 from .graded_answers import GRADED, Graded
 
@@ -35,3 +35,13 @@ def test_a_completion_gets_the_right_verdict(graded: Graded) -> None:
 
 def test_the_table_has_at_least_150_completions() -> None:
     assert len({(graded.verifier, graded.completion, str(graded.row)) for graded in GRADED}) >= 150
+
+
+def test_a_comparison_over_the_limit_is_not_verified() -> None:
+    row = {"answer": "\\frac{x^2 - 1}{x - 1}"}
+    assert Math(timeout_s=0.001).reward(Case("\\boxed{x + 1}", row), AnswerPlace("boxed")) is None
+
+
+def test_a_gold_answer_that_math_verify_cannot_read_is_not_verified() -> None:
+    row = {"answer": "}{"}
+    assert Math(timeout_s=60).reward(Case("\\boxed{x + 1}", row), AnswerPlace("boxed")) is None

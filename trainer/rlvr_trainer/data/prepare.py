@@ -33,7 +33,6 @@ from rlvr_trainer.rewards import (
     build_rewards,
     build_verifier,
     cut_at_stop,
-    normalise_answer,
 )
 from rlvr_trainer.tasks import Row, Split, Task, UnusableRow, load_task
 from rlvr_trainer.tasks.chat_template import Outline, TemplateRefused
@@ -215,15 +214,14 @@ def _gold_readers(recipe: Recipe) -> dict[str, Verifier]:
 
 
 def _judgeable(row: Row, verifiers: Mapping[str, Verifier]) -> Row:
-    """Return the row, with a number that is judged in plain digits. Raises UnusableRow."""
+    """Return the row with its answer as completions should give it. Raises UnusableRow."""
     for field, verifier in verifiers.items():
         problem = verifier.gold_problem(row.columns)
         if problem:
             by_number = isinstance(verifier, Number)
             reason = "answer-not-a-number" if by_number else "answer-not-judged"
             raise UnusableRow(reason, f"{field} cannot judge {problem}; {_advice(field, verifier)}")
-    if any(isinstance(verifier, Number) for verifier in verifiers.values()):
-        return replace(row, answer=normalise_answer(row.answer))
+        row = replace(row, answer=verifier.gold_answer(row.columns))
     return row
 
 
@@ -344,7 +342,8 @@ def _rewarded(recipe: Recipe, rows: Sequence[Row]) -> list[Row]:
     """
     prompt, layout = recipe.prompt, PromptLayout(recipe.prompt, ())
     built = {name: build_verifier(recipe, name) for name in recipe.rewards}
-    verifiers = {name: verifier for name, verifier in built.items() if verifier}
+    # one that gives nothing above 0 is a penalty, such as for the length
+    verifiers = {name: one for name, one in built.items() if one and one.best > 0}
 
     def unrewarded(row: Row) -> str:
         """Return the name of a reward that the gold completion does not earn."""

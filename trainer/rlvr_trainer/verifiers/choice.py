@@ -14,13 +14,14 @@ It may follow `the answer is`, `the correct option is`, `answer:`, `option`, `ch
 underscores and a full stop around it do not matter. A label is read before a text. Anything else is
 no answer: `A and B`, `A or B`, `AB`, `not A`, `B because …`, a label with another option's text.
 
-The gold answer is a label or a text alike, or with `index_from` the number of the option.
+The gold answer is a label or a text alike, or with `index_from` a label or the option's number.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from string import ascii_uppercase
 from typing import Any, Literal
 
@@ -49,8 +50,8 @@ class Choice(Verifier):
     options_column: str = ""
     """Column with the options of a row; empty: `choices` or `options`."""
     index_from: Literal[0, 1] | None = None
-    """The gold answer is the number of the option, counted from 0 or 1; null: it is a label or a
-    text."""
+    """The gold answer is the number of the option, counted from 0 or 1, unless it is a label; null:
+    it is a label or a text."""
 
     def gold_problem(self, row: Mapping[str, Any]) -> str:
         """Return a gold answer that names no option, for a message, or an empty text."""
@@ -59,6 +60,11 @@ class Choice(Verifier):
             return ""
         known = ", ".join(options) if len(options) < 12 else "a letter"
         return f"the answer {shown(row.get('answer'))}, which is none of the options ({known})"
+
+    def gold_answer(self, row: Mapping[str, Any]) -> str:
+        """Return the gold answer, the label in place of an option's number."""
+        label = self._gold(row, self._options(row))
+        return str(row["answer"]) if self.index_from is None or label is None else label
 
     def is_well_formed(self, answer: str, row: Mapping[str, Any]) -> bool:
         """Return True for exactly one option."""
@@ -74,8 +80,8 @@ class Choice(Verifier):
         answer = row.get("answer")
         if not isinstance(answer, str):
             return None
-        if self.index_from is None:
-            return read_choice(answer, options)
+        if self.index_from is None or answer in options:
+            return _read_gold(answer, tuple(options.items()))
         if not (answer.isascii() and answer.isdigit() and len(answer) < 4):
             return None
         labels, index = list(options), int(answer) - self.index_from
@@ -102,7 +108,7 @@ def read_choice(answer: str, options: Mapping[str, str]) -> str | None:
     """
     if len(answer) > MAX_CHARACTERS:
         return None
-    texts = {label: _TEXT.normalise(text) for label, text in options.items()}
+    texts = _normalised(tuple(options.items()))
     whole = _undressed(answer)
     label = _labelled(whole, texts) or _by_text(whole, texts)
     for _ in range(2):  # `the answer is option B`
@@ -112,6 +118,16 @@ def read_choice(answer: str, options: Mapping[str, str]) -> str | None:
         whole = _undressed(whole[lead_in.end() :])
         label = _labelled(whole, texts) or _by_text(whole, texts)
     return label
+
+
+@lru_cache(maxsize=4096)
+def _read_gold(answer: str, options: tuple[tuple[str, str], ...]) -> str | None:
+    return read_choice(answer, dict(options))
+
+
+@lru_cache(maxsize=4096)
+def _normalised(options: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
+    return {label: _TEXT.normalise(text) for label, text in options}
 
 
 def _undressed(text: str) -> str:
@@ -125,12 +141,16 @@ def _labelled(text: str, texts: Mapping[str, str]) -> str | None:
     opening, name, closing, mark, rest = match.groups()
     if closing != _CLOSING[opening] and (opening, closing) != ("", ")"):
         return None
-    label = next((known for known in texts if known.casefold() == name.casefold()), None)
-    rest = _TEXT.normalise(rest)
+    label = name if name in texts else _label_of(name, texts)
+    rest = rest and _TEXT.normalise(rest)
     if label is None or not rest:
         return label
     is_apart = bool(closing or mark)
     return label if is_apart and rest == texts[label] else None
+
+
+def _label_of(name: str, texts: Mapping[str, str]) -> str | None:
+    return next((label for label in texts if label.casefold() == name.casefold()), None)
 
 
 def _by_text(text: str, texts: Mapping[str, str]) -> str | None:

@@ -6,9 +6,8 @@ choice, a JSON value, …), or a number if there is none. Right and wrong answer
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import ClassVar, Literal, Self
-
-from pydantic import PrivateAttr
 
 from rlvr_trainer.verifiers.answer_place import AnswerPlace
 from rlvr_trainer.verifiers.number import Number
@@ -22,19 +21,22 @@ class Format(Verifier):
 
     best: ClassVar[float] = 0.5
 
-    _kind: Verifier = PrivateAttr(default=Number())
+    @cached_property
+    def kind(self) -> Verifier:
+        """The verifier that says what a well-formed answer is."""
+        return Number()
 
     def of(self, kind: Verifier) -> Self:
         """Return the verifier of the form of answers that `kind` judges."""
         copy = self.model_copy()
-        copy._kind = kind
+        copy.__dict__["kind"] = kind
         return copy
 
     def reward(self, case: Case, place: AnswerPlace) -> float | None:
         """Return 0.5 for one answer of the right kind, else 0; None for other than text."""
         if not isinstance(case.completion, str):
             return None
-        kind = self._kind
+        kind = self.kind
         answer = kind.read(case.completion, place)
         is_well_formed = answer is not None and kind.is_well_formed(answer, case.row)
         return self.best if is_well_formed else 0.0

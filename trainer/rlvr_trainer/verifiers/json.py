@@ -18,8 +18,8 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from functools import lru_cache
-from typing import Any, Literal, Self
+from functools import cached_property, lru_cache
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import field_validator, model_validator
 
@@ -40,6 +40,8 @@ class Json(Verifier):
     """JSON Schema by which the answer must be valid; null: any value is."""
     fields: tuple[str, ...] | None = None
     """Fields that must equal the gold answer's, with dots to inner ones; null: the whole value."""
+
+    reads_tex: ClassVar[bool] = True
 
     @field_validator("json_schema")
     @classmethod
@@ -95,12 +97,17 @@ class Json(Verifier):
             return float(_equal(value, gold))
         return float(all(_equal(_at(value, field), _at(gold, field)) for field in self.fields))
 
+    @cached_property
+    def schema_validator(self) -> Any:
+        """The validator of the schema."""
+        return _validator(json.dumps(self.json_schema))
+
     def _read(self, answer: str) -> Any:
         value = parse_json(answer)
         if value is _ABSENT or self.json_schema is None:
             return value
         try:
-            is_valid = _validator(json.dumps(self.json_schema)).is_valid(value)
+            is_valid = self.schema_validator.is_valid(value)
         except Exception:  # a reference elsewhere, too deep, a pattern that does not compile
             is_valid = False
         return value if is_valid else _ABSENT

@@ -112,6 +112,10 @@ class Number(Verifier):
             return ""
         return f"the answer {shown(answer)}, which is not a number"
 
+    def gold_answer(self, row: Mapping[str, Any]) -> str:
+        """Return the gold answer in plain digits."""
+        return normalise_answer(row["answer"])
+
     def is_well_formed(self, answer: str, row: Mapping[str, Any]) -> bool:
         """Return True for a number."""
         return parse_number(answer) is not None

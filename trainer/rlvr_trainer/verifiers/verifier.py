@@ -60,7 +60,7 @@ class Verifier(BaseModel):
     reads_answer: ClassVar[bool] = True
     """False if the whole completion is judged."""
     reads_tex: ClassVar[bool] = False
-    """False if TeX's dressing is removed from the answer in a `\\boxed{}` before it is judged."""
+    """True if the answer in a `\\boxed{}` is judged with TeX's dressing."""
 
     def gold_problem(self, row: Mapping[str, Any]) -> str:
         """Return what of the row cannot be judged by, and why; an empty text if nothing.
@@ -68,6 +68,10 @@ class Verifier(BaseModel):
         It follows `cannot judge`: `the answer 'Paris', which is not a number`.
         """
         return ""
+
+    def gold_answer(self, row: Mapping[str, Any]) -> str:
+        """Return the row's gold answer as a completion should give it; judged the same."""
+        return str(row["answer"])
 
     def is_well_formed(self, answer: str, row: Mapping[str, Any]) -> bool:
         """Return True if an answer is of the kind that is judged, right or wrong."""
