@@ -25,7 +25,7 @@ from rlvr_components.workflow import (
     is_terminated,
     steps_of,
 )
-from rlvr_trainer.errors import EXIT_PREEMPTED, JobFailed, RLVRError
+from rlvr_trainer.errors import EXIT_PREEMPTED, JobFailed, PlatformError, RLVRError
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +146,14 @@ def _cause(
         return of_job
     last = step.attempts[-1]
     log = read_log(last.pod)
-    return find_failure(log or "") or of_job or failure_of(last, log)
+    known = find_failure(log or "") or of_job
+    if known:
+        return known
+    failure = failure_of(last, log)
+    if failure.is_passing or all(job.has_ended for job in own):
+        return failure
+    # a launcher that fails by itself writes the cause, and leaves no job
+    return Failure(f"its launcher was lost: {failure.message}", PlatformError.exit_code)
 
 
 def _failed_job(jobs: Sequence[JobSummary]) -> JobSummary | None:

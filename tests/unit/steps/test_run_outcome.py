@@ -86,9 +86,14 @@ def test_the_job_gives_the_cause_of_a_deleted_pod() -> None:
     assert lost == Failure("its pod was lost: pod deleted", PlatformError.exit_code)
 
 
-@pytest.mark.parametrize("log", [None, KILLED, LEFT])
-def test_a_step_whose_pod_was_lost_leaves_its_job_to_the_runs_retry(log: str | None) -> None:
-    run = workflow({"evaluate-base": "SUCCEEDED", "train": "FAILED" if log else "LOST"})
+@pytest.mark.parametrize(
+    ("end", "log"),
+    [("LOST", None), ("FAILED", KILLED), ("FAILED", LEFT), ("FAILED", None), ("FAILED", "cut off")],
+)
+def test_a_step_whose_pod_was_lost_leaves_its_job_to_the_runs_retry(
+    end: str, log: str | None
+) -> None:
+    run = workflow({"evaluate-base": "SUCCEEDED", "train": end})
 
     outcome = outcome_of(run, {pod_of("train"): log}.get, [LIVE, job("preempted", 143)])
 
