@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import connection, get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -32,14 +33,24 @@ class Trainer:
     processes: list[BaseProcess]
 
     def wait(self) -> int:
-        """Return the first exit code that is not 0, as a shell tells it; 0 without one."""
-        for process in self.processes:
-            process.join(TIMEOUT_S)
-            if process.is_alive():
+        """Return the exit code, as a shell tells it: that of the rank that failed first, if any.
+
+        As torchrun does, it kills the other ranks then.
+        """
+        running = {process.sentinel: process for process in self.processes}
+        deadline, failed = time.monotonic() + TIMEOUT_S, 0
+        try:
+            while running and not failed:
+                ended = connection.wait([*running], deadline - time.monotonic())
+                assert ended, f"the training took longer than {TIMEOUT_S:.0f} s"
+                for process in [running.pop(sentinel) for sentinel in ended]:
+                    process.join()
+                    failed = failed or process.exitcode or 0
+        finally:
+            for process in running.values():
                 process.kill()
                 process.join()
-        codes = [process.exitcode or 0 for process in self.processes]
-        return next((code if code > 0 else 128 - code for code in codes if code), 0)
+        return failed if failed >= 0 else 128 - failed
 
     def terminate(self) -> None:
         """Send SIGTERM."""
