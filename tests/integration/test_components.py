@@ -34,6 +34,7 @@ FORM: dict[str, Any] = {
     "job_node_selector": {},
     "job_tolerations": [],
     "job_platform": "",
+    "job_sagemaker": "",
     "storage_uri": "",
     "train_reuse": False,
     "publish_uri": "",

@@ -100,9 +100,11 @@ THROUGH_KFP = """
 import json, pathlib, sys
 from kfp import local
 from rlvr_pipelines.pipeline.definition import rlvr_pipeline
+from rlvr_pipelines.pipeline.job_parameters import recipe_parameter
+from rlvr_trainer.recipe.reader import parse_recipe
 
 local.init(local.SubprocessRunner(use_venv=False), pipeline_root="root")
-recipe = json.loads(pathlib.Path(sys.argv[1]).read_text())
+recipe = recipe_parameter(parse_recipe(json.loads(pathlib.Path(sys.argv[1]).read_text())))
 rlvr_pipeline(recipe=recipe, job_place="local", storage_uri=sys.argv[2])
 """
 

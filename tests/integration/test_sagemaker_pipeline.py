@@ -24,9 +24,11 @@ def test_the_model_steps_are_jobs_on_sagemaker(
 ) -> None:
     sagemaker.command = lambda command: [sys.executable, str(stand_in.__file__), *command]
     arguments = {
-        "recipe": "arithmetic",
-        "recipe_overrides": "data={num_train_rows: 40, num_test_rows: 8, num_exemplars: 2}\n"
-        "prompt.num_shots=2",
+        "recipe": {"extends": "arithmetic"},
+        "recipe_overrides": {
+            "data": {"num_train_rows": 40, "num_test_rows": 8, "num_exemplars": 2},
+            "prompt.num_shots": 2,
+        },
         "evaluation_shots": [2],
         "job_place": "sagemaker",
         "job_sagemaker": json.dumps(SETTINGS),

@@ -159,7 +159,7 @@ def test_a_folder_that_may_not_be_written_is_a_mistake_and_not_retried(
 ) -> None:
     run_dir = run_dir_of(recipe_for("s3://bucket/m"), adapter, tmp_path / "run")
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"file/model cannot be written \(Not a directory\)"):
+    with pytest.raises(ConfigError, match=r"file/model cannot be written .*; name a folder"):
         publish(run_dir, tmp_path / "file" / "model", merge=False)
 
 

@@ -91,10 +91,19 @@ def test_the_form_names_another_model_and_shots() -> None:
         ({"model_name": "Qwen/Qwen2.5-0.5B"}, "without a revision"),
         ({"evaluation_shots": ["8"]}, "evaluation_shots: '8' is not a number of shots"),
         ({"evaluation_shots": [99]}, "99 shots, but data.num_exemplars"),
-        ({"recipe": INLINE + "data: {train: rows.jsonl}"}, "data.train: 'rows.jsonl' is a rel"),
-        ({"recipe": "extends: ./base.yaml\n"}, "extends: './base.yaml' is a relative path"),
-        ({"recipe": "extends: arithmetic\ntask: my/task.py:Mine"}, "task: 'my/task.py:Mine' is a"),
-        ({"recipe_overrides": "rewards.r.function=./f.py:g"}, "rewards.r.function: './f.py:g' is"),
+        (
+            {"recipe": {**INLINE, "data": {"train": "rows.jsonl"}}},
+            "data.train: 'rows.jsonl' is a rel",
+        ),
+        ({"recipe": {"extends": "./base.yaml"}}, "extends: './base.yaml' is a relative path"),
+        (
+            {"recipe": {"extends": "arithmetic", "task": "my/task.py:Mine"}},
+            "task: 'my/task.py:Mine' is a",
+        ),
+        (
+            {"recipe_overrides": {"rewards.r.function": "./f.py:g"}},
+            "rewards.r.function: './f.py:g' is",
+        ),
         ({"model_name": "~/model", "model_revision": "x"}, "model.name: '~/model' is a relative"),
     ],
 )
@@ -105,7 +114,10 @@ def test_a_form_that_cannot_work_says_what_to_change(fields: dict[str, Any], mes
 
 def test_paths_that_the_pods_have_and_uris_are_kept() -> None:
     recipe = resolve_recipe(
-        form(recipe=INLINE, recipe_overrides="data.train=/mnt/rows.jsonl\ndata.test=s3://b/t.jsonl")
+        form(
+            recipe=INLINE,
+            recipe_overrides={"data.train": "/mnt/rows.jsonl", "data.test": "s3://b/t.jsonl"},
+        )
     )
 
     assert (recipe.data.train, recipe.data.test) == ("/mnt/rows.jsonl", "s3://b/t.jsonl")

@@ -194,6 +194,15 @@ def test_a_sum_that_an_empty_completion_earns_is_an_error(mine: Path) -> None:
     assert not checked(recipe(mine, rewards=weighed), rows()).messages("error")
 
 
+def test_a_part_that_grows_with_a_text_is_a_warning(mine: Path) -> None:
+    shown = checked(recipe(mine, rewards={"long": {"function": f"{mine}:long"}}), rows())
+    assert shown.messages("error") == []
+    assert any(
+        "700.00 to long-text in sum" in line or "to long-text" in line
+        for line in shown.messages("warning")
+    )
+
+
 def test_a_penalty_is_not_earned_by_what_it_punishes(mine: Path) -> None:
     punishing = {"penalty": {"function": f"{mine}:penalty", "weight": -1.0}}
     assert checked(recipe(mine, rewards=punishing), rows()).findings == []

@@ -75,7 +75,7 @@ def test_a_batch_that_does_not_divide_is_refused_before_anything_is_written(tmp_
 
 
 def test_what_trl_refuses_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    refused = form(recipe_overrides="grpo.auto_find_batch_size=true")
+    refused = form(recipe_overrides={"grpo.auto_find_batch_size": True})
 
     with pytest.raises(ConfigError, match="TRL refuses the recipe"):
         check(refused, storage_uri=str(tmp_path))
@@ -87,7 +87,7 @@ def test_vllm_must_be_where_the_training_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rlvr_trainer.grpo.trl_refusals.find_spec", lambda name: None)
-    overrides = "grpo.use_vllm=true"
+    overrides = {"grpo.use_vllm": True}
 
     with pytest.raises(ConfigError, match="pip install vllm"):
         check(form(job_place="local", recipe_overrides=overrides))

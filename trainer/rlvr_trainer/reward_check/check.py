@@ -265,7 +265,10 @@ def _attack_findings(recipe: Recipe, check: _Scores, chance: float) -> Iterator[
 
 
 def _sum_findings(check: _Scores) -> Iterator[Finding]:
-    """Yield a finding if completions without an answer earn as much in sum as gold ones."""
+    """Yield a finding if completions without an answer earn as much in sum as gold ones.
+
+    It is an error for the empty one. Longer ones may earn a part that is meant to grow with a text.
+    """
     totals = check.totals()
     taught = tuple(
         kind
@@ -275,7 +278,7 @@ def _sum_findings(check: _Scores) -> Iterator[Finding]:
     if taught:
         sums = ", ".join(f"{totals[kind]:.2f} to {kind}" for kind in taught)
         yield Finding(
-            "error",
+            "error" if "empty" in taught else "warning",
             "",
             taught,
             f"the rewards give {sums} in sum, and {totals[GOLD]:.2f} to gold completions, so that "
