@@ -4,13 +4,16 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
-from tests.fakes.fake_sagemaker import FakeSageMaker, fake_service
 from tests.small_model import save_tiny_llama
 
 from rlvr_trainer.recipe.schema import ModelSection
+
+if TYPE_CHECKING:
+    from tests.fakes.fake_sagemaker import FakeSageMaker
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Worker processes share the cores; two threads each would wait for one another.
@@ -107,4 +110,6 @@ def sagemaker(
     s3: str, endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[FakeSageMaker]:
     """Serve our fake of SageMaker, with moto's S3 and CloudWatch Logs; configure boto3 for it."""
+    from tests.fakes.fake_sagemaker import fake_service  # a GPU machine may have no boto3
+
     yield from fake_service(tmp_path / "hosts", endpoint, monkeypatch.setenv)
